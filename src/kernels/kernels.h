@@ -1,0 +1,198 @@
+/* kernels.h - the op table: everything a model asks of a processor, and nothing else.
+ *
+ * A backend fills one `struct kern`.  Models call its ops by name and in order; there is no graph.  An op enqueues
+ * (CPU: does) its work and returns; it never allocates and never waits, so a whole decode step can be captured.
+ * A device fault is kept inside the backend and comes out of sync().
+ *
+ * Conventions.  Shapes are slowest first, row-major, dense.  "act" is the backend's activation type, k->act: F32 on the
+ * CPU, BF16 on CUDA.  All pointers in args are device pointers of that backend unless marked host.  Weights are bf16
+ * unless stated.  n_tok = 0 is a no-op.  Sums are fp32 in a fixed order: the same batch gives the same bits, and a
+ * token's result does not depend on the other tokens of its batch where the same kernel serves both.
+ * Threads: one caller per struct kern.
+ * Truth: kernels/cpu/ref_*.c, plain C.  Test: build/test_kernels <op>.  Bench: moxie bench op <op>.
+ */
+#ifndef MOXIE_KERNELS_H
+#define MOXIE_KERNELS_H
+
+#include "base/dtype.h"
+#include "base/err.h"
+
+/* A tensor of the checkpoint as the backend holds it.  CPU: data points into the mapped file, nothing is copied. */
+struct weight {
+	enum dtype dtype;    /* BF16 or F32; U8 = MXFP4 codes */
+	int n_dim;           /* 1..3, of the logical matrix: MXFP4 counts weights, not bytes */
+	int64_t shape[3];    /* [N], [N, K] or [E, N, K] */
+	const void *data;    /* MXFP4: [E, N, K/32, 16] u8, low nibble = even k */
+	const uint8_t *scl;  /* MXFP4: [E, N, K/32] e8m0; else NULL */
+};
+
+#define KV_PAGE 64 /* tokens a page; a multiple of every tile the attention kernels use */
+
+/* One layer's view of the paged KV cache.  Position p of sequence s lies in page
+ * page[s * n_page_seq + i], i = p / KV_PAGE (ring: modulo n_page_seq), at row p % KV_PAGE.
+ * A ring keeps at least window + n_row - 1 positions, n_row = the longest span of a batch. */
+struct kv_view {
+	enum dtype dtype;      /* BF16, or F32 (tests: exact against a float reference) */
+	void *k, *v;           /* [n_page, n_head_kv, KV_PAGE, d_head] */
+	const int32_t *page;   /* [n_seq, n_page_seq] */
+	int n_page_seq;
+	bool ring;
+};
+
+/* Rows row0 .. row0 + n_row - 1 of a batch are positions pos0, pos0 + 1, ... of one sequence. */
+struct span {
+	int row0, n_row, pos0;
+};
+
+/* The tokens of one step: one span a sequence, in sequence order, rows dense. */
+struct batch {
+	int n_tok, n_seq, n_out;
+	const int32_t *tok;      /* [n_tok] */
+	const int32_t *pos;      /* [n_tok] */
+	const int32_t *seq;      /* [n_tok] sequence of each row */
+	const struct span *span; /* [n_seq] host and device */
+	const int32_t *out_row;  /* [n_out] rows whose logits are wanted */
+};
+
+/* x[t] = w[tok[t]].  tok must be in [0, n_vocab). */
+struct embed_args {
+	void *x;                 /* [n_tok, n_embd] act, out */
+	const struct weight *w;  /* [n_vocab, n_embd] */
+	const int32_t *tok;      /* [n_tok] */
+	int n_tok, n_embd;
+};
+
+/* h = x * rsqrt(mean(x^2) + eps) * w, in fp32; one rounding to act. */
+struct rmsnorm_args {
+	void *h;                 /* [n_out, n_embd] act, out; must not alias x */
+	const void *x;           /* [n_tok, n_embd] act */
+	const struct weight *w;  /* [n_embd] bf16 or f32 */
+	const int32_t *row;      /* [n_tok] rows of x to take, or NULL for 0, 1, ... */
+	float eps;
+	int n_tok, n_embd;       /* n_tok: rows of h */
+};
+
+/* d = a . w^T + b, or d += that. */
+struct gemm_args {
+	void *d;                 /* [n_tok, n_out] act, or f32 where d_f32; out, in/out with add */
+	const void *a;           /* [n_tok, n_in] act; must not alias d */
+	const struct weight *w;  /* [n_out, n_in] */
+	const struct weight *b;  /* [n_out] or NULL */
+	int n_tok, n_out, n_in;  /* n_in % 32 == 0 */
+	bool add, d_f32;
+};
+
+/* cs[t][i] = (cos, sin)(pos[t] * inv_freq[i]) * mscale, the angle in fp32 as transformers has it. */
+struct rope_args {
+	float *cs;               /* [n_tok, n_rot/2, 2], out */
+	const int32_t *pos;      /* [n_tok] */
+	const float *inv_freq;   /* [n_rot/2] */
+	float mscale;
+	int n_tok, n_rot;
+};
+
+/* q = rope(h . wq^T + bq);  K, V rows of the batch go to their KV slots: k roped, v as is.
+ * Half-split pairs: (i, i + d_head/2). */
+struct qkv_args {
+	void *q;                           /* [n_tok, n_head, d_head] act, out */
+	const void *h;                     /* [n_tok, n_embd] act */
+	const struct weight *wq, *wk, *wv; /* [n_head * d_head, n_embd], [n_head_kv * d_head, n_embd] x 2 */
+	const struct weight *bq, *bk, *bv; /* matching [N], or NULL */
+	const float *cs;                   /* from rope */
+	const struct kv_view *kv;
+	const struct batch *batch;
+	int n_embd, n_head, n_head_kv, d_head;
+};
+
+/* o[t,h] = sum_j p_j v_j,  p_j = exp(s_j - m) / (sum_k exp(s_k - m) + exp(sink_h - m)),  s_j = scale * q[t,h] . k_j,
+ * over keys j <= pos[t], and pos[t] - j < window where window > 0.  Query head h reads KV head h / (n_head / n_head_kv). */
+struct attn_args {
+	void *o;                 /* [n_tok, n_head, d_head] act, out; must not alias q */
+	const void *q;           /* [n_tok, n_head, d_head] act */
+	const struct weight *sinks; /* [n_head] on the scale of s, or NULL: no sink */
+	const struct kv_view *kv;
+	const struct batch *batch;
+	int n_head, n_head_kv, d_head, window;
+	float scale;
+};
+
+/* How experts are picked from logits l = h . w^T + b.  Ties go to the lowest id. */
+enum route_rule {
+	ROUTE_TOPK_SOFTMAX /* the n_used largest l; weights = softmax over those (GPT-OSS; Gemma 4 times a per-expert scale) */
+};
+
+/* Fills the tables that the two expert ops share.  A pair is p = t * n_used + slot. */
+struct moe_tables {
+	int32_t *topk_id;    /* [n_tok, n_used] expert, by descending weight */
+	float *topk_w;       /* [n_tok, n_used] */
+	int32_t *expert_off; /* [n_expert + 1] start of each expert in pair */
+	int32_t *pair;       /* [n_tok * n_used] pairs by expert, ascending p inside one expert */
+};
+
+struct route_args {
+	struct moe_tables t;     /* out */
+	const void *h;           /* [n_tok, n_embd] act */
+	const struct weight *w;  /* [n_expert, n_embd] */
+	const struct weight *b;  /* [n_expert] or NULL */
+	enum route_rule rule;
+	int n_tok, n_embd, n_expert, n_used; /* n_used <= 16, n_expert <= 512 */
+};
+
+/* For pair p = (t, slot), e = topk_id[p]:  u = w[e] . h[t] + b[e],  g = min(u[2j], limit),  l = clamp(u[2j+1], -limit, limit)
+ *   act[p][j] = g * sigmoid(alpha * g) * (l + 1) */
+struct moe_gate_up_args {
+	void *act;               /* [n_tok * n_used, n_ff] act, out */
+	const void *h;           /* [n_tok, n_embd] act */
+	const struct weight *w;  /* [n_expert, 2 * n_ff, n_embd] MXFP4, rows 2j = gate j, 2j + 1 = up j */
+	const struct weight *b;  /* [n_expert, 2 * n_ff] */
+	struct moe_tables t;
+	float alpha, limit;
+	int n_tok, n_used, n_expert, n_embd, n_ff;
+};
+
+/* x[t] += sum over slots, ascending, of topk_w[t,slot] * (w[e] . act[p] + b[e]) */
+struct moe_down_args {
+	void *x;                 /* [n_tok, n_embd] act, in/out */
+	const void *act;         /* [n_tok * n_used, n_ff] act */
+	const struct weight *w;  /* [n_expert, n_embd, n_ff] MXFP4 */
+	const struct weight *b;  /* [n_expert, n_embd] */
+	struct moe_tables t;
+	int n_tok, n_used, n_expert, n_embd, n_ff;
+};
+
+/* What a backend must be ready for; its scratch memory is taken once, from these. */
+struct kern_limits {
+	int n_tok;               /* rows of the largest batch */
+	int n_embd, n_head, n_head_kv, d_head, n_ff, n_expert, n_used, n_vocab;
+};
+
+struct kern {
+	const char *name;        /* "cpu avx512-bf16", as --verbose and bench print it */
+	enum dtype act;          /* activation type in memory */
+	int n_thread;
+	void (*embed)(struct kern *k, const struct embed_args *a);
+	void (*rmsnorm)(struct kern *k, const struct rmsnorm_args *a);
+	void (*gemm)(struct kern *k, const struct gemm_args *a);
+	void (*rope)(struct kern *k, const struct rope_args *a);
+	void (*qkv)(struct kern *k, const struct qkv_args *a);
+	void (*attn)(struct kern *k, const struct attn_args *a);
+	void (*route)(struct kern *k, const struct route_args *a);
+	void (*moe_gate_up)(struct kern *k, const struct moe_gate_up_args *a);
+	void (*moe_down)(struct kern *k, const struct moe_down_args *a);
+
+	/* Waits for everything enqueued; MOXIE_E_DEVICE once anything has failed, for good. */
+	int (*sync)(struct kern *k, struct moxie_err *err);
+	void (*free)(struct kern *k);
+	void *impl;              /* the backend's own */
+};
+
+/* CPU instruction sets, from the plain truth up.  AUTO takes the last one that CPUID and the kernel (AMX permission) allow. */
+enum cpu_isa { CPU_REF, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_AUTO };
+
+/* Opens the CPU backend.  n_thread = 0: host_n_cpu().
+ *   MOXIE_E_UNSUPPORTED  this processor lacks isa; err names what is missing
+ *   MOXIE_E_ARG          limits the kernels cannot serve, e.g. n_embd % 32; err holds them
+ *   MOXIE_E_NOMEM        no scratch memory */
+int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_isa isa, int n_thread, struct moxie_err *err);
+
+#endif

@@ -1,0 +1,29 @@
+#include "moe/moe.h"
+
+int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, void *x, const void *h, int n_tok,
+                struct arena *ws, struct moxie_err *err)
+{
+	size_t mark = ws->n, n_pair = (size_t)n_tok * (size_t)c->n_used;
+	struct moe_tables t = {
+		.topk_id = arena_take(ws, n_pair, sizeof(int32_t)),
+		.topk_w = arena_take(ws, n_pair, sizeof(float)),
+		.expert_off = arena_take(ws, (size_t)c->n_expert + 1, sizeof(int32_t)),
+		.pair = arena_take(ws, n_pair, sizeof(int32_t)),
+	};
+	void *act = arena_take(ws, n_pair * (size_t)c->n_ff, (size_t)dtype_bytes(k->act));
+	size_t need = ws->n;
+	ws->n = mark; /* ops run in order, so the next block may reuse this memory at once */
+	if (!ws->base)
+		return 0;
+	if (!act || !t.pair || !t.expert_off || !t.topk_w || !t.topk_id)
+		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of an MoE block (%zu)", ws->cap, n_tok, need);
+
+	k->route(k, &(struct route_args){ .t = t, .h = h, .w = &w->router, .b = &w->router_b, .rule = c->rule,
+		.n_tok = n_tok, .n_embd = c->n_embd, .n_expert = c->n_expert, .n_used = c->n_used });
+	k->moe_gate_up(k, &(struct moe_gate_up_args){ .act = act, .h = h, .w = &w->gate_up, .b = &w->gate_up_b, .t = t,
+		.alpha = c->alpha, .limit = c->limit, .n_tok = n_tok, .n_used = c->n_used, .n_expert = c->n_expert,
+		.n_embd = c->n_embd, .n_ff = c->n_ff });
+	k->moe_down(k, &(struct moe_down_args){ .x = x, .act = act, .w = &w->down, .b = &w->down_b, .t = t, .n_tok = n_tok,
+		.n_used = c->n_used, .n_expert = c->n_expert, .n_embd = c->n_embd, .n_ff = c->n_ff });
+	return 0;
+}

@@ -1,0 +1,31 @@
+/* moe.h - one MoE FFN block behind one call. */
+#ifndef MOXIE_MOE_H
+#define MOXIE_MOE_H
+
+#include "base/arena.h"
+#include "kernels/kernels.h"
+
+struct moe_weights {
+	struct weight router, router_b; /* [n_expert, n_embd], [n_expert] */
+	struct weight gate_up, gate_up_b; /* [n_expert, 2 * n_ff, n_embd] MXFP4, [n_expert, 2 * n_ff] */
+	struct weight down, down_b;     /* [n_expert, n_embd, n_ff] MXFP4, [n_expert, n_embd] */
+};
+
+struct moe_config {
+	enum route_rule rule;
+	int n_embd, n_ff, n_expert, n_used;
+	float alpha, limit; /* clamped SwiGLU */
+};
+
+/* moe_forward - route, gate/up, down, combine.  x += moe(h).
+ *
+ *   x   [n_tok, n_embd] act, in/out: residual stream
+ *   h   [n_tok, n_embd] act: RMS-normed x; must not alias x
+ *   ws  step arena; what is taken is given back before the return.  Dry arena: nothing is computed, only counted.
+ *
+ * Returns 0, or MOXIE_E_NOMEM when ws is too small: nothing was enqueued.   Test: build/test_model moe
+ */
+int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, void *x, const void *h, int n_tok,
+                struct arena *ws, struct moxie_err *err);
+
+#endif
