@@ -1,0 +1,251 @@
+/* moxie.h - the Moxie engine: load a mixture-of-experts checkpoint, feed it tokens, get tokens.
+ *
+ * Two things to know.  A `moxie_model` is the loaded weights with the kernels that run them: shared, read-only, counted by
+ * its sessions.  A `moxie_session` is one token timeline and owns its KV cache.
+ *
+ *     struct moxie_err err;
+ *     moxie_model *m;  moxie_session *s;
+ *     moxie_model_open(&m, &(struct moxie_model_params){ .struct_size = sizeof(struct moxie_model_params), .path = dir }, &err);
+ *     moxie_session_create(&s, m, NULL, &err);
+ *     moxie_session_append(s, ids, n_ids, &err);             prefill
+ *     while (moxie_session_next(s, &sampling, &id, &err) == 0 && !moxie_is_eos(m, id)) ...
+ *
+ * Calls return 0 or a negative enum moxie_status, and say why in err (which may be NULL).  Out-parameters are set to NULL or
+ * zero first.  Nothing here exits, prints, installs signal handlers, reads the environment or changes the locale.
+ * Structs that may grow begin with struct_size = sizeof themselves; zero fields mean the default.
+ * Threads: a model may be used from many threads; steps of its sessions take turns.  One thread at a time per session,
+ * except moxie_session_cancel.
+ */
+#ifndef MOXIE_H
+#define MOXIE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "moxie_status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MOXIE_VERSION_MAJOR 0
+#define MOXIE_VERSION_MINOR 1
+#define MOXIE_VERSION_PATCH 0
+MOXIE_API const char *moxie_version(void); /* "0.1.0" */
+
+/* ---- the model ------------------------------------------------------------------------------------------------ */
+
+typedef struct moxie_model moxie_model;
+typedef struct moxie_session moxie_session;
+
+/* done and all in units of the stage (bytes or tokens).  Non-zero return stops the work: MOXIE_E_CANCELLED. */
+typedef int (*moxie_progress_fn)(void *ud, const char *stage, uint64_t done, uint64_t all);
+
+struct moxie_model_params {
+	size_t struct_size;
+	const char *path;          /* a Hugging Face directory; with dummy: a config.json, a directory, or "gpt-oss-20b" etc. */
+	const char *device;        /* "auto" (default), "cpu", "cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:amx" */
+	int n_thread;              /* 0: as many processors as the affinity mask and the cgroup allow */
+	int dummy;                 /* 1: random weights in memory instead of the files' (--load-format dummy) */
+	uint64_t dummy_seed;
+	int n_chunk;               /* most tokens of one prefill step; 0: 512 */
+	int n_seq;                 /* most sessions stepped together by moxie_step; 0: 1 */
+	int kv_f32;                /* 1: KV cache in fp32 instead of bf16 */
+	moxie_progress_fn progress;
+	void *progress_ud;
+};
+
+/*   MOXIE_E_IO           a file is missing or unreadable
+ *   MOXIE_E_FORMAT, MOXIE_E_SHAPE   a file is damaged, or a tensor is not what the config wants: file, tensor, wanted and found
+ *   MOXIE_E_UNSUPPORTED  unknown architecture or device
+ * Nothing is kept on failure. */
+MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_params *p, struct moxie_err *err);
+/* Sessions must be freed first. */
+MOXIE_API void moxie_model_free(moxie_model *m);
+
+struct moxie_model_info {
+	size_t struct_size;
+	const char *arch, *kernels;      /* "GptOssForCausalLM", "cpu avx512-bf16"; live as long as the model */
+	int n_layer, n_embd, n_head, n_head_kv, d_head, n_ff, n_expert, n_expert_used, n_vocab, n_ctx, window;
+	int n_thread, n_chunk, n_seq;
+	uint64_t n_param, n_param_active; /* weights, and weights that one token touches */
+	uint64_t weight_bytes, token_bytes; /* in memory, and read for one token at an empty context */
+	uint64_t step_bytes;             /* step arena and kernel scratch */
+	uint64_t kv_token_bytes;         /* full-attention layers, per token */
+	uint64_t kv_ring_bytes;          /* sliding layers, per session */
+	double load_seconds;
+};
+MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info *info);
+
+/* ---- text ------------------------------------------------------------------------------------------------------ */
+
+/* Writes up to cap ids and always the full count to *n.  MOXIE_E_TOO_SMALL: cap < *n, nothing was written.
+ * specials = 1 turns "<|end|>" and the like into their tokens; leave it 0 for text from people.
+ * MOXIE_E_ARG: text is not UTF-8; err has the offset.   MOXIE_E_UNSUPPORTED: the directory had no tokenizer.json. */
+MOXIE_API int moxie_tokenize(const moxie_model *m, const char *text, size_t n_text, int specials, int32_t *ids, size_t cap, size_t *n,
+                             struct moxie_err *err);
+/* The bytes of ids, not NUL-terminated; *n as above.  Broken UTF-8 becomes U+FFFD. */
+MOXIE_API int moxie_detokenize(const moxie_model *m, const int32_t *ids, size_t n_ids, int specials, char *text, size_t cap, size_t *n,
+                               struct moxie_err *err);
+
+enum moxie_role { MOXIE_ROLE_SYSTEM, MOXIE_ROLE_DEVELOPER, MOXIE_ROLE_USER, MOXIE_ROLE_ASSISTANT, MOXIE_ROLE_TOOL };
+enum moxie_effort { MOXIE_EFFORT_MEDIUM, MOXIE_EFFORT_LOW, MOXIE_EFFORT_HIGH };
+
+struct moxie_message {
+	enum moxie_role role;
+	const char *content;      /* UTF-8 */
+	const char *name;         /* tool: "functions.get_x"; else NULL or the author's name */
+	const char *channel;      /* assistant: "analysis", "commentary", "final" (NULL: final); else NULL */
+	const char *recipient;    /* assistant: "functions.get_x" makes it a tool call; tool: NULL = assistant */
+	const char *content_type; /* "json", "<|constrain|>json" or NULL */
+};
+
+struct moxie_tool {
+	const char *name, *description; /* of one function */
+	const char *parameters;         /* JSON schema text, or NULL: takes nothing */
+};
+
+struct moxie_chat_params {
+	size_t struct_size;
+	enum moxie_effort effort;
+	const char *identity;     /* NULL: the model's usual one */
+	const char *date;         /* "2026-11-21", or NULL: no date line */
+	const struct moxie_tool *tools;
+	size_t n_tool;
+};
+
+/* Renders a conversation and the opening of the assistant's answer; ids as in moxie_tokenize.  p may be NULL. */
+MOXIE_API int moxie_chat_render(const moxie_model *m, const struct moxie_chat_params *p, const struct moxie_message *msg, size_t n_msg,
+                                int32_t *ids, size_t cap, size_t *n, struct moxie_err *err);
+
+/* What one generated token meant. */
+enum moxie_event_kind {
+	MOXIE_EV_NONE,  /* a header is being read, or bytes are held back */
+	MOXIE_EV_TEXT,  /* text of the message under way */
+	MOXIE_EV_END,   /* the message ended; another may follow */
+	MOXIE_EV_CALL,  /* the message ended and is a call to recipient */
+	MOXIE_EV_RETURN /* the message and the turn ended */
+};
+struct moxie_event {
+	enum moxie_event_kind kind;
+	const char *text;         /* n_text bytes of whole UTF-8 characters; NUL-terminated; valid until the next push */
+	size_t n_text;
+	const char *channel;      /* "analysis", "commentary", "final"; "" while unknown */
+	const char *recipient;    /* or NULL */
+	const char *content_type; /* or NULL */
+};
+
+typedef struct moxie_parser moxie_parser;
+MOXIE_API int moxie_parser_create(moxie_parser **out, const moxie_model *m, struct moxie_err *err);
+MOXIE_API int moxie_parser_push(moxie_parser *p, int32_t id, struct moxie_event *ev);
+MOXIE_API int moxie_parser_finish(moxie_parser *p, struct moxie_event *ev); /* and be ready for the next answer */
+MOXIE_API void moxie_parser_free(moxie_parser *p);
+
+MOXIE_API int moxie_is_eos(const moxie_model *m, int32_t id);
+
+/* ---- sessions --------------------------------------------------------------------------------------------------- */
+
+struct moxie_session_params {
+	size_t struct_size;
+	int n_ctx; /* most tokens; 0: the model's own, but at most 8192 */
+};
+
+/* The KV cache is taken here, whole.   MOXIE_E_NOMEM: err has the bytes.   MOXIE_E_ARG: n_ctx beyond the model's. */
+MOXIE_API int moxie_session_create(moxie_session **out, moxie_model *m, const struct moxie_session_params *p, struct moxie_err *err);
+MOXIE_API void moxie_session_free(moxie_session *s);
+
+/* Runs ids through the model, n_chunk at a time; the logits of the last are kept.
+ *   MOXIE_E_KV_FULL    they do not fit in n_ctx; nothing was consumed
+ *   MOXIE_E_ARG        an id is outside the vocabulary; nothing was consumed
+ *   MOXIE_E_CANCELLED  a whole number of chunks was consumed; see moxie_session_n_tok */
+MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err);
+
+struct moxie_sampling { /* all zero: greedy */
+	size_t struct_size;
+	float temperature;        /* 0: the most likely token */
+	float top_p;              /* 0 or 1: off */
+	float min_p;              /* 0: off; keep tokens at least min_p times as likely as the best */
+	int top_k;                /* 0: off */
+	float repetition_penalty; /* 0 or 1: off; over the whole timeline */
+	float presence_penalty, frequency_penalty; /* over generated tokens, as OpenAI defines them */
+	uint64_t seed;            /* same seed, prompt and kernels: same tokens */
+};
+
+/* Sampling as generation_config.json says; greedy where it says nothing. */
+MOXIE_API void moxie_sampling_default(const moxie_model *m, struct moxie_sampling *sp);
+/* MOXIE_E_ARG with the value and the range, e.g. a negative or NaN temperature. */
+MOXIE_API int moxie_sampling_check(const struct moxie_sampling *sp, struct moxie_err *err);
+
+/* Picks the next token from the kept logits without consuming it. */
+MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err);
+/* Picks the next token, and appends it.  MOXIE_E_KV_FULL: *id is valid, but it was not consumed. */
+MOXIE_API int moxie_session_next(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err);
+/* Appends ids[i] to each of n sessions of one model in a single step: batched decoding.  n <= n_seq of the model.
+ * On error no session consumed anything. */
+MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, struct moxie_err *err);
+
+MOXIE_API size_t moxie_session_n_tok(const moxie_session *s);
+MOXIE_API const int32_t *moxie_session_tokens(const moxie_session *s); /* borrowed until the next call that consumes */
+/* fp32 [n_vocab] after the last consumed token, or NULL before the first. */
+MOXIE_API const float *moxie_session_logits(const moxie_session *s);
+
+/* Forgets tokens from position n on; later appends continue there.  Sliding layers remember only their window, so the session
+ * may have to go back further: returns the number of tokens kept, <= n; 0 always works.  Logits are void until an append. */
+MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n);
+/* The longest common start of the timeline and ids that rewind can keep, at most n - 1: then append the rest. */
+MOXIE_API size_t moxie_session_reuse(moxie_session *s, const int32_t *ids, size_t n);
+
+/* From any thread or a signal handler: the running or next call on s returns MOXIE_E_CANCELLED. */
+MOXIE_API void moxie_session_cancel(moxie_session *s);
+
+/* ---- a whole answer ----------------------------------------------------------------------------------------------- */
+
+enum moxie_finish { MOXIE_FINISH_NONE, MOXIE_FINISH_EOS, MOXIE_FINISH_LENGTH, MOXIE_FINISH_STOP, MOXIE_FINISH_CANCEL };
+
+struct moxie_generate_params {
+	size_t struct_size;
+	struct moxie_sampling sampling;
+	int max_tokens;             /* 0: until the context is full */
+	int raw;                    /* 1: no channels; every token is text */
+	int ignore_eos;
+	const char *const *stop;    /* end when the final text (raw: all text) contains one; the stop string is not given out */
+	size_t n_stop;
+	int (*on_event)(void *ud, const struct moxie_event *ev, int32_t id); /* non-zero: stop here, MOXIE_FINISH_CANCEL */
+	void *ud;
+};
+struct moxie_generate_result {
+	size_t struct_size;
+	enum moxie_finish finish;
+	size_t n_prompt, n_reused, n_out; /* tokens */
+	double prefill_seconds, decode_seconds, first_token_seconds;
+};
+
+/* Feeds ids (keeping what the timeline shares with them), then samples until the answer ends.  The text of an answer comes
+ * through on_event alone.  Returns 0 for every finish above. */
+MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, const struct moxie_generate_params *p,
+                             struct moxie_generate_result *r, struct moxie_err *err);
+
+/* ---- looking without loading ---------------------------------------------------------------------------------------- */
+
+struct moxie_tensor_info {
+	const char *name, *dtype, *file;
+	int n_dim;
+	int64_t shape[8];
+	uint64_t n_bytes;
+};
+
+/* on_tensor (may be NULL) sees every tensor; info gets the plan for p's settings.  Maps files, loads no weight, and still
+ * checks each tensor against the config.  The strings of info are constants. */
+MOXIE_API int moxie_inspect(const struct moxie_model_params *p, struct moxie_model_info *info,
+                            void (*on_tensor)(void *ud, const struct moxie_tensor_info *t), void *ud, struct moxie_err *err);
+
+/* Writes a random checkpoint in Hugging Face layout.  config: "gpt-oss-20b", "gpt-oss-tiny", ... or a config.json path. */
+MOXIE_API int moxie_synth(const char *config, const char *dir, uint64_t seed, int n_thread, moxie_progress_fn progress, void *ud,
+                          struct moxie_err *err);
+/* The i-th built-in config name, NULL past the last. */
+MOXIE_API const char *moxie_config_name(int i);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

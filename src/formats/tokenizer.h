@@ -1,0 +1,42 @@
+/* tokenizer.h - byte-level BPE from tokenizer.json: text to ids and back.
+ *
+ * Pieces are cut by the file's own split pattern (PCRE2 with match, depth and heap limits), looked up whole, else merged:
+ * the adjacent pair of lowest rank first.  Added and special tokens are cut out before that, longest first.
+ */
+#ifndef MOXIE_FORMATS_TOKENIZER_H
+#define MOXIE_FORMATS_TOKENIZER_H
+
+#include "base/err.h"
+#include "base/vec.h"
+
+struct tokenizer;
+
+/*   MOXIE_E_IO, MOXIE_E_NOMEM
+ *   MOXIE_E_FORMAT       damaged: ids out of range or double, merges that name no token, caps exceeded
+ *   MOXIE_E_UNSUPPORTED  another model type, normalizer or pre-tokenizer than byte-level BPE uses; err names it */
+int tokenizer_open(struct tokenizer **out, const char *path, struct moxie_err *err);
+int tokenizer_parse(struct tokenizer **out, const char *json, size_t n, const char *file_name, struct moxie_err *err);
+void tokenizer_free(struct tokenizer *t);
+
+int tokenizer_n_vocab(const struct tokenizer *t); /* largest id + 1 */
+
+/* Appends the ids of text[0..n).  Special tokens written in the text become their ids only with specials = true (prompts from
+ * users: false, so that "<|end|>" typed by a user stays text).  Text must be UTF-8; broken bytes are MOXIE_E_ARG with the
+ * offset.  On error out is as before.  Safe from several threads at once. */
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, bool specials, struct ids *out, struct moxie_err *err);
+
+/* The bytes of one id; *n = 0 for an id that no token has.  Borrowed; specials give their written form. */
+const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *n);
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
+int32_t tokenizer_special(const struct tokenizer *t, const char *text); /* id of "<|end|>" etc., or -1 */
+
+/* Stream decoding: holds back the bytes of an incomplete UTF-8 character until it is whole or broken (then U+FFFD). */
+struct detok {
+	unsigned char held[4];
+	int n_held;
+};
+/* Appends what became printable with id; specials are skipped unless shown. */
+int detok_push(struct detok *d, const struct tokenizer *t, int32_t id, bool show_special, struct buf *out);
+int detok_finish(struct detok *d, struct buf *out); /* a held rest becomes U+FFFD */
+
+#endif
