@@ -1,0 +1,165 @@
+/* moxie_ops.h - Moxie's CUDA kernels as a C interface: raw device pointers and a stream, no CUDA types.
+ *
+ * Usable from C, Python ctypes, PyTorch or another engine; the library is libmoxie-cuda.so.
+ * Two concepts.  A `moxie_moe_plan` holds what depends on the shape and the device (which kernel serves which number of
+ * tokens, workspace sizes); it is immutable after create and may be used from many threads and streams at once, each with
+ * its own workspace.  A run enqueues launches on a stream: it never allocates, never waits, keeps no state outside the
+ * workspace it was given, and can be captured in a CUDA graph.  Counts of tokens per expert stay on the device.
+ *
+ * Calls return 0 or a negative enum moxie_status and say why in err (which may be NULL).  After MOXIE_E_ARG, _SHAPE and
+ * _UNSUPPORTED nothing was enqueued.  Same inputs, same plan: same bits, run after run.
+ */
+#ifndef MOXIE_OPS_H
+#define MOXIE_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "moxie_status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- packing expert weights, once at load ----------------------------------------------------------------------- */
+
+enum moxie_moe_source {
+	/* _blocks [E, 2*n_ff, n_embd/32, 16], _scales [E, 2*n_ff, n_embd/32], rows 2i = gate i, 2i+1 = up i; biases bf16 [E, 2*n_ff] */
+	MOXIE_MOE_GPT_OSS = 0,
+	/* w1 (gate) and w3 (up) [E, n_ff, n_embd/2], w2 (down) [E, n_embd, n_ff/2] bytes, low nibble = even k; e8m0 scales [.., k/32] */
+	MOXIE_MOE_DEEPSEEK_V4 = 1
+};
+
+/* One layer's packed experts; device pointers, 128-byte aligned.  Sizes in bytes from moxie_moe_pack_sizes. */
+struct moxie_moe_weights {
+	void *gate_up;         /* atoms, see src/kernels/cuda/moe_layout.h */
+	void *down;            /* atoms */
+	float *gate_up_mul;    /* [n_expert] 2^offset of the expert's scales */
+	float *down_mul;       /* [n_expert] */
+	float *gate_up_bias;   /* [n_expert, n_ff, 2] gate, up; or NULL */
+	float *down_bias;      /* [n_expert, n_embd]; or NULL */
+};
+
+struct moxie_moe_pack_sizes {
+	uint64_t gate_up, down, gate_up_mul, down_mul, gate_up_bias, down_bias;
+};
+
+struct moxie_moe_pack_args {
+	int source;                     /* enum moxie_moe_source */
+	int n_expert, n_embd, n_ff;     /* n_embd % 64 == 0, n_ff % 64 == 0 */
+	int expert0, n_expert_part;     /* experts expert0 .. expert0 + n_expert_part - 1 of the layer; 0, 0 = all of them */
+	const void *gate_up, *gate_up_scale;   /* GPT-OSS, of the part */
+	const void *gate, *gate_scale, *up, *up_scale; /* DeepSeek-V4, of the part */
+	const void *down, *down_scale;         /* both */
+	const void *gate_up_bias, *down_bias;  /* bf16, GPT-OSS layout, of the part; or NULL */
+	struct moxie_moe_weights out;          /* of the whole layer */
+};
+
+MOXIE_API int moxie_moe_pack_bytes(int n_expert, int n_embd, int n_ff, struct moxie_moe_pack_sizes *sizes, struct moxie_err *err);
+MOXIE_API int moxie_moe_pack(const struct moxie_moe_pack_args *args, void *stream, struct moxie_err *err);
+
+/* ---- routing tables: what routing writes and the experts read; device pointers ------------------------------------ */
+
+struct moxie_moe_tables {
+	int32_t *topk_id;     /* [n_tok, k] expert, -1 = slot skipped */
+	float *topk_w;        /* [n_tok, k] */
+	int32_t *expert_off;  /* [n_expert + 1] */
+	int32_t *sorted_pair; /* [n_tok * k] */
+	void *tiles;          /* struct moe_tile [moe_max_tiles], see moe_layout.h */
+	void *head;           /* struct moe_head */
+	int32_t *tok_done;    /* [n_tok] */
+	int tile_n;           /* most rows of a tile: moxie_moe_plan_tile_n(plan, n_tok) */
+};
+
+/* Bytes of one block that holds all tables, and the tables cut from such a block (256-byte aligned). */
+MOXIE_API uint64_t moxie_moe_tables_bytes(int n_tok, int k, int n_expert, int tile_n);
+MOXIE_API void moxie_moe_tables_cut(struct moxie_moe_tables *t, void *block, int n_tok, int k, int n_expert, int tile_n);
+
+/* ---- experts ------------------------------------------------------------------------------------------------------ */
+
+typedef struct moxie_moe_plan moxie_moe_plan;
+
+enum moxie_moe_act {
+	MOXIE_ACT_SWIGLU_CLAMP = 0, /* g' = min(g, limit), u' = clamp(u, -limit, limit): g' * sigmoid(alpha g') * (u' + beta) */
+	MOXIE_ACT_SWIGLU = 1,       /* g * sigmoid(g) * u */
+	MOXIE_ACT_GEGLU_TANH = 2    /* gelu_tanh(g) * u */
+};
+
+struct moxie_moe_desc {
+	int n_expert, n_used;       /* experts, experts per token (1..16) */
+	int n_embd, n_ff;           /* multiples of 64 */
+	int max_tok;                /* most tokens of a run */
+	int act;                    /* enum moxie_moe_act */
+	float alpha, beta, limit;   /* of the clamped SwiGLU; limit <= 0: no clamp */
+	float routed_scale;         /* factor of the sum over experts; 0 means 1 */
+};
+
+struct moxie_moe_args {
+	const void *x;                    /* [n_tok, n_embd] bf16, 16-byte aligned */
+	const struct moxie_moe_weights *w;
+	const struct moxie_moe_tables *t; /* written earlier on the stream; tile_n as the plan says for n_tok */
+	const void *residual;             /* [n_tok, n_embd] bf16 or NULL; may be out */
+	const void *shared;               /* [n_tok, n_embd] bf16, added unscaled, or NULL */
+	void *out;                        /* [n_tok, n_embd] bf16; must not alias x */
+	void *workspace;                  /* 256-byte aligned, moxie_moe_plan_workspace_bytes */
+	int n_tok;
+};
+
+/*   MOXIE_E_SHAPE        a dimension is not served; err holds it
+ *   MOXIE_E_UNSUPPORTED  the device has no kernel here; err holds its architecture
+ *   MOXIE_E_DEVICE       a CUDA call failed */
+MOXIE_API int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *desc, int device, struct moxie_err *err);
+MOXIE_API void moxie_moe_plan_free(moxie_moe_plan *plan);
+MOXIE_API uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *plan, int n_tok);
+/* Most rows of a token tile for this number of tokens: routing needs it to write the tile list. */
+MOXIE_API int moxie_moe_plan_tile_n(const moxie_moe_plan *plan, int n_tok);
+/* out = residual + shared + routed_scale * sum over slots of topk_w * expert(x), one rounding to bf16.  n_tok = 0 is a no-op. */
+MOXIE_API int moxie_moe_run(const moxie_moe_plan *plan, const struct moxie_moe_args *args, void *stream, struct moxie_err *err);
+/* Which kernel serves which range of tokens, and why, as text lines.  Returns the length without the final NUL, like snprintf. */
+MOXIE_API int moxie_moe_plan_explain(const moxie_moe_plan *plan, char *text, size_t n_bytes);
+
+/* ---- router and routing ------------------------------------------------------------------------------------------- */
+
+enum moxie_route_rule {
+	MOXIE_ROUTE_TOPK_SOFTMAX = 0,   /* GPT-OSS, Gemma 4: top-k of logits, softmax over the selected, times expert_scale[id] if given */
+	MOXIE_ROUTE_SOFTMAX_TOPK = 1,   /* Mixtral, Qwen3: softmax over all, top-k, renormalised if norm */
+	MOXIE_ROUTE_SIGMOID_GROUPS = 2, /* DeepSeek-V3: sigmoid, rank by s + bias inside the best groups, weight s, renormalised */
+	MOXIE_ROUTE_SQRT_SOFTPLUS = 3,  /* DeepSeek-V4: s = sqrt(softplus(l)), rank by s + bias, weight s, renormalised */
+	MOXIE_ROUTE_HASH = 4            /* DeepSeek-V4 first layers: experts from a table by token id, weights as in 3 */
+};
+
+struct moxie_route_desc {
+	int rule;                       /* enum moxie_route_rule */
+	int n_expert, n_used;           /* 8..512, 1..16 */
+	int n_group, n_group_used;      /* rule 2; 1, 1 otherwise */
+	int norm;                       /* rules 1..4: divide by the sum of the selected */
+	int logits_dtype;               /* 0 fp32, 1 bf16, 2 fp16 */
+	float scale;                    /* factor of the weights; 0 means 1 */
+};
+
+struct moxie_route_args {
+	const void *logits;             /* [n_tok, n_expert], or NULL: computed from x and w */
+	const void *x;                  /* [n_tok, n_embd] bf16 */
+	const void *w;                  /* [n_expert, n_embd] bf16 */
+	const void *b;                  /* [n_expert] bf16 or NULL */
+	float *logits_out;              /* [n_tok, n_expert] or NULL */
+	const float *rank_bias;         /* [n_expert], rules 2 and 3, or NULL */
+	const float *expert_scale;      /* [n_expert], rule 0, or NULL */
+	const int32_t *hash_table;      /* [n_vocab, n_used], rule 4 */
+	const int32_t *token_id;        /* [n_tok], rule 4 */
+	int n_tok, n_embd;
+	struct moxie_moe_tables t;      /* out */
+	void *workspace;                /* moxie_route_workspace_bytes */
+};
+
+MOXIE_API uint64_t moxie_route_workspace_bytes(const struct moxie_route_desc *desc, int n_embd, int n_tok);
+/* Logits (if asked for), selection, weights and all tables.  Rows with token padding: topk_id = -1. */
+MOXIE_API int moxie_route_run(const struct moxie_route_desc *desc, const struct moxie_route_args *args, void *stream, struct moxie_err *err);
+/* The tables alone, from topk_id and topk_w already in args->t. */
+MOXIE_API int moxie_route_tables(int n_tok, int n_used, int n_expert, const struct moxie_moe_tables *t, void *workspace, void *stream,
+                                 struct moxie_err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
