@@ -1,0 +1,93 @@
+# Moxie.  `make run` answers a question, `make test` proves the build; each installs what is missing first.  `make help`: the rest.
+
+PROMPT  = Maya has 24 apples. She gives 9 to her brother and then buys 3 bags with 6 apples each. How many apples does she have now?
+PREFIX  = /usr/local
+LIBDIR  = $(PREFIX)/lib
+VERSION = 0.1.0
+B       = build# where everything that is made goes
+FUZZ_SECONDS = 60
+
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+SAN     =# sanitizer flags, see asan
+CFLAGS  = -O3 $(SAN)
+FLAGS   = -std=c11 -D_GNU_SOURCE -fopenmp -fPIC -fvisibility=hidden -Iinclude -Isrc -I. -Wall -Wextra -MMD -MP $(CFLAGS)
+LDLIBS  = -ljansson -lpcre2-8 -ldl -lm
+WRAP    = malloc calloc realloc aligned_alloc strdup mmap# what test_alloc makes fail
+
+LIB_SRC := $(wildcard src/*/*.c src/kernels/cpu/*.c)
+CLI_SRC := $(wildcard cli/*.c bench/*.c)
+LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
+CLI_OBJ := $(CLI_SRC:%.c=$(B)/%.o)
+TESTS   := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/test_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(B)-fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+SO      := libmoxie.so.$(VERSION)
+
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+.SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: all run test asan fuzz bench style install clean help
+
+all: $(B)/moxie $(B)/libmoxie.a $(B)/$(SO)       ## build the command and the library, in build/
+run: export MOXIE_PROMPT := $(value PROMPT)
+run: $(B)/moxie                                  ## answer a question; PROMPT="..." asks your own
+	@$(B)/moxie run
+test: all $(TESTS)                               ## build and run every test
+	@tools/run_tests.sh $(B) $(TESTS) $(wildcard tests/test_*.sh)
+asan:                                            ## the same under the address and undefined-behaviour sanitizers
+	@$(MAKE) B=$(B)-asan SAN="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" test
+fuzz: $(FUZZERS:=.run)                           ## fuzz every parser for FUZZ_SECONDS=60 each
+bench: $(B)/moxie                                ## measure the ops, then prefill and decode
+	@$(B)/moxie bench op && $(B)/moxie bench
+style:                                           ## check includes and forbidden calls, report sizes
+	@tools/check_style.sh
+clean:                                           ## remove everything that was made
+	rm -rf $(B) $(B)-*
+help:                                            ## print this
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1@/p' $(MAKEFILE_LIST) | column -t -s@
+
+$(B)/.ready: tools/setup.sh
+	@tools/setup.sh && mkdir -p $(B) && touch $@
+$(B)/%.o: %.c | $(B)/.ready
+	@mkdir -p $(@D) && echo "CC $<"
+	@$(CC) $(FLAGS) -c -o $@ $<
+$(B)/libmoxie.a: $(LIB_OBJ)
+	@rm -f $@ && ar rcs $@ $^
+$(B)/$(SO): $(LIB_OBJ) packaging/libmoxie.map
+	@$(CC) $(FLAGS) -shared -Wl,-soname,libmoxie.so.0 -Wl,--version-script=packaging/libmoxie.map -o $@ $(LIB_OBJ) $(LDFLAGS) $(LDLIBS)
+	@ln -sf $(SO) $(B)/libmoxie.so.0 && ln -sf libmoxie.so.0 $(B)/libmoxie.so
+$(B)/moxie: $(CLI_OBJ) $(B)/libmoxie.a
+	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+$(B)/test_%: $(B)/tests/test_%.o $(B)/libmoxie.a
+	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+$(B)/test_alloc: LDFLAGS += $(WRAP:%=-Wl,--wrap=%)
+
+$(B)-fuzz/.ready: tools/setup.sh
+	@tools/setup.sh fuzz && mkdir -p $(@D) && touch $@
+$(B)-fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.[ch] src/formats/*.[ch]) | $(B)-fuzz/.ready
+	@echo "FUZZ $<"
+	@clang $(filter-out -fopenmp -MMD -MP $(CFLAGS),$(FLAGS)) -Wno-unknown-pragmas -O1 -g -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=all -o $@ $(filter %.c,$^) $(LDLIBS)
+$(B)-fuzz/fuzz_%.run: $(B)-fuzz/fuzz_%
+	@tools/run_fuzz.sh $< $(FUZZ_SECONDS) $(wildcard tests/fuzz/corpus/$* tests/fuzz/corpus/fuzz_$*)
+
+PC = sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|'
+install: all                                     ## install under DESTDIR/PREFIX (PREFIX=/usr/local)
+	install -Dm755 $(B)/moxie -t $(DESTDIR)$(PREFIX)/bin
+	install -Dm644 include/*.h -t $(DESTDIR)$(PREFIX)/include
+	install -Dm644 $(B)/libmoxie.a -t $(DESTDIR)$(LIBDIR)
+	install -Dm755 $(B)/$(SO) -t $(DESTDIR)$(LIBDIR)
+	ln -sf $(SO) $(DESTDIR)$(LIBDIR)/libmoxie.so.0
+	ln -sf libmoxie.so.0 $(DESTDIR)$(LIBDIR)/libmoxie.so
+	install -Dm644 docs/moxie.1 -t $(DESTDIR)$(PREFIX)/share/man/man1
+	install -Dm644 packaging/moxie.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/moxie
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/moxie
+	$(PC) packaging/moxie.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/moxie.pc
+	$(PC) packaging/moxieConfig.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/moxie/moxieConfig.cmake
+	$(PC) packaging/moxieConfigVersion.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/moxie/moxieConfigVersion.cmake
+
+-include cuda.mk
+-include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TESTS:$(B)/%=$(B)/tests/%.d)
