@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "base/host.h"
 
 #include <math.h>

@@ -1,0 +1,385 @@
+/* moxie.c - opening, planning and closing a model. */
+#include "moxie.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/host.h"
+#include "engine/engine.h"
+#include "formats/synth.h"
+
+#define DEFAULT_CHUNK 512
+#define MAX_CHUNK 65536
+#define MAX_SEQ 256
+
+MOXIE_API const char *moxie_version(void)
+{
+	return "0.1.0";
+}
+
+/* The caller's struct may be of an older, shorter version: missing fields are zero. */
+static int params_copy(struct moxie_model_params *to, const struct moxie_model_params *from, struct moxie_err *err)
+{
+	*to = (struct moxie_model_params){ 0 };
+	if (!from || from->struct_size < sizeof from->struct_size || from->struct_size > 4096)
+		return err_set(err, MOXIE_E_ARG, "struct_size of the model parameters is %zu, wanted %zu", from ? from->struct_size : 0, sizeof *to);
+	memcpy(to, from, from->struct_size < sizeof *to ? from->struct_size : sizeof *to);
+	if (!to->path || !*to->path)
+		return err_set(err, MOXIE_E_ARG, "no model path");
+	if (to->n_chunk < 0 || to->n_chunk > MAX_CHUNK)
+		return err_set(err, MOXIE_E_ARG, "prefill chunk is %d, wanted 1 .. %d", to->n_chunk, MAX_CHUNK);
+	if (to->n_seq < 0 || to->n_seq > MAX_SEQ)
+		return err_set(err, MOXIE_E_ARG, "sessions in one step: %d, wanted 1 .. %d", to->n_seq, MAX_SEQ);
+	if (to->n_thread < 0 || to->n_thread > 1024)
+		return err_set(err, MOXIE_E_ARG, "thread count is %d, wanted 0 (all) .. 1024", to->n_thread);
+	to->n_chunk = to->n_chunk ? to->n_chunk : DEFAULT_CHUNK;
+	to->n_seq = to->n_seq ? to->n_seq : 1;
+	to->n_thread = to->n_thread ? to->n_thread : host_n_cpu();
+	return 0;
+}
+
+/* A whole file as a string. */
+static int read_file(struct buf *out, const char *path, struct moxie_err *err)
+{
+	FILE *f = fopen(path, "re");
+	if (!f)
+		return err_set(err, MOXIE_E_IO, "%s: %s", path, strerror(errno));
+	char part[4096];
+	bool ok = true;
+	for (size_t n; ok && (n = fread(part, 1, sizeof part, f)) > 0;)
+		ok = out->n < (16u << 20) && buf_append(out, part, n);
+	bool failed = ferror(f) != 0;
+	fclose(f);
+	if (failed || !ok)
+		return err_set(err, failed ? MOXIE_E_IO : MOXIE_E_NOMEM, "%s: cannot be read whole", path);
+	return buf_append(out, "", 0) ? 0 : err_nomem(err, 1, path);
+}
+
+static bool is_dir(const char *path)
+{
+	struct stat sb;
+	return stat(path, &sb) == 0 && S_ISDIR(sb.st_mode);
+}
+
+/* The text of a config given as a built-in name or a config.json path. */
+static int config_text(struct buf *out, const char *config, struct moxie_err *err)
+{
+	const char *named = config_named(config);
+	if (!named)
+		return read_file(out, config, err);
+	return buf_puts(out, named) ? 0 : err_nomem(err, strlen(named), "a config");
+}
+
+static int load_config(struct model_config *c, const struct moxie_model_params *p, struct moxie_err *err)
+{
+	if (!p->dummy || is_dir(p->path))
+		return config_load(c, p->path, err);
+	struct buf text = { 0 };
+	int rc = config_text(&text, p->path, err);
+	if (rc == 0)
+		rc = config_parse(c, text.p, text.n, p->path, err);
+	else if (rc == MOXIE_E_IO && !strchr(p->path, '/'))
+		err_prefix(err, "neither a built-in config (see moxie synth --help) nor a file");
+	buf_free(&text);
+	return rc;
+}
+
+static struct kern_limits limits_of(const struct model_config *c, const struct moxie_model_params *p)
+{
+	return (struct kern_limits){ .n_tok = p->n_chunk > p->n_seq ? p->n_chunk : p->n_seq, .n_embd = c->n_embd, .n_head = c->n_head,
+		.n_head_kv = c->n_head_kv, .d_head = c->d_head, .n_ff = c->n_ff, .n_expert = c->n_expert, .n_used = c->n_expert_used,
+		.n_vocab = c->n_vocab };
+}
+
+static uint64_t want_bytes(const struct tensor_want *w, uint64_t *n_param)
+{
+	uint64_t n = 1;
+	for (int d = 0; d < w->n_dim; d++)
+		n *= (uint64_t)w->shape[d]; /* config_parse has checked the products */
+	size_t len = strlen(w->name);
+	bool blocks = len > 7 && !strcmp(w->name + len - 7, "_blocks"), scales = len > 7 && !strcmp(w->name + len - 7, "_scales");
+	*n_param = scales ? 0 : blocks ? 2 * n : n;
+	return n * (uint64_t)dtype_bytes(w->dtype);
+}
+
+/* Everything that follows from config and parameters alone. */
+static void fill_info(struct moxie_model_info *info, const struct model_config *c, const struct moxie_model_params *p)
+{
+	struct kv_plan kv = kv_plan_of(c, p->kv_f32 ? DT_F32 : DT_BF16, p->n_chunk);
+	*info = (struct moxie_model_info){ .struct_size = info->struct_size, .arch = "GptOssForCausalLM", .kernels = "", .n_layer = c->n_layer,
+		.n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .d_head = c->d_head, .n_ff = c->n_ff,
+		.n_expert = c->n_expert, .n_expert_used = c->n_expert_used, .n_vocab = c->n_vocab, .n_ctx = c->n_ctx, .window = c->window,
+		.n_thread = p->n_thread, .n_chunk = p->n_chunk, .n_seq = p->n_seq, .kv_token_bytes = kv.token_bytes, .kv_ring_bytes = kv.ring_bytes };
+	struct tensor_want w;
+	for (size_t i = 0; config_tensor_at(c, i, &w); i++) {
+		uint64_t n_param, n_bytes = want_bytes(&w, &n_param), used = 1, of = 1;
+		if (strstr(w.name, ".experts."))
+			used = (uint64_t)c->n_expert_used, of = (uint64_t)c->n_expert;
+		else if (strstr(w.name, "embed_tokens") && !c->tie_embd)
+			of = (uint64_t)c->n_vocab; /* one row */
+		info->n_param += n_param;
+		info->n_param_active += n_param / of * used;
+		info->weight_bytes += n_bytes;
+		info->token_bytes += n_bytes / of * used;
+	}
+}
+
+struct tokenizer_job { /* tokenizer.json is parsed beside the weights: its second is hidden */
+	char path[4096];
+	struct tokenizer *t;
+	struct moxie_err err;
+	int rc;
+	pthread_t thread;
+	bool started;
+};
+
+static void *tokenizer_thread(void *arg)
+{
+	struct tokenizer_job *job = arg;
+	job->rc = tokenizer_open(&job->t, job->path, &job->err);
+	return NULL;
+}
+
+static void tokenizer_start(struct tokenizer_job *job, const char *dir)
+{
+	*job = (struct tokenizer_job){ 0 };
+	int n = snprintf(job->path, sizeof job->path, "%s/tokenizer.json", dir);
+	if (n < 0 || (size_t)n >= sizeof job->path || access(job->path, F_OK) != 0)
+		return;
+	job->started = pthread_create(&job->thread, NULL, tokenizer_thread, job) == 0;
+	if (!job->started)
+		tokenizer_thread(job);
+}
+
+static int tokenizer_join(struct tokenizer_job *job, struct moxie_err *err)
+{
+	if (job->started)
+		pthread_join(job->thread, NULL);
+	job->started = false;
+	return job->rc < 0 ? err_set(err, job->rc, "%s", job->err.text) : 0;
+}
+
+struct progress {
+	const struct moxie_model_params *p;
+	const char *stage;
+};
+
+static int on_progress(void *ud, uint64_t done, uint64_t all)
+{
+	const struct progress *g = ud;
+	return g->p->progress ? g->p->progress(g->p->progress_ud, g->stage, done, all) : 0;
+}
+
+static int open_weights(struct moxie_model *m, const struct moxie_model_params *p, struct moxie_err *err)
+{
+	struct progress g = { p, p->dummy ? "random weights" : "weights" };
+	if (!p->dummy)
+		return safetensors_open(&m->st, p->path, err);
+	struct moxie_model_info info = { 0 };
+	fill_info(&info, &m->config, p);
+	if (info.weight_bytes > host_memory_bytes())
+		return err_set(err, MOXIE_E_NOMEM, "%s has %llu bytes of weights, this machine gives %llu bytes of memory", p->path,
+		               (unsigned long long)info.weight_bytes, (unsigned long long)host_memory_bytes());
+	return synth_open(&m->st, &m->config, p->dummy_seed, p->n_thread, on_progress, &g, err);
+}
+
+MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_params *params, struct moxie_err *err)
+{
+	struct moxie_model_params p;
+	double start = host_now();
+	*out = NULL;
+	int rc = params_copy(&p, params, err);
+	if (rc < 0)
+		return rc;
+	struct moxie_model *m = calloc(1, sizeof *m);
+	struct tokenizer_job *job = calloc(1, sizeof *job);
+	if (!m || !job) {
+		rc = err_nomem(err, sizeof *m, "a model");
+		goto out;
+	}
+	m->n_chunk = p.n_chunk;
+	m->n_seq = p.n_seq;
+	if ((rc = load_config(&m->config, &p, err)) < 0)
+		goto out;
+	bool dir = is_dir(p.path);
+	if (dir && (rc = gen_config_load(&m->gen, p.path, err)) < 0)
+		goto out;
+	if (dir)
+		tokenizer_start(job, p.path);
+	if ((rc = open_weights(m, &p, err)) < 0)
+		goto out;
+	m->ops = model_ops_of(&m->config);
+	if ((rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
+		goto out;
+	struct progress g = { &p, "weights" };
+	if (!p.dummy && (rc = safetensors_populate(m->st, p.n_thread, on_progress, &g, err)) < 0)
+		goto out;
+	struct kern_limits lim = limits_of(&m->config, &p);
+	if ((rc = backend_open(&m->kern, p.device, &lim, p.n_thread, err)) < 0)
+		goto out;
+	if ((rc = kv_create(&m->kv, &m->config, p.kv_f32 ? DT_F32 : DT_BF16, p.n_chunk, p.n_seq,
+	                    m->config.n_ctx < 8192 ? m->config.n_ctx : 8192, err)) < 0)
+		goto out;
+	size_t ws_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, err);
+	m->view = calloc((size_t)m->config.n_layer, sizeof *m->view);
+	if (!m->view || !arena_init(&m->ws, ws_bytes)) {
+		rc = err_nomem(err, ws_bytes, "the step arena");
+		goto out;
+	}
+	if ((rc = tokenizer_join(job, err)) < 0)
+		goto out;
+	m->tokenizer = job->t;
+	job->t = NULL;
+	m->lock_ready = pthread_mutex_init(&m->lock, NULL) == 0;
+	rc = m->lock_ready ? 0 : err_nomem(err, sizeof m->lock, "a lock");
+out:
+	if (job) {
+		struct moxie_err unused;
+		tokenizer_join(job, &unused);
+		tokenizer_free(job->t);
+		free(job);
+	}
+	if (rc < 0) {
+		moxie_model_free(m);
+		return rc;
+	}
+	m->load_seconds = host_now() - start;
+	*out = m;
+	return 0;
+}
+
+MOXIE_API void moxie_model_free(moxie_model *m)
+{
+	if (!m)
+		return;
+	if (m->lock_ready)
+		pthread_mutex_destroy(&m->lock);
+	free(m->view);
+	arena_free(&m->ws);
+	kv_free(&m->kv);
+	if (m->kern)
+		m->kern->free(m->kern);
+	if (m->model)
+		m->ops->free(m->model);
+	tokenizer_free(m->tokenizer);
+	safetensors_free(m->st);
+	free(m);
+}
+
+/* Writes as much of the struct as the caller's version has. */
+static int info_out(struct moxie_model_info *to, struct moxie_model_info *from)
+{
+	size_t n = to->struct_size;
+	if (n < sizeof n || n > 4096)
+		return MOXIE_E_ARG;
+	n = n < sizeof *from ? n : sizeof *from;
+	from->struct_size = to->struct_size;
+	memcpy(to, from, n);
+	return 0;
+}
+
+MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info *info)
+{
+	struct moxie_model_info all = { 0 };
+	struct moxie_model_params p = { .n_thread = m->kern->n_thread, .n_chunk = m->n_chunk, .n_seq = m->n_seq, .kv_f32 = m->kv.dtype == DT_F32 };
+	fill_info(&all, &m->config, &p);
+	all.kernels = m->kern->name;
+	all.weight_bytes = safetensors_n_bytes(m->st);
+	all.step_bytes = m->ws.cap;
+	all.load_seconds = m->load_seconds;
+	return info_out(info, &all);
+}
+
+MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxie_model_info *info,
+                            void (*on_tensor)(void *ud, const struct moxie_tensor_info *t), void *ud, struct moxie_err *err)
+{
+	struct moxie_model_params p;
+	int rc = params_copy(&p, params, err);
+	if (rc < 0)
+		return rc;
+	struct moxie_model *m = calloc(1, sizeof *m);
+	if (!m)
+		return err_nomem(err, sizeof *m, "a model");
+	struct moxie_model_info all = { 0 };
+	if ((rc = load_config(&m->config, &p, err)) < 0)
+		goto out;
+	fill_info(&all, &m->config, &p);
+	m->n_chunk = p.n_chunk;
+	m->n_seq = p.n_seq;
+	m->ops = model_ops_of(&m->config);
+	m->kv.plan = kv_plan_of(&m->config, p.kv_f32 ? DT_F32 : DT_BF16, p.n_chunk);
+	if (!p.dummy) {
+		if ((rc = safetensors_open(&m->st, p.path, err)) < 0 || (rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
+			goto out;
+		struct kern shape_only = { .act = DT_F32 }; /* a dry arena calls no op */
+		m->kern = &shape_only;
+		struct kern_limits lim = limits_of(&m->config, &p);
+		all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, err);
+		m->kern = NULL;
+		all.weight_bytes = safetensors_n_bytes(m->st);
+	}
+	for (size_t i = 0; on_tensor && m->st && i < safetensors_n(m->st); i++) {
+		const struct st_tensor *t = safetensors_at(m->st, i);
+		struct moxie_tensor_info ti = { .name = t->name, .dtype = dtype_name(t->dtype), .file = safetensors_file_name(m->st, t->file),
+			.n_dim = t->n_dim, .n_bytes = t->n_bytes };
+		memcpy(ti.shape, t->shape, (size_t)t->n_dim * sizeof *t->shape);
+		on_tensor(ud, &ti);
+	}
+	struct tensor_want w;
+	for (size_t i = 0; on_tensor && !m->st && config_tensor_at(&m->config, i, &w); i++) {
+		uint64_t unused;
+		struct moxie_tensor_info ti = { .name = w.name, .dtype = dtype_name(w.dtype), .file = "", .n_dim = w.n_dim, .n_bytes = want_bytes(&w, &unused) };
+		memcpy(ti.shape, w.shape, (size_t)w.n_dim * sizeof *w.shape);
+		on_tensor(ud, &ti);
+	}
+	rc = info ? info_out(info, &all) : 0;
+	if (rc < 0)
+		err_set(err, rc, "struct_size of the model info is %zu, wanted %zu", info->struct_size, sizeof *info);
+out:
+	moxie_model_free(m);
+	return rc;
+}
+
+MOXIE_API int moxie_synth(const char *config, const char *dir, uint64_t seed, int n_thread, moxie_progress_fn progress, void *ud,
+                          struct moxie_err *err)
+{
+	struct moxie_model_params p = { .progress = progress, .progress_ud = ud };
+	struct progress g = { &p, "random weights" };
+	struct buf text = { 0 };
+	int rc = config_text(&text, config, err);
+	if (rc == 0)
+		rc = synth_write(text.p, dir, seed, n_thread ? n_thread : host_n_cpu(), on_progress, &g, err);
+	buf_free(&text);
+	return rc;
+}
+
+MOXIE_API const char *moxie_config_name(int i)
+{
+	return config_name_at(i);
+}
+
+MOXIE_API int moxie_is_eos(const moxie_model *m, int32_t id)
+{
+	const int32_t *eos = m->gen.n_eos ? m->gen.eos : m->config.eos;
+	int n = m->gen.n_eos ? m->gen.n_eos : m->config.n_eos;
+	for (int i = 0; i < n; i++)
+		if (eos[i] == id)
+			return 1;
+	return 0;
+}
+
+MOXIE_API void moxie_sampling_default(const moxie_model *m, struct moxie_sampling *sp)
+{
+	*sp = (struct moxie_sampling){ .struct_size = sizeof *sp };
+	if (!m->gen.do_sample)
+		return;
+	sp->temperature = m->gen.temperature;
+	sp->top_p = m->gen.top_p;
+	sp->min_p = m->gen.min_p;
+	sp->top_k = m->gen.top_k;
+	sp->repetition_penalty = m->gen.repetition_penalty;
+}

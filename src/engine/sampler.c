@@ -1,0 +1,168 @@
+#include "engine/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool sampler_init(struct sampler *s, int n_vocab)
+{
+	size_t n = (size_t)n_vocab;
+	*s = (struct sampler){ malloc(n * sizeof *s->logit), malloc(n * sizeof *s->heap), calloc(n, 1), calloc(n, sizeof *s->count) };
+	if (s->logit && s->heap && s->seen && s->count)
+		return true;
+	sampler_free(s);
+	return false;
+}
+
+void sampler_free(struct sampler *s)
+{
+	free(s->logit);
+	free(s->heap);
+	free(s->seen);
+	free(s->count);
+	*s = (struct sampler){ 0 };
+}
+
+int sampler_check(const struct moxie_sampling *sp, struct moxie_err *err)
+{
+	const struct {
+		const char *name;
+		float value, low, high;
+	} range[] = {
+		{ "temperature", sp->temperature, 0, 100 },
+		{ "top_p", sp->top_p, 0, 1 },
+		{ "min_p", sp->min_p, 0, 1 },
+		{ "repetition_penalty", sp->repetition_penalty, 0, 100 },
+		{ "presence_penalty", sp->presence_penalty, -2, 2 },
+		{ "frequency_penalty", sp->frequency_penalty, -2, 2 },
+	};
+	for (size_t i = 0; i < sizeof range / sizeof *range; i++)
+		if (!(range[i].value >= range[i].low && range[i].value <= range[i].high)) /* NaN fails too */
+			return err_set(err, MOXIE_E_ARG, "%s is %g, wanted %g .. %g", range[i].name, (double)range[i].value, (double)range[i].low,
+			               (double)range[i].high);
+	if (sp->top_k < 0)
+		return err_set(err, MOXIE_E_ARG, "top_k is %d, wanted >= 0", sp->top_k);
+	return 0;
+}
+
+/* Uniform in [0, 1): splitmix64 of seed and position, so a rewound session draws the same again. */
+static double uniform(uint64_t seed, uint64_t pos)
+{
+	uint64_t z = seed * 0x9e3779b97f4a7c15u + (pos + 1) * 0xd1342543de82ef95u;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+static void penalise(struct sampler *s, const struct moxie_sampling *sp, const int32_t *history, size_t n, size_t n_out)
+{
+	float rep = sp->repetition_penalty > 0 ? sp->repetition_penalty : 1, *l = s->logit;
+	for (size_t i = 0; rep != 1 && i < n; i++) {
+		int32_t id = history[i];
+		if (!s->seen[id])
+			l[id] = l[id] > 0 ? l[id] / rep : l[id] * rep;
+		s->seen[id] = 1;
+	}
+	for (size_t i = n - n_out; i < n; i++)
+		if (s->count[history[i]] < UINT16_MAX)
+			s->count[history[i]]++;
+	for (size_t i = n - n_out; i < n; i++)
+		if (s->count[history[i]]) {
+			l[history[i]] -= sp->presence_penalty + sp->frequency_penalty * s->count[history[i]];
+			s->count[history[i]] = 0;
+		}
+	for (size_t i = 0; rep != 1 && i < n; i++)
+		s->seen[history[i]] = 0;
+}
+
+/* a before b: larger logit, then lower id. */
+static bool before(const float *l, int32_t a, int32_t b)
+{
+	return l[a] > l[b] || (l[a] == l[b] && a < b);
+}
+
+static void sift_down(const float *l, int32_t *heap, int n, int i)
+{
+	for (int child; (child = 2 * i + 1) < n; i = child) {
+		if (child + 1 < n && before(l, heap[child + 1], heap[child]))
+			child++;
+		if (before(l, heap[i], heap[child]))
+			return;
+		int32_t t = heap[i];
+		heap[i] = heap[child];
+		heap[child] = t;
+	}
+}
+
+/* Everything that is at least min_p times as likely as the best; two passes over the vocabulary, in id order. */
+static int32_t pick_plain(const float *l, int n_vocab, int32_t best, double inv_t, double min_p, double u)
+{
+	double sum = 0, at = 0;
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < n_vocab; i++) {
+			double p = exp((l[i] - (double)l[best]) * inv_t);
+			if (p < min_p)
+				continue;
+			if (pass == 0)
+				sum += p;
+			else if ((at += p) > u * sum)
+				return i;
+		}
+	return best;
+}
+
+/* A heap gives the tokens by falling probability, and only as many as are kept; they gather at the array's end. */
+static int32_t pick_sorted(struct sampler *s, const struct moxie_sampling *sp, int n_vocab, int32_t best, double inv_t, double u)
+{
+	const float *l = s->logit;
+	int32_t *heap = s->heap;
+	int n = 0, k = sp->top_k > 0 ? sp->top_k : n_vocab, n_kept = 0;
+	double top = l[best], sum = 0, mass = 0, top_p = sp->top_p > 0 && sp->top_p < 1 ? sp->top_p : 1;
+	for (int i = 0; i < n_vocab; i++)
+		if (l[i] > -INFINITY) {
+			heap[n++] = i;
+			sum += exp((l[i] - top) * inv_t);
+		}
+	for (int i = n / 2 - 1; i >= 0; i--)
+		sift_down(l, heap, n, i);
+	double need = sp->top_k > 0 ? INFINITY : top_p * sum; /* with top-k the nucleus is measured over the k, below */
+	while (n_kept < n && n_kept < k && mass < need) {
+		int32_t id = heap[0];
+		heap[0] = heap[n - 1 - n_kept];
+		heap[n - 1 - n_kept++] = id;
+		sift_down(l, heap, n - n_kept, 0);
+		mass += exp((l[id] - top) * inv_t);
+	}
+	need = sp->top_k > 0 ? top_p * mass : need;
+	int n_left = 0;
+	for (mass = 0; n_left < n_kept && mass < need; n_left++) {
+		double p = exp((l[heap[n - 1 - n_left]] - top) * inv_t);
+		if (p < (double)sp->min_p)
+			break;
+		mass += p;
+	}
+	double at = 0;
+	for (int i = 0; i < n_left; i++)
+		if ((at += exp((l[heap[n - 1 - i]] - top) * inv_t)) > u * mass)
+			return heap[n - 1 - i];
+	return best;
+}
+
+int32_t sampler_pick(struct sampler *s, const struct moxie_sampling *sp, const float *logits, int n_vocab, const int32_t *history,
+                     size_t n, size_t n_out)
+{
+	float *l = s->logit;
+	for (int i = 0; i < n_vocab; i++)
+		l[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+	penalise(s, sp, history, n, n_out);
+	int32_t best = 0;
+	for (int i = 1; i < n_vocab; i++)
+		if (l[i] > l[best])
+			best = i;
+	if (sp->temperature <= 0 || !isfinite(l[best]))
+		return best;
+	/* Probabilities are taken against the best, unnormalised, in double: a long tail adds up. */
+	double inv_t = 1 / (double)sp->temperature, u = uniform(sp->seed, n);
+	bool sorted = sp->top_k > 0 || (sp->top_p > 0 && sp->top_p < 1);
+	return sorted ? pick_sorted(s, sp, n_vocab, best, inv_t, u) : pick_plain(l, n_vocab, best, inv_t, (double)sp->min_p, u);
+}

@@ -1,0 +1,216 @@
+/* session.c - one token timeline: its pages, its tokens, its logits. */
+#include <stdlib.h>
+
+#include "engine/engine.h"
+
+#define DEFAULT_CTX 8192
+
+MOXIE_API int moxie_session_create(moxie_session **out, moxie_model *m, const struct moxie_session_params *p, struct moxie_err *err)
+{
+	*out = NULL;
+	int n_ctx = p && p->n_ctx ? p->n_ctx : m->config.n_ctx < DEFAULT_CTX ? m->config.n_ctx : DEFAULT_CTX;
+	if (n_ctx < 1 || n_ctx > m->config.n_ctx)
+		return err_set(err, MOXIE_E_ARG, "context length is %d, wanted 1 .. %d", n_ctx, m->config.n_ctx);
+
+	int n_page = m->kv.plan.n_full ? (n_ctx + KV_PAGE - 1) / KV_PAGE : 0, ring_pages = m->kv.plan.ring_pages;
+	uint64_t kv_bytes = (uint64_t)n_page * m->kv.plan.full_page_bytes + m->kv.plan.ring_bytes;
+	struct moxie_session *s = calloc(1, sizeof *s);
+	if (!s)
+		return err_nomem(err, sizeof *s, "a session");
+	s->m = m;
+	s->n_ctx = n_ctx;
+	s->page = malloc(((size_t)n_page + 1) * sizeof *s->page);
+	s->ring = malloc(((size_t)ring_pages + 1) * sizeof *s->ring);
+	s->tok.v = malloc((size_t)n_ctx * sizeof *s->tok.v); /* whole, so that a step never allocates */
+	s->tok.cap = (size_t)n_ctx;
+	s->logits = malloc((size_t)m->config.n_vocab * sizeof *s->logits);
+	bool sampler = sampler_init(&s->sampler, m->config.n_vocab);
+	bool pages = false, ring = false;
+	if (s->page && s->ring) {
+		pthread_mutex_lock(&m->lock);
+		pages = page_pool_take(&m->kv.full, s->page, n_page);
+		s->n_page = pages ? n_page : 0;
+		ring = pages && page_pool_take(&m->kv.ring, s->ring, ring_pages);
+		if (pages && !ring) {
+			page_pool_give(&m->kv.full, s->page, n_page, m->kv.plan.page_bytes);
+			s->n_page = 0;
+		}
+		pthread_mutex_unlock(&m->lock);
+	}
+	if (ring && s->tok.v && s->logits && sampler) {
+		*out = s;
+		return 0;
+	}
+	if (!ring) { /* session_free gives back what was taken; nothing was */
+		free(s->ring);
+		s->ring = NULL;
+	}
+	moxie_session_free(s);
+	return err_nomem(err, (size_t)kv_bytes, "the KV cache of a session");
+}
+
+MOXIE_API void moxie_session_free(moxie_session *s)
+{
+	if (!s)
+		return;
+	struct moxie_model *m = s->m;
+	if (s->ring) {
+		pthread_mutex_lock(&m->lock);
+		page_pool_give(&m->kv.full, s->page, s->n_page, m->kv.plan.page_bytes);
+		page_pool_give(&m->kv.ring, s->ring, m->kv.plan.ring_pages, m->kv.plan.page_bytes);
+		pthread_mutex_unlock(&m->lock);
+	}
+	sampler_free(&s->sampler);
+	free(s->logits);
+	ids_free(&s->tok);
+	free(s->ring);
+	free(s->page);
+	free(s);
+}
+
+static int check_ids(const struct moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err)
+{
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] < 0 || ids[i] >= s->m->config.n_vocab)
+			return err_set(err, MOXIE_E_ARG, "token %zu is %d, wanted 0 .. %d", i, (int)ids[i], s->m->config.n_vocab - 1);
+	if (n > (size_t)s->n_ctx - s->tok.n)
+		return err_set(err, MOXIE_E_KV_FULL, "%zu tokens after %zu do not fit in the context length of %d", n, s->tok.n, s->n_ctx);
+	return 0;
+}
+
+/* Reads and clears the flag, so that one cancel stops one call. */
+static bool cancelled(struct moxie_session *s)
+{
+	return atomic_exchange(&s->cancel, 0) != 0;
+}
+
+MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err)
+{
+	int rc = check_ids(s, ids, n, err);
+	if (rc < 0)
+		return rc;
+	for (size_t i = 0; i < n;) {
+		int n_row = n - i < (size_t)s->m->n_chunk ? (int)(n - i) : s->m->n_chunk;
+		struct part part = { s, ids + i, n_row, i + (size_t)n_row == n };
+		if (cancelled(s))
+			return err_set(err, MOXIE_E_CANCELLED, "cancelled after %zu of %zu tokens", i, n);
+		pthread_mutex_lock(&s->m->lock);
+		rc = engine_step(s->m, &part, 1, err);
+		pthread_mutex_unlock(&s->m->lock);
+		if (rc == MOXIE_E_CANCELLED) {
+			cancelled(s);
+			return err_set(err, rc, "cancelled after %zu of %zu tokens", i, n);
+		}
+		if (rc < 0)
+			return rc;
+		i += (size_t)n_row;
+		s->n_out = 0;
+	}
+	return 0;
+}
+
+MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, struct moxie_err *err)
+{
+	struct part part[256];
+	if (n < 1)
+		return n ? err_set(err, MOXIE_E_ARG, "%d sessions, wanted >= 0", n) : 0;
+	struct moxie_model *m = s[0]->m;
+	if (n > m->n_seq)
+		return err_set(err, MOXIE_E_ARG, "%d sessions in one step, the model was opened for %d", n, m->n_seq);
+	for (int i = 0; i < n; i++) {
+		if (s[i]->m != m)
+			return err_set(err, MOXIE_E_ARG, "session %d belongs to another model", i);
+		for (int j = 0; j < i; j++)
+			if (s[j] == s[i])
+				return err_set(err, MOXIE_E_ARG, "sessions %d and %d are the same", j, i);
+		int rc = check_ids(s[i], ids + i, 1, err);
+		if (rc < 0)
+			return rc;
+		if (cancelled(s[i]))
+			return err_set(err, MOXIE_E_CANCELLED, "session %d was cancelled", i);
+		part[i] = (struct part){ s[i], ids + i, 1, true };
+	}
+	pthread_mutex_lock(&m->lock);
+	int rc = engine_step(m, part, n, err);
+	pthread_mutex_unlock(&m->lock);
+	for (int i = 0; rc == 0 && i < n; i++)
+		s[i]->n_out++;
+	return rc;
+}
+
+MOXIE_API int moxie_sampling_check(const struct moxie_sampling *sp, struct moxie_err *err)
+{
+	return sampler_check(sp, err);
+}
+
+MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
+{
+	static const struct moxie_sampling greedy;
+	*id = 0;
+	sp = sp ? sp : &greedy;
+	int rc = sampler_check(sp, err);
+	if (rc < 0)
+		return rc;
+	if (!s->has_logits)
+		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
+	*id = sampler_pick(&s->sampler, sp, s->logits, s->m->config.n_vocab, s->tok.v, s->tok.n, s->n_out);
+	return 0;
+}
+
+MOXIE_API int moxie_session_next(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
+{
+	int rc = moxie_session_sample(s, sp, id, err);
+	if (rc < 0)
+		return rc;
+	size_t n_out = s->n_out;
+	rc = moxie_session_append(s, id, 1, err);
+	if (rc == 0)
+		s->n_out = n_out + 1;
+	return rc;
+}
+
+MOXIE_API size_t moxie_session_n_tok(const moxie_session *s)
+{
+	return s->tok.n;
+}
+
+MOXIE_API const int32_t *moxie_session_tokens(const moxie_session *s)
+{
+	return s->tok.v;
+}
+
+MOXIE_API const float *moxie_session_logits(const moxie_session *s)
+{
+	return s->has_logits ? s->logits : NULL;
+}
+
+MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
+{
+	const struct kv_plan *p = &s->m->kv.plan;
+	if (n >= s->tok.n)
+		return s->tok.n;
+	/* The token at n will look back over window - 1 keys; all must still be in the ring, whose slots were last
+	 * overwritten by position n_high - 1. */
+	size_t ring_len = (size_t)p->ring_pages * KV_PAGE, window = (size_t)s->m->config.window;
+	if (p->ring_pages && s->n_high > ring_len && n + ring_len < s->n_high + window - 1)
+		n = 0;
+	if (n == 0)
+		s->n_high = 0;
+	s->tok.n = n;
+	s->n_out = 0;
+	s->has_logits = false;
+	return n;
+}
+
+MOXIE_API size_t moxie_session_reuse(moxie_session *s, const int32_t *ids, size_t n)
+{
+	size_t same = 0;
+	while (same + 1 < n && same < s->tok.n && s->tok.v[same] == ids[same])
+		same++;
+	return moxie_session_rewind(s, same);
+}
+
+MOXIE_API void moxie_session_cancel(moxie_session *s)
+{
+	atomic_store(&s->cancel, 1);
+}

@@ -1,0 +1,167 @@
+/* gpt_oss.c - GPT-OSS 20B, 120B and any other dims: the forward pass, top to bottom.
+ *
+ * Source: openai/gpt-oss gpt_oss/torch/model.py; transformers models/gpt_oss.  Test: build/test_model (logits of tiny
+ * checkpoints against transformers in fp32).  Bench: moxie bench.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "models/model.h"
+#include "moe/moe.h"
+
+struct layer {
+	struct weight attn_norm;                 /* [n_embd] */
+	struct weight wq, wk, wv, bq, bk, bv;    /* [n_head * d_head, n_embd], [n_head_kv * d_head, n_embd] x 2; biases [N] */
+	struct weight sinks;                     /* [n_head] */
+	struct weight wo, bo;                    /* [n_embd, n_head * d_head], [n_embd] */
+	struct weight ffn_norm;                  /* [n_embd] */
+	struct moe_weights moe;
+};
+
+struct model {
+	struct model_config c;
+	struct weight tok_embd, out_norm, lm_head; /* [n_vocab, n_embd], [n_embd], [n_vocab, n_embd] */
+	float *inv_freq;                         /* [d_head / 2] */
+	float mscale;
+	struct layer layer[];                    /* [n_layer] */
+};
+
+/* YaRN: low dimensions keep their frequency, high ones are slowed by factor, with a ramp between; in double, as the
+ * angles of position 131071 see every bit of the product.  GPT-OSS has truncate = false: the ramp ends are not rounded. */
+static float rope_init(float *inv_freq, const struct model_config *c)
+{
+	const struct yarn *y = &c->yarn;
+	int half = c->d_head / 2;
+	double low = 0, high = 1;
+	if (y->factor > 0) {
+		double log_base = log((double)c->rope_theta);
+		low = c->d_head * log(y->n_ctx_orig / (y->beta_fast * 2 * M_PI)) / (2 * log_base);
+		high = c->d_head * log(y->n_ctx_orig / (y->beta_slow * 2 * M_PI)) / (2 * log_base);
+		if (y->truncate)
+			low = floor(low), high = ceil(high);
+		low = fmax(low, 0);
+		high = fmin(high, c->d_head - 1);
+		if (low == high)
+			high += 0.001; /* no division by zero; transformers does the same */
+	}
+	for (int i = 0; i < half; i++) {
+		double f = pow((double)c->rope_theta, -2.0 * i / c->d_head);
+		if (y->factor > 0) {
+			double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+			f = ramp * f / y->factor + (1 - ramp) * f;
+		}
+		inv_freq[i] = (float)f;
+	}
+	if (y->factor <= 0)
+		return 1;
+	return y->attention_factor > 0 ? y->attention_factor : y->factor > 1 ? (float)(0.1 * log((double)y->factor) + 1) : 1;
+}
+
+static int bind(struct model **out, const struct model_config *c, const struct safetensors *st, struct moxie_err *err)
+{
+	*out = NULL;
+	int rc = model_check_tensors(c, st, err);
+	if (rc < 0)
+		return rc;
+	size_t n_bytes = sizeof(struct model) + (size_t)c->n_layer * sizeof(struct layer);
+	struct model *m = calloc(1, n_bytes);
+	float *inv_freq = calloc((size_t)c->d_head / 2, sizeof *inv_freq);
+	if (!m || !inv_freq) {
+		free(m);
+		free(inv_freq);
+		return err_nomem(err, n_bytes, "the weight table");
+	}
+	m->c = *c;
+	m->inv_freq = inv_freq;
+	m->mscale = rope_init(inv_freq, c);
+	m->tok_embd = model_weight(st, "model.embed_tokens.weight");
+	m->out_norm = model_weight(st, "model.norm.weight");
+	m->lm_head = c->tie_embd ? m->tok_embd : model_weight(st, "lm_head.weight");
+	for (int il = 0; il < c->n_layer; il++) {
+		struct layer *L = &m->layer[il];
+		L->attn_norm = model_weight(st, "model.layers.%d.input_layernorm.weight", il);
+		L->wq = model_weight(st, "model.layers.%d.self_attn.q_proj.weight", il);
+		L->bq = model_weight(st, "model.layers.%d.self_attn.q_proj.bias", il);
+		L->wk = model_weight(st, "model.layers.%d.self_attn.k_proj.weight", il);
+		L->bk = model_weight(st, "model.layers.%d.self_attn.k_proj.bias", il);
+		L->wv = model_weight(st, "model.layers.%d.self_attn.v_proj.weight", il);
+		L->bv = model_weight(st, "model.layers.%d.self_attn.v_proj.bias", il);
+		L->sinks = model_weight(st, "model.layers.%d.self_attn.sinks", il);
+		L->wo = model_weight(st, "model.layers.%d.self_attn.o_proj.weight", il);
+		L->bo = model_weight(st, "model.layers.%d.self_attn.o_proj.bias", il);
+		L->ffn_norm = model_weight(st, "model.layers.%d.post_attention_layernorm.weight", il);
+		L->moe.router = model_weight(st, "model.layers.%d.mlp.router.weight", il);
+		L->moe.router_b = model_weight(st, "model.layers.%d.mlp.router.bias", il);
+		L->moe.gate_up = model_weight(st, "model.layers.%d.mlp.experts.gate_up_proj", il);
+		L->moe.gate_up_b = model_weight(st, "model.layers.%d.mlp.experts.gate_up_proj_bias", il);
+		L->moe.down = model_weight(st, "model.layers.%d.mlp.experts.down_proj", il);
+		L->moe.down_b = model_weight(st, "model.layers.%d.mlp.experts.down_proj_bias", il);
+	}
+	*out = m;
+	return 0;
+}
+
+static int forward(struct model *m, struct kern *k, const struct forward_args *a, struct moxie_err *err)
+{
+	const struct model_config *c = &m->c;
+	const struct batch *b = a->batch;
+	struct arena *ws = a->ws;
+	int n_tok = b->n_tok, n_embd = c->n_embd, n_q = c->n_head * c->d_head;
+	size_t mark = ws->n, act = (size_t)dtype_bytes(k->act), n = (size_t)n_tok;
+
+	void *x = arena_take(ws, n * (size_t)n_embd, act);                 /* [n_tok, n_embd] residual stream */
+	void *h = arena_take(ws, n * (size_t)n_embd, act);                 /* [n_tok, n_embd] normed */
+	void *q = arena_take(ws, n * (size_t)n_q, act);                    /* [n_tok, n_head, d_head] */
+	void *o = arena_take(ws, n * (size_t)n_q, act);                    /* [n_tok, n_head, d_head] */
+	float *cs = arena_take(ws, n * (size_t)c->d_head, sizeof(float));  /* [n_tok, d_head / 2, 2] */
+	struct moe_config moe = { ROUTE_TOPK_SOFTMAX, n_embd, c->n_ff, c->n_expert, c->n_expert_used, c->swiglu_alpha, c->swiglu_limit };
+	size_t need = ws->n;
+	int rc = 0;
+	if (!ws->base) {
+		rc = moe_forward(k, &moe, &m->layer[0].moe, x, h, n_tok, ws, err);
+		goto out;
+	}
+	if (!x || !h || !q || !o || !cs) {
+		rc = err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens (%zu)", ws->cap, n_tok, need);
+		goto out;
+	}
+
+	k->embed(k, &(struct embed_args){ .x = x, .w = &m->tok_embd, .tok = b->tok, .n_tok = n_tok, .n_embd = n_embd });
+	k->rope(k, &(struct rope_args){ .cs = cs, .pos = b->pos, .inv_freq = m->inv_freq, .mscale = m->mscale, .n_tok = n_tok, .n_rot = c->d_head });
+
+	for (int il = 0; il < c->n_layer; il++) {
+		const struct layer *L = &m->layer[il];
+		if (a->cancel && atomic_load_explicit(a->cancel, memory_order_relaxed)) {
+			rc = err_set(err, MOXIE_E_CANCELLED, "cancelled at layer %d of %d", il, c->n_layer);
+			goto out;
+		}
+		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->attn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
+		k->qkv(k, &(struct qkv_args){ .q = q, .h = h, .wq = &L->wq, .wk = &L->wk, .wv = &L->wv, .bq = &L->bq, .bk = &L->bk,
+			.bv = &L->bv, .cs = cs, .kv = &a->kv[il], .batch = b, .n_embd = n_embd, .n_head = c->n_head,
+			.n_head_kv = c->n_head_kv, .d_head = c->d_head });
+		k->attn(k, &(struct attn_args){ .o = o, .q = q, .sinks = &L->sinks, .kv = &a->kv[il], .batch = b, .n_head = c->n_head,
+			.n_head_kv = c->n_head_kv, .d_head = c->d_head, .window = c->sliding[il] ? c->window : 0,
+			.scale = 1 / sqrtf((float)c->d_head) });
+		k->gemm(k, &(struct gemm_args){ .d = x, .a = o, .w = &L->wo, .b = &L->bo, .n_tok = n_tok, .n_out = n_embd, .n_in = n_q, .add = true });
+
+		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->ffn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
+		if ((rc = moe_forward(k, &moe, &L->moe, x, h, n_tok, ws, err)) < 0)
+			goto out;
+	}
+
+	k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &m->out_norm, .row = b->out_row, .eps = c->norm_eps, .n_tok = b->n_out, .n_embd = n_embd });
+	k->gemm(k, &(struct gemm_args){ .d = a->logits, .a = h, .w = &m->lm_head, .n_tok = b->n_out, .n_out = c->n_vocab, .n_in = n_embd, .d_f32 = true });
+	rc = k->sync(k, err);
+out:
+	ws->n = mark;
+	return rc;
+}
+
+static void model_free(struct model *m)
+{
+	if (m)
+		free(m->inv_freq);
+	free(m);
+}
+
+const struct model_ops model_gpt_oss = { .bind = bind, .forward = forward, .free = model_free };
