@@ -36,6 +36,9 @@ int model_check_tensors(const struct model_config *c, const struct safetensors *
 			return err_set(err, MOXIE_E_SHAPE, "%s: tensor %s: wanted %s, found %s", safetensors_file_name(st, t->file), want.name,
 			               wanted, found);
 		}
+		if ((uintptr_t)t->data % (uintptr_t)dtype_bytes(t->dtype))
+			return err_set(err, MOXIE_E_UNSUPPORTED, "%s: tensor %s: its data begins at an odd address, wanted a multiple of %d bytes",
+			               safetensors_file_name(st, t->file), want.name, dtype_bytes(t->dtype));
 	}
 	return 0;
 }

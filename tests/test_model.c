@@ -1,0 +1,136 @@
+/* test_model.c - whole-model truth: logits of tiny random checkpoints against transformers in fp32.
+ *
+ * tests/vectors/<case>/ holds a Hugging Face directory and goldens.safetensors, made by tools/gen_vectors.py.
+ * The plain C kernels with an fp32 KV cache must agree to 2e-5 of the largest logit: the same maths in another order.
+ * The fast kernels round activations or KV to bf16 (8 bits of mantissa): 3e-2.
+ */
+#include <dirent.h>
+
+#include "formats/safetensors.h"
+#include "moxie.h"
+#include "test.h"
+
+#define VECTORS "tests/vectors"
+
+static struct moxie_err err;
+
+struct golden {
+	struct safetensors *st;
+	const int32_t *ids;
+	const float *logits; /* [n, n_vocab] */
+	int n, n_vocab;
+};
+
+static bool golden_get(struct golden *g, int i)
+{
+	char name[32];
+	snprintf(name, sizeof name, "prompt%d", i);
+	const struct st_tensor *p = safetensors_find(g->st, name);
+	snprintf(name, sizeof name, "logits%d", i);
+	const struct st_tensor *l = safetensors_find(g->st, name);
+	if (!p || !l)
+		return false;
+	g->ids = (const int32_t *)(const void *)p->data;
+	g->logits = (const float *)(const void *)l->data;
+	g->n = (int)p->shape[0];
+	g->n_vocab = (int)l->shape[1];
+	return true;
+}
+
+/* Largest difference over the largest golden logit of that row. */
+static double row_error(const float *got, const float *want, int n)
+{
+	double diff = 0, top = 0;
+	for (int i = 0; i < n; i++) {
+		if (!(fabs((double)got[i]) < INFINITY))
+			return INFINITY;
+		diff = fmax(diff, fabs((double)got[i] - (double)want[i]));
+		top = fmax(top, fabs((double)want[i]));
+	}
+	return diff / top;
+}
+
+struct run {
+	const char *device;
+	int kv_f32, n_chunk;
+	double bound;
+	bool loose; /* the device may be missing on this machine */
+};
+
+/* Feeds each prompt whole (so every chunk length is met), then in steps of one token with the logits of every position. */
+static double check_dir(const char *dir, const struct run *r, bool *ran)
+{
+	char path[512];
+	struct golden g = { 0 };
+	double worst = 0;
+	snprintf(path, sizeof path, "%s/goldens.safetensors", dir);
+	OK(safetensors_open(&g.st, path, &err), err);
+	moxie_model *m;
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = dir, .device = r->device, .kv_f32 = r->kv_f32, .n_chunk = r->n_chunk };
+	int rc = moxie_model_open(&m, &p, &err);
+	*ran = rc == 0;
+	if (rc == MOXIE_E_UNSUPPORTED && r->loose) {
+		safetensors_free(g.st);
+		return 0;
+	}
+	OK(rc, err);
+	int n_prompt = 0;
+	for (int i = 0; golden_get(&g, i); i++, n_prompt++) {
+		moxie_session *s;
+		OK(moxie_session_create(&s, m, NULL, &err), err);
+		OK(moxie_session_append(s, g.ids, (size_t)g.n, &err), err);
+		double e = row_error(moxie_session_logits(s), g.logits + (size_t)(g.n - 1) * (size_t)g.n_vocab, g.n_vocab);
+		CHECK(e <= r->bound, "%s %s chunk %d prompt %d whole: error %.3g, bound %g", dir, r->device, r->n_chunk, i, e, r->bound);
+		worst = fmax(worst, e);
+		CHECK(moxie_session_rewind(s, 0) == 0, "rewind to the start must work");
+		for (int t = 0; t < g.n; t++) {
+			OK(moxie_session_append(s, g.ids + t, 1, &err), err);
+			e = row_error(moxie_session_logits(s), g.logits + (size_t)t * (size_t)g.n_vocab, g.n_vocab);
+			CHECK(e <= r->bound, "%s %s prompt %d position %d: error %.3g, bound %g", dir, r->device, i, t, e, r->bound);
+			worst = fmax(worst, e);
+		}
+		moxie_session_free(s);
+	}
+	CHECK(n_prompt >= 1, "%s holds no prompts", path);
+	moxie_model_free(m);
+	safetensors_free(g.st);
+	return worst;
+}
+
+static void check_all(const struct run *r)
+{
+	DIR *d = opendir(VECTORS);
+	CHECK(d, "%s is missing", VECTORS);
+	int n = 0, n_ran = 0;
+	for (struct dirent *e; (e = readdir(d));) {
+		char dir[400], probe[500];
+		snprintf(dir, sizeof dir, "%s/%s", VECTORS, e->d_name);
+		snprintf(probe, sizeof probe, "%s/goldens.safetensors", dir);
+		FILE *f = fopen(probe, "r");
+		if (!f)
+			continue;
+		fclose(f);
+		bool ran;
+		double worst = check_dir(dir, r, &ran);
+		if (ran)
+			printf("    %-28s %-10s chunk %-3d kv %s: worst error %.2e\n", e->d_name, r->device, r->n_chunk ? r->n_chunk : 512,
+			       r->kv_f32 ? "f32 " : "bf16", worst);
+		n++;
+		n_ran += ran;
+	}
+	closedir(d);
+	CHECK(n >= 3, "%d cases in %s, wanted at least 3", n, VECTORS);
+	if (!n_ran)
+		SKIP("%s: not on this processor", r->device);
+}
+
+TEST(golden_ref) { check_all(&(struct run){ "cpu:ref", 1, 0, 2e-5, false }); }
+TEST(golden_ref_small_chunks) { check_all(&(struct run){ "cpu:ref", 1, 5, 2e-5, false }); }
+TEST(golden_ref_kv_bf16) { check_all(&(struct run){ "cpu:ref", 0, 0, 3e-2, false }); }
+TEST(golden_avx2) { check_all(&(struct run){ "cpu:avx2", 1, 0, 5e-5, true }); }
+TEST(golden_avx512) { check_all(&(struct run){ "cpu:avx512", 0, 0, 3e-2, true }); }
+TEST(golden_avx512_small_chunks) { check_all(&(struct run){ "cpu:avx512", 0, 7, 3e-2, true }); }
+TEST(golden_amx) { check_all(&(struct run){ "cpu:amx", 0, 0, 3e-2, true }); }
+TEST(golden_amx_small_chunks) { check_all(&(struct run){ "cpu:amx", 0, 33, 3e-2, true }); }
+
+TEST_MAIN
