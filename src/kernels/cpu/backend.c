@@ -1,0 +1,104 @@
+/* backend.c - opens the CPU backend: limits, instruction set, scratch memory.  The only dispatch point. */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/ref.h"
+
+#include <stdlib.h>
+
+#include "base/host.h"
+
+static const char *const isa_word[] = { "ref", "avx2", "avx512", "amx", "auto" };
+
+static int check_limits(const struct kern_limits *l, int n_thread, struct moxie_err *err)
+{
+	if (n_thread < 0 || n_thread > 4096)
+		return err_set(err, MOXIE_E_ARG, "%d threads, wanted 0 (all) to 4096", n_thread);
+	if (l->n_tok < 1 || l->n_vocab < 1 || l->n_embd < 1 || l->n_embd % MX_GROUP)
+		return err_set(err, MOXIE_E_ARG, "n_tok is %d, n_vocab %d, n_embd %d; wanted at least 1, and n_embd a multiple of %d", l->n_tok,
+		               l->n_vocab, l->n_embd, MX_GROUP);
+	if (l->n_head < 1 || l->n_head_kv < 1 || l->n_head % l->n_head_kv)
+		return err_set(err, MOXIE_E_ARG, "%d query heads do not share %d key heads evenly", l->n_head, l->n_head_kv);
+	if (l->d_head < 2 || l->d_head % 2 || l->d_head > MAX_D_HEAD || (int64_t)l->n_head * l->d_head > 1 << 24 ||
+	    l->n_head * l->d_head % MX_GROUP)
+		return err_set(err, MOXIE_E_ARG, "d_head is %d with %d heads; wanted even, at most %d, and their product a multiple of %d", l->d_head,
+		               l->n_head, MAX_D_HEAD, MX_GROUP);
+	if (l->n_expert < 0 || l->n_expert > 512 || l->n_used < 0 || l->n_used > 16 || l->n_used > l->n_expert)
+		return err_set(err, MOXIE_E_ARG, "%d of %d experts; wanted at most 16 of 512", l->n_used, l->n_expert);
+	if (l->n_ff < 0 || l->n_ff % MX_GROUP || (l->n_expert > 0 && l->n_ff < MX_GROUP))
+		return err_set(err, MOXIE_E_ARG, "n_ff is %d, wanted a multiple of %d", l->n_ff, MX_GROUP);
+	if ((int64_t)l->n_tok * (l->n_used ? l->n_used : 1) > 1 << 26)
+		return err_set(err, MOXIE_E_ARG, "%d tokens of %d experts are more than a batch may hold", l->n_tok, l->n_used);
+	return 0;
+}
+
+/* The instruction set asked for, or the best one; NULL with *missing named.  CPU_REF: NULL, nothing missing. */
+static const struct cpu_ops *pick_isa(enum cpu_isa isa, const char **missing)
+{
+	const struct cpu_ops *found = NULL;
+	*missing = NULL;
+	if (isa == CPU_AMX || isa == CPU_AUTO)
+		found = cpu_isa_amx(missing);
+	if (isa == CPU_AVX512 || (isa == CPU_AUTO && !found))
+		found = cpu_isa_avx512(missing);
+	if (isa == CPU_AVX2 || (isa == CPU_AUTO && !found))
+		found = cpu_isa_avx2(missing);
+	if (isa == CPU_AUTO || found)
+		*missing = NULL; /* AUTO is content with the reference */
+	return found;
+}
+
+static void plan(struct cpu *c)
+{
+	const struct kern_limits *l = &c->lim;
+	c->kv_new = arena_take(&c->mem, (size_t)l->n_tok * 2, (size_t)l->n_head_kv * (size_t)l->d_head * sizeof(float));
+	if (c->isa)
+		fast_plan(c);
+}
+
+static int cpu_sync(struct kern *k, struct moxie_err *err)
+{
+	struct cpu *c = k->impl;
+	return c->status ? err_set(err, c->status, "%s", c->text) : 0;
+}
+
+static void cpu_free(struct kern *k)
+{
+	struct cpu *c = k->impl;
+	arena_free(&c->mem);
+	free(c);
+}
+
+int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_isa isa, int n_thread, struct moxie_err *err)
+{
+	*out = NULL;
+	int rc = check_limits(lim, n_thread, err);
+	if (rc < 0)
+		return rc;
+	if ((unsigned)isa > CPU_AUTO)
+		return err_set(err, MOXIE_E_ARG, "%d is no instruction set", (int)isa);
+	const char *missing;
+	const struct cpu_ops *ops = pick_isa(isa, &missing);
+	if (missing)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "this processor cannot run the %s kernels: no %s", isa_word[isa], missing);
+
+	struct cpu *c = calloc(1, sizeof *c);
+	if (!c)
+		return err_nomem(err, sizeof *c, "the CPU backend");
+	c->lim = *lim;
+	c->isa = ops;
+	c->kern = (struct kern){ .name = ops ? ops->name : "cpu reference", .act = DT_F32, .n_thread = n_thread ? n_thread : host_n_cpu(),
+		.embed = ref_embed, .rmsnorm = ref_rmsnorm, .gemm = ref_gemm, .rope = ref_rope, .qkv = ref_qkv, .attn = ref_attn,
+		.route = ref_route, .moe_gate_up = ref_moe_gate_up, .moe_down = ref_moe_down, .sync = cpu_sync, .free = cpu_free, .impl = c };
+	if (ops)
+		fast_fill(&c->kern);
+
+	c->mem = (struct arena){ .cap = SIZE_MAX };
+	plan(c);
+	size_t need = c->mem.top;
+	if (!arena_init(&c->mem, need)) {
+		free(c);
+		return err_nomem(err, need, "the CPU backend's scratch");
+	}
+	plan(c);
+	*out = &c->kern;
+	return 0;
+}

@@ -1,0 +1,107 @@
+/* cpu.h - what the CPU backend keeps between ops, and what an instruction set brings to it.
+ *
+ * fast.c holds the ops, the threads and the memory; avx2.c, avx512.c and amx.c hold the loops, behind `struct cpu_ops`.
+ * A product meets its tokens in one of two forms:
+ *   dots    up to min_panel - 1 tokens: weight rows stream from memory once, each against up to 4 tokens, no other traffic
+ *   panels  from min_panel tokens: `lane` tokens side by side in a vector, weights broadcast, MXFP4 rows expanded into cache
+ * Which form serves a token depends on how many tokens share the matrix, so a token's bits may differ between the two forms,
+ * and only there: inside one form its result does not depend on its neighbours, and never on the thread count.
+ */
+#ifndef MOXIE_CPU_H
+#define MOXIE_CPU_H
+
+#include "base/arena.h"
+#include "kernels/kernels.h"
+
+#define MX_CHUNK 128    /* k that the MXFP4 dot kernels take at once: packed activation rows are padded to it */
+#define MAX_D_HEAD 512
+#define ATTN_CHUNK 1024 /* keys folded into one partial result of attention; absolute, so that any split gives the same bits */
+
+/* One [rows, n_in] matrix: a weight, or one expert of one. */
+struct mat {
+	bool mx;
+	int n_in;
+	const uint8_t *data; /* bf16 [rows, n_in], or MXFP4 [rows, n_in/2] */
+	const uint8_t *scl;  /* [rows, n_in/32] */
+};
+
+/* One unit of attention work: n_row query rows (token major, then the heads of one KV head) against keys [lo, hi). */
+struct attn_job {
+	const struct attn_args *a;
+	int seq, ihkv;     /* whose keys */
+	int row0, pos0, n_tok; /* batch rows row0.., at positions pos0.. */
+	int lo, hi;
+	float *m, *l, *o;  /* [n_row], [n_row], [n_row, d_head]: largest score, sum of weights, weighted values */
+	void *tmp;         /* attn_tmp_bytes */
+};
+
+struct cpu_ops {
+	const char *name;
+	int elem;      /* bytes of a packed activation: 2 = bf16, 4 = f32 */
+	int lane;      /* tokens a panel */
+	int unit;      /* rows that the panel kernel takes at once, even */
+	int block;     /* rows of a matrix that a thread finishes before the next: their expansion should stay in L2 */
+	int min_panel;
+	int attn_tok;  /* query tokens of one attention job */
+
+	/* One row of n_in floats for dots, padded with zeros to MX_CHUNK. */
+	void (*pack_dot)(void *dst, const float *a, int n_in, bool mx);
+	/* Up to `lane` rows for panels; missing ones are zero. */
+	void (*pack_panel)(void *dst, const float *const *row, int n_row, int n_in);
+	/* y[t * ldy + r] = w[r0 + r] . a[t] */
+	void (*dot)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, float *y, int ldy);
+	/* The same from panels, n_row <= block; expanded: block * padded n_in elements of scratch. */
+	void (*panel)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, float *y, int ldy, void *expanded);
+	/* y[r] = w[r] . a in fp32, for the router */
+	void (*dot_f32)(float *y, const float *a, const bf16 *w, int n_row, int n_in);
+	/* act[j] from u[2j], u[2j + 1] */
+	void (*swiglu)(float *act, const float *u, int n, float alpha, float limit);
+	void (*rmsnorm)(float *h, const float *x, const struct weight *w, int n, float eps);
+	/* Fills m, l, o of the job. */
+	void (*attn)(const struct attn_job *j);
+	size_t (*attn_tmp_bytes)(int n_row, int d_head);
+	int attn_d_head; /* d_head must be a multiple of this for attn; else the reference serves */
+};
+
+struct pack_item {
+	int i0, n;  /* sorted pairs i0 .. i0 + n - 1 (dense: tokens) */
+	int row;    /* row of the packed buffer */
+};
+
+struct cpu {
+	struct kern kern; /* k->impl points to the whole */
+	struct kern_limits lim;
+	const struct cpu_ops *isa; /* NULL: reference */
+	struct arena mem;
+	int status; /* sticky, what sync() returns */
+	char text[128];
+
+	float *kv_new;   /* [n_tok, 2, n_head_kv * d_head]: this batch's keys and values before they are stored */
+	float *logit;    /* [n_tok, n_expert] */
+	void *packed;    /* activations of the running op in the form its kernels take */
+	struct pack_item *item;
+	int n_item;
+	int32_t *row_of; /* [n_expert] first packed row of each expert */
+	int32_t *inv;    /* [n_pair] place of pair p in moe_tables.pair */
+	uint8_t *thread; /* [n_thread] scratch of thread_bytes: y, expanded, attention */
+	size_t thread_bytes, y_bytes, n_pack_row;
+	float *part;     /* partial results of attention: part_row rows of [m, l, o...] */
+	int part_row;
+};
+
+/* NULL where this build or this processor lacks the instruction set; *missing then names the feature. */
+const struct cpu_ops *cpu_isa_avx2(const char **missing);
+const struct cpu_ops *cpu_isa_avx512(const char **missing);
+const struct cpu_ops *cpu_isa_amx(const char **missing);
+
+/* Replaces the reference ops of k by the fast ones over c->isa. */
+void fast_fill(struct kern *k);
+/* Takes the scratch memory of the fast ops from c->mem, which may be dry. */
+void fast_plan(struct cpu *c);
+
+static inline int pad_to(int n, int m)
+{
+	return (n + m - 1) / m * m;
+}
+
+#endif
