@@ -44,7 +44,9 @@ const char *safetensors_file_name(const struct safetensors *st, int file);
 int safetensors_populate(struct safetensors *st, int n_thread, int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud,
                          struct moxie_err *err);
 
-/* Parses one file image that the caller keeps; for tests and the fuzz target. */
+/* Parses one file image that the caller keeps; for images in memory, tests and the fuzz target. */
 int safetensors_parse(struct safetensors **out, const uint8_t *p, size_t n, const char *file_name, struct moxie_err *err);
+/* Hands that image, n bytes from mmap, over: safetensors_free unmaps it. */
+void safetensors_own(struct safetensors *st, void *map, size_t n);
 
 #endif
