@@ -14,8 +14,7 @@ int json_read_text(json_t **out, const char *p, size_t n, const char *file_name,
 	json_t *j = json_loadb(p, n, JSON_REJECT_DUPLICATES, &je);
 	if (errno == ENOMEM || (!j && json_error_code(&je) == json_error_out_of_memory)) {
 		json_decref(j);
-		err_set(err, MOXIE_E_NOMEM, "%s: out of memory while reading %zu bytes of JSON", file_name, n);
-		return MOXIE_E_NOMEM;
+		return err_set(err, MOXIE_E_NOMEM, "%s: out of memory while reading %zu bytes of JSON", file_name, n);
 	}
 	if (!j)
 		return err_set(err, MOXIE_E_FORMAT, "%s: line %d, column %d: %s", file_name, je.line, je.column, je.text);
@@ -27,12 +26,14 @@ int json_read_text(json_t **out, const char *p, size_t n, const char *file_name,
 	return 0;
 }
 
-int json_read_file(json_t **out, const char *path, struct moxie_err *err)
+int json_read_file(json_t **out, const char *path, bool may_lack, struct moxie_err *err)
 {
 	int rc = 0;
 	char *text = NULL;
 	*out = NULL;
 	FILE *f = fopen(path, "re");
+	if (!f && may_lack && errno == ENOENT)
+		return 0;
 	if (!f) {
 		rc = errno == ENOMEM ? MOXIE_E_NOMEM : MOXIE_E_IO;
 		return err_set(err, rc, "%s: %s", path, strerror(errno));

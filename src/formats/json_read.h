@@ -11,7 +11,8 @@
 /* *out is owned by the caller (json_decref).  MOXIE_E_FORMAT with the line, or MOXIE_E_NOMEM. */
 int json_read_text(json_t **out, const char *p, size_t n, const char *file_name, struct moxie_err *err);
 
-/* The same of a file of at most JSON_FILE_MAX bytes.  MOXIE_E_IO: cannot be read. */
-int json_read_file(json_t **out, const char *path, struct moxie_err *err);
+/* The same of a file of at most JSON_FILE_MAX bytes.  With may_lack a file that does not exist gives *out = NULL and 0.
+ * MOXIE_E_IO: cannot be read. */
+int json_read_file(json_t **out, const char *path, bool may_lack, struct moxie_err *err);
 
 #endif

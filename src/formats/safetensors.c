@@ -322,7 +322,7 @@ static int open_index(struct safetensors **out, const char *dir, const char *ind
 	json_t *root = NULL, *shards = NULL, *val;
 	const char *key, *shard;
 	int rc;
-	if ((rc = json_read_file(&root, index, err)) < 0)
+	if ((rc = json_read_file(&root, index, false, err)) < 0)
 		return rc;
 	json_t *map = json_object_get(root, "weight_map");
 	if (!json_is_object(map)) {
