@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+"""Makes the golden vectors of the tokenizer and of the harmony chat format: tests/vectors/tokenizer*, tests/vectors/harmony*.
+
+    python3 -m venv /tmp/venv-text && /tmp/venv-text/bin/pip install tokenizers
+    /tmp/venv-text/bin/python tools/gen_text_vectors.py            write the vectors
+    /tmp/venv-text/bin/python tools/gen_text_vectors.py --fuzz 10000 --binary build/encode_lines
+                                                                    compare random strings with the C encoder (see fuzz())
+
+The tokenizers are trained here, on text made here, with the split pattern that GPT-OSS uses; the ids come from the
+`tokenizers` package.  The harmony texts come from the short Python renderer and parser at the end, written from the format's
+description alone and not from src/formats.  Nothing is downloaded.
+"""
+import argparse
+import json
+import os
+import random
+import subprocess
+import unicodedata
+
+import tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+OUT = os.path.join(HERE, "..", "tests", "vectors")
+
+O200K = "|".join([
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+])
+
+HARMONY = ["startoftext", "endoftext", "reserved_200000", "reserved_200001", "return", "constrain", "reserved_200004", "channel",
+           "start", "end", "message", "reserved_200009", "reserved_200010", "reserved_200011", "call", "endofprompt"]
+
+# ---- text to train on and to test with
+
+WORDS = {
+    "en": "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you "
+          "were her all she there would their we him been has when who will more no if out so said what up its about into than them "
+          "can only other new some could time these two may then do first any my now such like our over man me even most made after "
+          "also did many before must through years where much your way well down should because each just those people how too little "
+          "state good very make world still own see men work long get here between both life being under never day same another know "
+          "while last might us great old year off come since against go came right used take three apples buys remaining students "
+          "question answer reasoning therefore channel message function weather temperature assistant".split(),
+    "de": "und der die das nicht ich sie ist mit für auf dem den von eine ein auch größe straße über können müssen schön Äpfel Übung".split(),
+    "fr": "le la les des est une pour dans que qui avec être été très où déjà façon garçon élève naïve œuvre cœur l'homme d'accord".split(),
+    "es": "el los que por con para más también años niño mañana señor ¿qué? ¡hola! corazón".split(),
+    "pl": "nie jest się że na do źródło żółty łódź ćma ślub będzie".split(),
+    "tr": "bir ve bu için çok güzel İstanbul ığdır değil şimdi".split(),
+    "vi": "không được người này những tiếng Việt đường".split(),
+    "ru": "и в не на что он как это по но из за все так мир вопрос ответ Москва Ёлка объём".split(),
+    "el": "και το να είναι στο με που δεν κόσμος άνθρωπος Ελλάδα ΐ".split(),
+    "he": "של את על לא הוא שלום עולם יִשְׂרָאֵל".split(),
+    "ar": "في من على إلى هذا السلام عليكم العالم مَرْحَبًا ١٢٣ ؟".split(),
+    "fa": "است که این می‌خواهم خانه‌ها ۴۵۶".split(),
+    "hi": "है के में की और नमस्ते दुनिया विद्यार्थी १२३".split(),
+    "bn": "এবং আমি বাংলা বিশ্ব".split(),
+    "ta": "வணக்கம் உலகம் தமிழ்".split(),
+    "th": "สวัสดีชาวโลก ภาษาไทย ไม่มีช่องว่าง น้ำ".split(),
+    "my": "မြန်မာ ကမ္ဘာ".split(),
+    "km": "ភាសា ខ្មែរ".split(),
+    "ka": "გამარჯობა მსოფლიო Თბილისი".split(),
+    "hy": "բարև աշխարհ Հայաստան".split(),
+    "am": "ሰላም ዓለም".split(),
+    "zh": "你好世界 我们 学习 苹果 多少钱 。 ， 三个 問題 答案 中华人民共和国".split(),
+    "ja": "こんにちは 世界 リンゴ ありがとう です。 カタカナ 漢字 ー ﾊﾝｶｸ".split(),
+    "ko": "안녕하세요 세계 한국어 사과 얼마".split(),
+    "emoji": "😀 👍🏽 👨‍👩‍👧‍👦 🇩🇪 ❤️ 🏳️‍🌈 ✨ 🤖 1️⃣ ☕".split(),
+    "code": ["int main(void)", "{", "\treturn 0;", "}", "for (i = 0; i < n; i++)", "def f(x):", "    return x + 1", "// comment", "#include <stdio.h>",
+             "x_1 = a[3] * b->c;", "!=", "==", "<=", "->", "=>", "/* */", "printf(\"%d\\n\", x);", "{\"key\": [1, 2.5, null]}", "https://example.org/a/b?c=d&e=1#f",
+             "user@example.com", "C:\\dir\\file.txt", "$12.50", "100%", "3.14159", "2024-06-30", "1,000,000", "0x1F", "don't", "I'll", "WE'RE", "it's"],
+}
+
+
+def training_text(seed, n_line):
+    r = random.Random(seed)
+    langs = list(WORDS)
+    for _ in range(n_line):
+        words = []
+        for _ in range(r.randint(3, 20)):
+            lang = r.choices(langs, [30 if k == "en" else 8 if k == "code" else 2 for k in langs])[0]
+            w = r.choice(WORDS[lang])
+            if lang == "en" and r.random() < 0.15:
+                w = r.choice([w.capitalize(), w.upper(), w + "'s", w + r.choice(",.;:!?"), "(" + w + ")", str(r.randint(0, 9999))])
+            words.append(w)
+        yield r.choice([" ", " ", " ", " ", "  ", "\n", "\t", ", "]).join(words) + r.choice(["", "", "\n", "\n\n", "\r\n", "  "])
+
+
+def train(n_vocab, n_line, pre, added, seed, min_frequency=2):
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre
+    t.decoder = decoders.ByteLevel()
+    t.train_from_iterator(training_text(seed, n_line), trainers.BpeTrainer(
+        vocab_size=n_vocab, min_frequency=min_frequency, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    for a in added:
+        (t.add_special_tokens if a.special else t.add_tokens)([a])
+    return t
+
+
+def o200k_split():
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(O200K), "isolated"),
+                                    pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)])
+
+
+def special(s):
+    return AddedToken(s, special=True, normalized=False)
+
+
+def plain(s, normalized=False):
+    return AddedToken(s, special=False, normalized=normalized)
+
+
+def make_tokenizers():
+    """name -> (Tokenizer, changes to the JSON)."""
+    harmony = [special("<|%s|>" % n) for n in HARMONY]
+    overlap = [plain("<tool"), plain("<tool_call>"), plain("<tool_call>>"), plain("the the", True), plain("he", True), plain("工具"),
+               special("<|en"), special("<|end|>!"), plain("  "), plain("ñandú", True)]
+    tiny = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return {
+        "4k": train(4000, 30000, o200k_split(), harmony, 1),
+        "tiny": train(330, 3000, tiny, [special("<|endoftext|>")], 2),
+        "added": train(600, 3000, o200k_split(), harmony + overlap, 3),
+    }
+
+
+def save(t, name, merges="strings", ignore_merges=False):
+    j = json.loads(t.to_str())
+    assert j["model"]["type"] == "BPE"
+    pairs = [m if isinstance(m, list) else m.split(" ") for m in j["model"]["merges"]]
+    j["model"]["merges"] = [" ".join(p) for p in pairs] if merges == "strings" else pairs
+    j["model"]["ignore_merges"] = ignore_merges
+    text = json.dumps(j, ensure_ascii=False, separators=(",", ":"))
+    path = os.path.join(OUT, "tokenizer_%s.json" % name)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text + "\n")
+    return Tokenizer.from_file(path)
+
+
+TRICKY = [
+    "", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\r\n\r\n", "\t", "\t\t x", " \n", "\n ", "  \n  ", " \n\n \n", "a ", " a", "a  b", "a   b", "a \n b", "a\n\n\nb",
+    "a\r\nb\r\n", "\x0b\x0c", "a\x0bb", "x\u0085y", "x\u0085\u0085 y", "\u00a0", "a\u00a0b", "a\u00a0\u00a0b", "\u180e", "a\u180eb", "a \u180e b", "\ufeff", "\ufeffint x;", "a\ufeffb",
+    "\u2028", "a\u2028b", "\u2029x", "\u200b", "a\u200bb", "\u202f1", "\u3000", "你\u3000好", "\u1680x", "\u2003\u2003x", "\u2060", "\u205f\u205f!", "\x00", "a\x00b", "\x1b[31mred\x1b[0m", "\x7f",
+    "don't", "DON'T", "Don'T", "I'll I'LL I'Ll", "we're WE'RE", "'s 'S", "it'S", "x'd y'D", "'tis", "rock'n'roll", "can't've", "l'été", "'''", "’s", "it’s", "a'ſ", "A'ſ b", "'ſ", "o'K",
+    "1", "12", "123", "1234", "12345", "1234567890", "1 234", "3.14159", "1,000,000", "1e-5", "0x1F", "½", "²³", "①②③④", "Ⅷ", "١٢٣٤", "१२३४५", "12a34", "v1.2.3-rc1", "2024-06-30T12:00:00Z",
+    "HelloWorld", "helloWorld", "HTTPServer", "XMLHttpRequest", "snake_case_name", "kebab-case", "iPhone", "McDonald", "ABCdef", "abcDEF", "aB", "Ab", "AB", "ab", "A", "İi", "ß", "ẞ",
+    "ǅ", "ǅungla", "ǈ ǋ", "ǅǅ", "aǅb", "ᾈ", "ʰ", "aʰb", "ʰa", "ʰA", "ˈaɪ", "ªº", "ːː", "々", "ー", "カー", "ـ", "ـبـ",
+    "e\u0301", "E\u0301A", "\u0301", " \u0301", "a\u0301\u0302\u0303b", "A\u0300", "\u0300\u0300", "x\u20dd", "क\u094d\u200dष", "ก\u0e33", "น้ำ", "1\ufe0f\u20e3", "é", "É", "ÀÉÎÕÜ", "àéîõü",
+    "😀", "😀😀", "👍🏽", "👨‍👩‍👧‍👦", "🇩🇪🇫🇷", "❤️", "🏳️‍🌈", "a😀b", " 😀 ", "🤖🤖\n", "\U0001f1e6", "\U000e0067", "\U0010ffff", "\uffff", "\ufffd", "\ufffe", "\ue000", "\U000f0000",
+    "你好，世界！", "你好 世界", "中华人民共和国", "こんにちは、世界。", "カタカナ ﾊﾝｶｸ", "안녕하세요 세계", "สวัสดีชาวโลก", "ภาษาไทย 123", "السلام عليكم", "مَرْحَبًا", "می‌خواهم", "שלום עולם", "יִשְׂרָאֵל", "नमस्ते दुनिया", "বাংলা", "தமிழ்",
+    "မြန်မာ", "ខ្មែរ", "გამარჯობა", "Თბილისი", "բարև", "ሰላም", "ᏣᎳᎩ ꮳꮃꭹ", "Ωμέγα ΩΜΕΓΑ ωμέγα", "Привет МИР", "ǆ ǅ Ǆ", "𝐀𝐛𝐜", "𝔘𝔫𝔦", "𐐀𐐨", "ꙮ", "Ａｂｃ１２３", "ﬁ ﬂ", "ﬀ",
+    "int main(void)\n{\n\treturn 0;\n}\n", "def f(x):\n    if x:\n        return x + 1\n\n\n", "for (int i = 0; i < n; i++) { a[i] += b[i] * c; }", "#include <stdio.h>\n", "x != y && y == z || !w", "a->b->c",
+    "// comment\n/* more */\n", "https://example.org/path/to/file.html?a=1&b=2#frag", "http://", "///", "a/b/c", "/usr/bin/env\n", "!!!\n\n", "---\n", "...\r\n/", "?/\n/\n", "C:\\dir\\file", "user@example.com",
+    "{\"a\": [1, 2.5, null], \"b\": \"\\u00e9\"}", "<html><body>\n</body></html>", "```c\nint x;\n```", "| a | b |\n|---|---|\n", "$x^2 + y^2 = z^2$", "\\frac{1}{2}", "100%", "$12.50", "€5", "£3 ¥4 ₹5", "§1 ¶2", "°C", "№5", "™®©",
+    "a" * 100, "A" * 100, "ab" * 60, " " * 100, "\n" * 50, " \n" * 30, "1" * 100, "!" * 100, "é" * 60, "中" * 60, "😀" * 20, "=" * 80 + "\n", "-" * 79, "_" * 50, "ha" * 70 + "!", "the" * 40, "x" + " " * 60 + "y", "\t" * 40 + "z",
+    "supercalifragilisticexpialidocious", "Donaudampfschifffahrtsgesellschaftskapitän", "pneumonoultramicroscopicsilicovolcanoconiosis" * 3, "antidisestablishmentarianism's", "internationalization",
+    "The quick brown fox jumps over the lazy dog.", "Tom buys 3 apples for $2 each. How much does he pay?", "What is 12 * 34 + 5?", "  leading and trailing  ", "Line one\nLine two\n\n\tIndented\n", "MiXeD cAsE wOrDs",
+    "Ünïcödé Tëxt", "naïve café déjà-vu", "L’été à Paris", "¿Qué? ¡Sí!", "„Zitat“ «guillemets» 「鉤」", "en–dash em—dash", "ellipsis…end", "tab\tseparated\tvalues", "zero\u200dwidth\u200cjoiner", "soft\u00adhyphen", "rtl \u200fmark\u200e ltr",
+    "Ελληνικά and English 混合 テキスト с русским", "123abc456DEF", "abc123'll", "THE'RE", "a's's's", "s's S'S", "' s", "'", "''", "a'", "'a", "\"quoted\"", "(paren)", "[1][2]", "{a:b}", "a;b,c.d:e!f?g",
+    "<|end|>", "<|start|>user<|message|>hi<|end|>", "<|end", "|end|>", "<|end|>!", "<|end|>!!", "<|unknown|>", "a<|end|>b", " <|end|> ", "<|end|><|end|>", "<|endoftext|>", "<|endoftext|>x", "<|reserved_200000|>", "<|channel|>final<|message|>",
+    "<tool", "<tool_call>", "<tool_call>>", "<tool_call", "<tool_call><tool_call>>", "the the", "the the the", "then the they", "he", "she", "工具", "工具工具", "工", "a  b", "a   b", "a    b", "éé e\u0301", "ñandú", "un ñandú ÑANDÚ", "<<|end|>", "<|en<|end|>", "<|endx", "<|end|>!the the<tool_call>",
+]
+
+
+def random_string(r):
+    """Mostly odd: pieces of the tricky strings, runs, random code points."""
+    out = []
+    for _ in range(r.randint(1, 12)):
+        k = r.random()
+        if k < 0.35:
+            s = r.choice(TRICKY)
+            a = r.randint(0, len(s))
+            out.append(s[a:a + r.randint(1, 12)])
+        elif k < 0.55:
+            out.append(r.choice(WORDS[r.choice(list(WORDS))]))
+        elif k < 0.7:
+            out.append(r.choice([" ", "\n", "\t", "\r\n", "\u00a0", "\u3000", "'", "/", ".", "\u0301", "1", "A", "a"]) * r.randint(1, 5))
+        elif k < 0.8:
+            out.append(chr(r.randint(0x20, 0x24f)))
+        else:
+            c = r.choice([r.randint(0, 0x2fff), r.randint(0x3000, 0xd7ff), r.randint(0xe000, 0xffff), r.randint(0x10000, 0x1ffff), r.randint(0x20000, 0x10ffff)])
+            if unicodedata.category(chr(c)) != "Cn":  # not assigned in this Python's Unicode: opinions differ
+                out.append(chr(c))
+    return "".join(out)
+
+
+def encode(t, text, specials):
+    t.encode_special_tokens = not specials
+    return t.encode(text, add_special_tokens=False).ids
+
+
+def write_json_lines(name, rows):
+    path = os.path.join(OUT, name)
+    with open(path, "w", encoding="utf-8") as f:
+        for row in rows:
+            f.write(json.dumps(row, ensure_ascii=True, separators=(",", ":")) + "\n")
+
+
+def tokenizer_vectors():
+    toks = make_tokenizers()
+    toks["4k"] = save(toks["4k"], "4k", "pairs")
+    toks["tiny"] = save(toks["tiny"], "tiny", "strings")
+    toks["added"] = save(toks["added"], "added", "strings", True)
+    r = random.Random(4)
+    texts = list(dict.fromkeys(TRICKY)) + [random_string(r) for _ in range(150)]
+    rows = []
+    for text in texts:
+        for name, t in toks.items():
+            row = [name, text, encode(t, text, False), encode(t, text, True)]
+            if row[2] == row[3]:
+                row.pop()
+            rows.append(row)
+    write_json_lines("tokenizer_cases.jsonl", rows)
+    return toks
+
+
+if __name__ == "__main__":
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--fuzz", type=int, default=0)
+    ap.add_argument("--binary")
+    args = ap.parse_args()
+    tokenizer_vectors()
