@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,14 +12,11 @@
 #include <unistd.h>
 
 #include "formats/json_read.h"
+#include "formats/pieces.h"
 
 #define HEADER_MAX 100000000u /* the format's own cap */
-#define FILE_MAX 1024         /* shards; each keeps a descriptor */
+#define SHARD_MAX 1024        /* shards; each keeps a descriptor */
 #define NAME_MAX_BYTES 512    /* of a tensor name */
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14 */
-#endif
 
 struct st_file {
 	char *name;         /* path as errors show it */
@@ -347,8 +343,8 @@ static int open_index(struct safetensors **out, const char *dir, const char *ind
 			goto out;
 		}
 	}
-	if (json_object_size(shards) < 1 || json_object_size(shards) > FILE_MAX) {
-		rc = err_set(err, MOXIE_E_FORMAT, "%s: weight_map names %zu files, wanted 1 to %d", index, json_object_size(shards), FILE_MAX);
+	if (json_object_size(shards) < 1 || json_object_size(shards) > SHARD_MAX) {
+		rc = err_set(err, MOXIE_E_FORMAT, "%s: weight_map names %zu files, wanted 1 to %d", index, json_object_size(shards), SHARD_MAX);
 		goto out;
 	}
 	if ((rc = st_create(&st, (int)json_object_size(shards), err)) < 0)
@@ -452,97 +448,72 @@ const char *safetensors_file_name(const struct safetensors *st, int file)
 
 #define POPULATE_STEP (8u << 20) /* bytes of one call: long enough to amortise it, short enough to stop soon */
 
-struct populate {
-	const struct safetensors *st;
-	int (*progress)(void *ud, uint64_t done, uint64_t all);
-	void *ud;
-	pthread_mutex_t lock;      /* over all that follows */
-	int file;                  /* next piece to take */
-	size_t at;
-	uint64_t done, all;
-	int rc;
-	struct moxie_err err;
-};
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14 */
+#endif
 
-/* Reads p[0..n) of f in.  Nothing here dereferences the mapping: MADV_POPULATE_READ reports EFAULT where a load would
- * raise SIGBUS, and before Linux 5.14 pread fills the page cache instead, so that later faults find their page. */
-static int populate_piece(const struct st_file *f, size_t at, size_t n, struct moxie_err *err)
+/* Fills the page cache, for kernels without MADV_POPULATE_READ; later faults then find their page.  Returns errno. */
+static int read_through(int fd, size_t at, size_t n)
 {
-	if (f->fd < 0)
-		return 0;
-	posix_fadvise(f->fd, (off_t)(at + n), (off_t)n, POSIX_FADV_WILLNEED); /* a disk works ahead while this piece is mapped */
-	int e = 0;
-	struct stat sb;
-	if (madvise(f->map + at, n, MADV_POPULATE_READ) < 0)
-		e = errno;
-	if (e == EINVAL || e == ENOSYS) {
-		char *buf = malloc(1 << 20);
-		if (!buf)
-			return err_nomem(err, 1 << 20, "a read buffer");
-		e = 0;
-		for (size_t i = 0; i < n && !e;) {
-			ssize_t got = pread(f->fd, buf, n - i < 1 << 20 ? n - i : 1 << 20, (off_t)(at + i));
-			if (got > 0)
-				i += (size_t)got;
-			else if (got == 0)
-				e = EFAULT;
-			else if (errno != EINTR)
-				e = errno;
-		}
-		free(buf);
+	enum { STEP = 1 << 20 };
+	char *buf = malloc(STEP);
+	int e = buf ? 0 : ENOMEM;
+	while (n && !e) {
+		ssize_t got = pread(fd, buf, n < STEP ? n : STEP, (off_t)at);
+		if (got > 0)
+			at += (size_t)got, n -= (size_t)got;
+		else if (got == 0)
+			e = EFAULT; /* the file ends here, as the kernel says it for a mapping */
+		else if (errno != EINTR)
+			e = errno;
 	}
-	if (!e && fstat(f->fd, &sb) == 0 && (uint64_t)sb.st_size < f->n_map)
-		e = EFAULT;
-	if (!e)
-		return 0;
-	if (fstat(f->fd, &sb) == 0 && (uint64_t)sb.st_size < f->n_map)
-		return err_set(err, MOXIE_E_IO, "%s: %zu bytes when opened, %lld now", f->name, f->n_map, (long long)sb.st_size);
-	return err_set(err, e == ENOMEM ? MOXIE_E_NOMEM : MOXIE_E_IO, "%s: cannot read %zu bytes at %zu: %s", f->name, n, at, strerror(e));
+	free(buf);
+	return e;
 }
 
-static void *populate_thread(void *arg)
+/* Brings [at, at + n) of f in without touching the mapping: where a load would raise SIGBUS this reports EFAULT. */
+static int populate_file(const struct st_file *f, size_t at, size_t n, struct moxie_err *err)
 {
-	struct populate *w = arg;
-	pthread_mutex_lock(&w->lock);
-	while (!w->rc && w->file < w->st->n_file) {
-		const struct st_file *f = &w->st->file[w->file];
-		size_t at = w->at, n = f->n_map - at < POPULATE_STEP ? f->n_map - at : POPULATE_STEP;
-		w->at += n;
-		if (w->at == f->n_map)
-			w->file++, w->at = 0;
-		if (!n)
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), extra = at % page;
+	struct stat sb;
+	at -= extra, n += extra;
+	posix_fadvise(f->fd, (off_t)(at + n), POPULATE_STEP, POSIX_FADV_WILLNEED); /* a disk works ahead meanwhile */
+	int e = madvise(f->map + at, n, MADV_POPULATE_READ) < 0 ? errno : 0;
+	if (e == EINVAL || e == ENOSYS)
+		e = read_through(f->fd, at, n);
+	if (fstat(f->fd, &sb) == 0 && (uint64_t)sb.st_size < f->n_map)
+		return err_set(err, MOXIE_E_IO, "%s: %zu bytes when opened, %lld now", f->name, f->n_map, (long long)sb.st_size);
+	if (e)
+		return err_set(err, e == ENOMEM ? MOXIE_E_NOMEM : MOXIE_E_IO, "%s: cannot read %zu bytes at %zu: %s", f->name, n, at,
+			       strerror(e));
+	return 0;
+}
+
+/* All files as one run of bytes. */
+static int populate_piece(void *ctx, uint64_t at, size_t n, struct moxie_err *err)
+{
+	const struct safetensors *st = ctx;
+	for (int i = 0; i < st->n_file && n; i++) {
+		const struct st_file *f = &st->file[i];
+		if (at >= f->n_map) {
+			at -= f->n_map;
 			continue;
-		pthread_mutex_unlock(&w->lock);
-		struct moxie_err err = { 0 };
-		int rc = populate_piece(f, at, n, &err);
-		pthread_mutex_lock(&w->lock);
-		w->done += n;
-		if (!rc && !w->rc && w->progress && w->progress(w->ud, w->done, w->all))
-			rc = err_set(&err, MOXIE_E_CANCELLED, "loading was stopped after %" PRIu64 " of %" PRIu64 " bytes", w->done, w->all);
-		if (rc && !w->rc) {
-			w->rc = rc;
-			w->err = err;
 		}
+		size_t here = f->n_map - at < n ? f->n_map - (size_t)at : n;
+		int rc = f->fd >= 0 ? populate_file(f, (size_t)at, here, err) : 0;
+		if (rc < 0)
+			return rc;
+		n -= here;
+		at = 0;
 	}
-	pthread_mutex_unlock(&w->lock);
-	return NULL;
+	return 0;
 }
 
 int safetensors_populate(struct safetensors *st, int n_thread, int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud,
                          struct moxie_err *err)
 {
-	struct populate w = { .st = st, .progress = progress, .ud = ud, .lock = PTHREAD_MUTEX_INITIALIZER };
-	pthread_t thread[64];
-	int n = 0;
+	uint64_t n_all = 0;
 	for (int i = 0; i < st->n_file; i++)
-		w.all += st->file[i].n_map;
-	while (n < n_thread - 1 && n < 64 && pthread_create(&thread[n], NULL, populate_thread, &w) == 0)
-		n++; /* fewer threads than wished do the same work */
-	populate_thread(&w);
-	while (n > 0)
-		pthread_join(thread[--n], NULL);
-	pthread_mutex_destroy(&w.lock);
-	if (w.rc)
-		return err_set(err, w.rc, "%s", w.err.text);
-	return 0;
+		n_all += st->file[i].n_map;
+	return pieces_run(n_all, POPULATE_STEP, n_thread, populate_piece, st, progress, ud, err);
 }
