@@ -65,7 +65,7 @@ __attribute__((unused)) static float rnd_normal(void) { return (float)((rnd() + 
 /* Fresh data each run; MOXIE_TEST_SEED=n repeats one. */
 static int test_main(int argc, char **argv)
 {
-	int n_ok = 0, n_bad = 0, n_skip = 0;
+	static int n_ok, n_bad, n_skip; /* static: longjmp may undo locals */
 	if (argc > 1 && !strcmp(argv[1], "--list")) {
 		for (struct test *t = test_first; t; t = t->next)
 			puts(t->name);
