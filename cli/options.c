@@ -1,0 +1,342 @@
+/* options.c - every flag of every command, in one table: parsing, environment twins, --help, completion and manual come from it. */
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+enum kind { FLAG, INT, U64, FLOAT, STR, CHOICE, LIST };
+
+struct row {
+	const char *name;
+	char key;            /* -k, or 0 */
+	const char *also;    /* another spelling, or NULL */
+	const char *arg;     /* what --help calls the value; CHOICE: the words, apart by '|' */
+	enum kind kind;
+	size_t at;           /* offset in struct opts */
+	double lo, hi;       /* INT */
+	unsigned cmds;
+	const char *group, *help;
+};
+
+#define AT(field) offsetof(struct opts, field)
+#define LOADS (CMD_RUN | CMD_CHAT | CMD_EVAL | CMD_BENCH | CMD_TOKENIZE)
+#define TALKS (CMD_RUN | CMD_CHAT)
+#define SAMPLES (CMD_RUN | CMD_CHAT | CMD_EVAL)
+#define ANY (-INFINITY), INFINITY
+
+static const struct row rows[] = {
+	{ "model", 'm', "model-path", "DIR", STR, AT(model), ANY, LOADS | CMD_INSPECT, "Model",
+	  "a Hugging Face directory (default: the model that ships with Moxie)" },
+	{ "device", 0, NULL, "NAME", STR, AT(device), ANY, LOADS | CMD_INSPECT, "Model",
+	  "auto, cpu, or one kind of CPU kernels: cpu:ref, cpu:avx2, cpu:avx512, cpu:amx (default: auto)" },
+	{ "threads", 't', NULL, "N", INT, AT(n_thread), 0, 4096, LOADS | CMD_SYNTH, "Model",
+	  "threads to compute with (default: the processors this process may use)" },
+	{ "context-length", 'c', "max-model-len", "N", INT, AT(n_ctx), 0, 1 << 30, SAMPLES | CMD_INSPECT, "Model",
+	  "most tokens of prompt and answer together (default: the model's, at most 8192)" },
+	{ "load-format", 0, NULL, "auto|dummy", CHOICE, AT(load_format), ANY, LOADS | CMD_INSPECT, "Model",
+	  "dummy: random weights in memory; DIR may then be a config.json or a name such as gpt-oss-20b" },
+	{ "chunked-prefill-size", 0, NULL, "N", INT, AT(n_chunk), 0, 1 << 20, LOADS | CMD_INSPECT, "Model",
+	  "most tokens of one prefill step (default: 512)" },
+	{ "kv-cache-dtype", 0, NULL, "auto|bf16|f32", CHOICE, AT(kv_dtype), ANY, LOADS | CMD_INSPECT, "Model",
+	  "how keys and values are kept (default: bf16)" },
+	{ "verbose", 'v', NULL, NULL, FLAG, AT(verbose), ANY, LOADS, "Model", "say what was loaded and which kernels run" },
+
+	{ "prompt", 'p', NULL, "TEXT", STR, AT(prompt), ANY, CMD_RUN | CMD_TOKENIZE, "Prompt", "the prompt; - reads it from stdin" },
+	{ "raw", 0, NULL, NULL, FLAG, AT(raw), ANY, CMD_RUN, "Prompt", "continue the prompt as it stands: no chat template, no channels" },
+	{ "system", 0, NULL, "TEXT", STR, AT(system), ANY, TALKS, "Prompt", "instructions that stand before the conversation" },
+	{ "reasoning-effort", 0, NULL, "low|medium|high", CHOICE, AT(effort), ANY, SAMPLES, "Prompt",
+	  "how long to think (default: medium)" },
+	{ "show-reasoning", 0, NULL, "auto|yes|no", CHOICE, AT(show_reasoning), ANY, TALKS, "Prompt",
+	  "auto: dimmed on a terminal, else hidden; yes: to stderr if stdout is no terminal" },
+	{ "date", 0, NULL, "DATE", STR, AT(date), ANY, TALKS, "Prompt", "the day the model is told it is, e.g. 2026-11-21 (default: not told)" },
+
+	{ "max-tokens", 'n', "max-new-tokens", "N", INT, AT(max_tokens), 0, 1 << 30, SAMPLES, "Sampling",
+	  "most tokens of an answer (default: until the context is full)" },
+	{ "temperature", 0, "temp", "X", FLOAT, AT(temperature), ANY, SAMPLES, "Sampling",
+	  "0: always the likeliest token (default here and below: generation_config.json)" },
+	{ "top-p", 0, NULL, "X", FLOAT, AT(top_p), ANY, SAMPLES, "Sampling", "choose among the likeliest tokens that together reach X" },
+	{ "top-k", 0, NULL, "N", INT, AT(top_k), -0x1p31, 0x1p31 - 1, SAMPLES, "Sampling", "choose among the N likeliest tokens" },
+	{ "min-p", 0, NULL, "X", FLOAT, AT(min_p), ANY, SAMPLES, "Sampling", "drop tokens less than X times as likely as the likeliest" },
+	{ "repetition-penalty", 0, NULL, "X", FLOAT, AT(repetition_penalty), ANY, SAMPLES, "Sampling",
+	  "above 1: tokens seen before become less likely" },
+	{ "presence-penalty", 0, NULL, "X", FLOAT, AT(presence_penalty), ANY, SAMPLES, "Sampling", "taken once from generated tokens" },
+	{ "frequency-penalty", 0, NULL, "X", FLOAT, AT(frequency_penalty), ANY, SAMPLES, "Sampling",
+	  "taken from generated tokens once for each time" },
+	{ "seed", 0, NULL, "N", U64, AT(seed), ANY, SAMPLES | CMD_SYNTH, "Sampling", "same seed, prompt and machine: same tokens (default: 0)" },
+	{ "stop", 0, NULL, "TEXT", LIST, AT(stop), ANY, CMD_RUN, "Sampling", "end the answer where TEXT begins; may be given up to 16 times" },
+	{ "ignore-eos", 0, NULL, NULL, FLAG, AT(ignore_eos), ANY, CMD_RUN, "Sampling", "go on after the model's end token" },
+
+	{ "limit", 0, NULL, "N", INT, AT(limit), 0, 1 << 30, CMD_EVAL, "Evaluation", "only the first N questions" },
+	{ "parallel", 0, NULL, "N", INT, AT(parallel), 1, 256, CMD_EVAL, "Evaluation", "questions answered together (default: 8)" },
+	{ "show-wrong", 0, NULL, NULL, FLAG, AT(show_wrong), ANY, CMD_EVAL, "Evaluation", "print wrong answers with what was wanted" },
+
+	{ "contexts", 0, NULL, "N,N,...", STR, AT(contexts), ANY, CMD_BENCH, "Bench", "context lengths to measure at (default: 128,1024,4096)" },
+	{ "gen", 0, NULL, "N", INT, AT(n_gen), 1, 1 << 20, CMD_BENCH, "Bench", "tokens to decode at each (default: 32)" },
+
+	{ "output", 'o', NULL, "FILE", STR, AT(output), ANY, CMD_EVAL | CMD_BENCH, "Output", "write one JSON object a line to FILE" },
+	{ "json", 0, NULL, NULL, FLAG, AT(json), ANY, CMD_INSPECT, "Output", "print one JSON object" },
+	{ "stats", 's', NULL, NULL, FLAG, AT(stats), ANY, TALKS, "Output", "speed and a hash of the last logits, on stderr" },
+	{ "specials", 0, NULL, NULL, FLAG, AT(specials), ANY, CMD_TOKENIZE, "Output", "read <|end|> and the like as their tokens" },
+	{ "ids", 0, NULL, NULL, FLAG, AT(ids), ANY, CMD_TOKENIZE, "Output", "print only the ids, on one line" },
+	{ "list", 0, NULL, NULL, FLAG, AT(list), ANY, CMD_SYNTH, "Output", "print the names of the built-in configs" },
+};
+#define N_ROW (sizeof rows / sizeof *rows)
+_Static_assert(N_ROW <= 64, "struct opts has one bit a row");
+
+static void env_name(const struct row *r, char out[48])
+{
+	int n = snprintf(out, 48, "MOXIE_%s", r->name);
+	for (int i = 0; i < n && i < 47; i++)
+		out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
+}
+
+static bool is_word_of(const char *words, const char *s)
+{
+	size_t n = strlen(s);
+	for (const char *w = words; *w;) {
+		size_t len = strcspn(w, "|");
+		if (n == len && !memcmp(w, s, n))
+			return true;
+		w += len + (w[len] == '|');
+	}
+	return false;
+}
+
+/* Stores text as row r's value.  from names where it came from.  0 or an exit code. */
+static int set_value(struct opts *o, const struct row *r, const char *text, const char *from)
+{
+	uint64_t bit = 1ull << (r - rows);
+	void *at = (char *)o + r->at;
+	char *end;
+	errno = 0;
+	switch (r->kind) {
+	case FLAG:
+		if (!text || is_word_of("1|yes|true|on", text))
+			*(bool *)at = true;
+		else if (is_word_of("0|no|false|off", text))
+			*(bool *)at = false;
+		else
+			return bad_input("%s is \"%s\", wanted yes or no", from, text);
+		break;
+	case INT: {
+		long long v = strtoll(text, &end, 10);
+		if (end == text || *end || errno || (double)v < r->lo || (double)v > r->hi)
+			return bad_input("%s is \"%s\", wanted a whole number from %.0f to %.0f", from, text, r->lo, r->hi);
+		*(int *)at = (int)v;
+		break;
+	}
+	case U64: {
+		unsigned long long v = strtoull(text, &end, 0);
+		if (end == text || *end || errno || strchr(text, '-'))
+			return bad_input("%s is \"%s\", wanted a whole number from 0 to 18446744073709551615", from, text);
+		*(uint64_t *)at = v;
+		break;
+	}
+	case FLOAT: {
+		float v = strtof(text, &end); /* nan, inf and ranges: moxie_sampling_check knows them */
+		if (end == text || *end)
+			return bad_input("%s is \"%s\", wanted a number", from, text);
+		*(float *)at = v;
+		break;
+	}
+	case CHOICE:
+		if (!is_word_of(r->arg, text))
+			return bad_input("%s is \"%s\", wanted one of %s", from, text, r->arg);
+		*(const char **)at = text;
+		break;
+	case STR:
+		*(const char **)at = text;
+		break;
+	case LIST:
+		if (o->n_stop == MAX_STOP)
+			return bad_input("%s is given more than %d times", from, MAX_STOP);
+		if (!*text)
+			return bad_input("%s is empty", from);
+		o->stop[o->n_stop++] = text;
+		break;
+	}
+	o->set |= bit;
+	return 0;
+}
+
+static void print_group_help(const struct command *cmd, const char *group)
+{
+	bool any = false;
+	for (const struct row *r = rows; r < rows + N_ROW; r++) {
+		if (!(r->cmds & cmd->bit) || strcmp(r->group, group))
+			continue;
+		if (!any)
+			printf("\n%s:\n", group);
+		any = true;
+		char left[64], key[4] = "";
+		if (r->key)
+			snprintf(key, sizeof key, "-%c", r->key);
+		snprintf(left, sizeof left, "%3s --%s %s", key, r->name, r->arg ? r->arg : "");
+		printf(strlen(left) > 34 ? "  %s\n%38s%s\n" : "  %-34s  %.0s%s\n", left, "", r->help);
+	}
+}
+
+static void print_help(const struct command *cmd)
+{
+	printf("usage: moxie %s %s\n\n%s\n", cmd->name, cmd->args, cmd->summary);
+	if (cmd->help)
+		printf("%s", cmd->help);
+	static const char *const groups[] = { "Prompt", "Sampling", "Evaluation", "Bench", "Model", "Output" };
+	for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
+		print_group_help(cmd, groups[i]);
+	printf("\nEach flag has a twin in the environment: --max-tokens 64 is MOXIE_MAX_TOKENS=64; a flag wins over its twin.\n");
+}
+
+static int read_environment(struct opts *o, const struct command *cmd)
+{
+	for (const struct row *r = rows; r < rows + N_ROW; r++) {
+		char env[48];
+		env_name(r, env);
+		const char *text = r->cmds & cmd->bit ? getenv(env) : NULL;
+		int rc = text && *text ? set_value(o, r, text, env) : 0;
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+/* The flags of cmd in getopt's form; val = 256 + row. */
+static void fill_getopt(const struct command *cmd, struct option *longs, char *shorts)
+{
+	*shorts++ = ':';
+	*shorts++ = 'h';
+	*longs++ = (struct option){ "help", no_argument, NULL, 'h' };
+	for (const struct row *r = rows; r < rows + N_ROW; r++) {
+		if (!(r->cmds & cmd->bit))
+			continue;
+		struct option one = { r->name, r->arg ? required_argument : no_argument, NULL, 256 + (int)(r - rows) };
+		*longs++ = one;
+		if (r->also)
+			one.name = r->also, *longs++ = one;
+		if (r->key) {
+			*shorts++ = r->key;
+			if (r->arg)
+				*shorts++ = ':';
+		}
+	}
+	*longs = (struct option){ 0 };
+	*shorts = 0;
+}
+
+int opts_parse(struct opts *o, const struct command *cmd, int argc, char **argv)
+{
+	int rc = read_environment(o, cmd);
+	if (rc)
+		return rc;
+	struct option longs[2 * N_ROW + 2];
+	char shorts[3 * N_ROW + 4];
+	fill_getopt(cmd, longs, shorts);
+	opterr = 0;
+	for (int c; (c = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {
+		if (c == 'h') {
+			print_help(cmd);
+			return 0;
+		}
+		if (c == ':')
+			return bad_input("%s wants a value; see moxie %s --help", argv[optind - 1], cmd->name);
+		if (c == '?' && optopt && optopt < 256)
+			return bad_input("unknown flag -%c; see moxie %s --help", optopt, cmd->name);
+		if (c == '?')
+			return bad_input("unknown or misused flag %s; see moxie %s --help", argv[optind - 1], cmd->name);
+		const struct row *r = rows;
+		if (c >= 256)
+			r = &rows[c - 256];
+		else
+			while (r->key != c)
+				r++;
+		char from[48];
+		snprintf(from, sizeof from, "--%s", r->name);
+		uint64_t bit = 1ull << (r - rows);
+		if (r->kind == LIST && !(o->by_argv & bit))
+			o->n_stop = 0; /* argv replaces the environment's */
+		rc = set_value(o, r, r->arg ? optarg : NULL, from);
+		if (rc)
+			return rc;
+		o->by_argv |= bit;
+	}
+	o->arg = argv + optind;
+	o->n_arg = argc - optind;
+	return -1;
+}
+
+static uint64_t bit_of(const char *name)
+{
+	for (size_t i = 0; i < N_ROW; i++)
+		if (!strcmp(rows[i].name, name))
+			return 1ull << i;
+	return 0;
+}
+
+bool opts_given(const struct opts *o, const char *name) { return o->set & bit_of(name); }
+bool opts_given_in_argv(const struct opts *o, const char *name) { return o->by_argv & bit_of(name); }
+
+enum moxie_effort opts_effort(const struct opts *o)
+{
+	if (o->effort && !strcmp(o->effort, "low"))
+		return MOXIE_EFFORT_LOW;
+	return o->effort && !strcmp(o->effort, "high") ? MOXIE_EFFORT_HIGH : MOXIE_EFFORT_MEDIUM;
+}
+
+void opts_print_bash(void)
+{
+	printf("# bash completion for moxie; written by `moxie completion`\n"
+	       "_moxie()\n{\n"
+	       "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} flags\n"
+	       "\tif ((COMP_CWORD == 1)); then\n\t\tmapfile -t COMPREPLY < <(compgen -W '");
+	for (const struct command *c = commands; c->name; c++)
+		printf("%s ", c->name);
+	printf("--help --version' -- \"$cur\")\n\t\treturn\n\tfi\n\tcase $prev in\n");
+	for (const struct row *r = rows; r < rows + N_ROW; r++) {
+		if (r->kind != CHOICE)
+			continue;
+		printf("\t--%s) mapfile -t COMPREPLY < <(compgen -W '", r->name);
+		for (const char *p = r->arg; *p; p++)
+			putchar(*p == '|' ? ' ' : *p);
+		printf("' -- \"$cur\"); return ;;\n");
+	}
+	printf("\tesac\n\tcase ${COMP_WORDS[1]} in\n");
+	for (const struct command *c = commands; c->name; c++) {
+		printf("\t%s) flags='--help", c->name);
+		for (const struct row *r = rows; r < rows + N_ROW; r++)
+			if (r->cmds & c->bit)
+				printf(" --%s", r->name);
+		printf("' ;;\n");
+	}
+	printf("\tesac\n"
+	       "\tif [[ $cur == -* ]]; then\n\t\tmapfile -t COMPREPLY < <(compgen -W \"$flags\" -- \"$cur\")\n"
+	       "\telse\n\t\tmapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n\tfi\n}\n"
+	       "complete -o filenames -F _moxie moxie\n");
+}
+
+void opts_print_mdoc(void)
+{
+	printf(".Bl -tag -width Ds\n");
+	for (const struct row *r = rows; r < rows + N_ROW; r++) {
+		char env[48];
+		env_name(r, env);
+		printf(".It");
+		if (r->key)
+			printf(" Fl %c ,", r->key);
+		printf(" Fl -%s", r->name);
+		if (r->arg)
+			printf(r->kind == CHOICE ? " Cm %s" : " Ar %s", r->arg);
+		printf("\n");
+		const char *sep = "";
+		printf("Commands: ");
+		for (const struct command *c = commands; c->name; c++)
+			if (r->cmds & c->bit)
+				printf("%s%s", sep, c->name), sep = ", ";
+		printf(".\nEnvironment:\n.Ev %s .\n.br\n%c%s.\n", env, toupper((unsigned char)*r->help), r->help + 1);
+	}
+	printf(".El\n");
+}
