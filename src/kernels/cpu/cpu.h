@@ -15,6 +15,8 @@
 
 #define MX_CHUNK 128    /* k that the MXFP4 dot kernels take at once: packed activation rows are padded to it */
 #define MAX_D_HEAD 512
+#define ATTN_ROW 64     /* query rows of one attention job, unless one token's heads are more */
+#define ATTN_ROW_PAD 4
 #define ATTN_CHUNK 1024 /* keys folded into one partial result of attention; absolute, so that any split gives the same bits */
 
 /* One [rows, n_in] matrix: a weight, or one expert of one. */
@@ -28,11 +30,11 @@ struct mat {
 /* One unit of attention work: n_row query rows (token major, then the heads of one KV head) against keys [lo, hi). */
 struct attn_job {
 	const struct attn_args *a;
-	int seq, ihkv;     /* whose keys */
+	int seq, ihkv;         /* whose keys */
 	int row0, pos0, n_tok; /* batch rows row0.., at positions pos0.. */
 	int lo, hi;
-	float *m, *l, *o;  /* [n_row], [n_row], [n_row, d_head]: largest score, sum of weights, weighted values */
-	void *tmp;         /* attn_tmp_bytes */
+	float *m, *l, *o;      /* [n_row], [n_row], [n_row padded to ATTN_ROW_PAD, d_head]: largest score, sum, weighted values */
+	void *tmp;             /* attn_tmp_bytes, aligned to ARENA_ALIGN */
 };
 
 struct cpu_ops {
@@ -42,7 +44,6 @@ struct cpu_ops {
 	int unit;      /* rows that the panel kernel takes at once, even */
 	int block;     /* rows of a matrix that a thread finishes before the next: their expansion should stay in L2 */
 	int min_panel;
-	int attn_tok;  /* query tokens of one attention job */
 
 	/* One row of n_in floats for dots, padded with zeros to MX_CHUNK. */
 	void (*pack_dot)(void *dst, const float *a, int n_in, bool mx);
@@ -63,13 +64,14 @@ struct cpu_ops {
 	int attn_d_head; /* d_head must be a multiple of this for attn; else the reference serves */
 };
 
+/* Activations of sorted pairs (dense: tokens) i0 .. i0 + n - 1 go to rows row .. of the packed buffer. */
 struct pack_item {
-	int i0, n;  /* sorted pairs i0 .. i0 + n - 1 (dense: tokens) */
-	int row;    /* row of the packed buffer */
+	int i0, n, row;
+	bool panel;
 };
 
 struct cpu {
-	struct kern kern; /* k->impl points to the whole */
+	struct kern kern; /* kern.impl points to the whole */
 	struct kern_limits lim;
 	const struct cpu_ops *isa; /* NULL: reference */
 	struct arena mem;
@@ -83,10 +85,11 @@ struct cpu {
 	int n_item;
 	int32_t *row_of; /* [n_expert] first packed row of each expert */
 	int32_t *inv;    /* [n_pair] place of pair p in moe_tables.pair */
-	uint8_t *thread; /* [n_thread] scratch of thread_bytes: y, expanded, attention */
-	size_t thread_bytes, y_bytes, n_pack_row;
-	float *part;     /* partial results of attention: part_row rows of [m, l, o...] */
-	int part_row;
+	uint8_t *thread; /* [n_thread, thread_bytes]: y and the expansion of a product, or what attention needs */
+	size_t thread_bytes, y_bytes;
+	float *part;     /* [n_part, part_floats]: results of attention chunks that several threads share */
+	int n_part;
+	size_t part_floats;
 };
 
 /* NULL where this build or this processor lacks the instruction set; *missing then names the feature. */
@@ -98,6 +101,8 @@ const struct cpu_ops *cpu_isa_amx(const char **missing);
 void fast_fill(struct kern *k);
 /* Takes the scratch memory of the fast ops from c->mem, which may be dry. */
 void fast_plan(struct cpu *c);
+void fast_attn(struct kern *k, const struct attn_args *a);
+size_t fast_attn_plan(struct cpu *c); /* the same for attention; returns bytes needed of each thread's scratch */
 
 static inline int pad_to(int n, int m)
 {

@@ -1,0 +1,2 @@
+#include "kernels/cpu/cpu.h"
+const struct cpu_ops *cpu_isa_amx(const char **missing) { *missing = "AMX"; return NULL; }
