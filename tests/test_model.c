@@ -3,7 +3,7 @@
  * tests/vectors/<case>/ holds a Hugging Face directory and goldens.safetensors, made by tools/gen_vectors.py.
  * The plain C kernels with an fp32 KV cache must agree to 2e-5 of the largest logit: the same maths in another order.
  * bf16 activations or KV (8 bits of mantissa) change which expert comes last among near ties, and a random model feels that:
- * there half of the positions must be within 2e-2, and nine of ten within 0.15.
+ * there half of the positions must be within 4e-2, and nine of ten within 0.15.
  */
 #include <dirent.h>
 
@@ -107,7 +107,7 @@ static double check_dir(const char *dir, const struct run *r, bool *ran)
 	double median = row[n_row / 2], p90 = row[n_row * 9 / 10];
 	if (r->bound <= 0) {
 		printf("    %-28s %-10s median %.2e, 90 %% %.2e of %d positions\n", dir, r->device, median, p90, n_row);
-		CHECK(median <= 2e-2 && p90 <= 0.15, "%s %s: median error %.3g, 90 %% %.3g", dir, r->device, median, p90);
+		CHECK(median <= 4e-2 && p90 <= 0.15, "%s %s: median error %.3g, 90 %% %.3g", dir, r->device, median, p90);
 	}
 	moxie_model_free(m);
 	safetensors_free(g.st);
