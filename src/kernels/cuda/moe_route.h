@@ -1,0 +1,85 @@
+/* moe_route.h - what the routing files share: kernel parameters, launch choices, the plan. */
+#ifndef MOE_ROUTE_H
+#define MOE_ROUTE_H
+
+#include <cuda_runtime.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "moe_layout.h"
+#include "moxie_route.h"
+
+/* Kernel parameter of every routing launch; see moxie_route.h for the fields with the same names. */
+struct route_param {
+	int n_tok, n_expert, n_used, score, renormalise, n_group, n_group_used, logit_dtype, bias_dtype;
+	int tile_n, tile_shift, expert_first, n_expert_here, n_vocab; /* tile_n == 1 << tile_shift, or tile_shift < 0 */
+	float scale;
+	const void *logits;
+	const float *select_bias, *expert_scale;
+	const int32_t *hash_table, *tok_id, *n_tok_real, *topk_id_in;
+	const float *topk_w_in;
+	int32_t *topk_id;
+	float *topk_w;
+	int32_t *expert_off, *sorted_pair;
+	struct moe_tile *tiles;
+	struct moe_head *head;
+	int32_t *tok_done;
+	/* router GEMM, joined form */
+	int n_embd;
+	const void *x, *w_router;
+	const void *b_router; /* bias_dtype */
+	float *logits_out;
+	/* two-launch form: chunk tokens per block, n_chunk blocks */
+	int chunk, n_chunk;
+	uint16_t *hist; /* [n_chunk, hist_stride] pairs of each expert in a chunk */
+	uint16_t *rank; /* [n_tok, n_used] place of a pair among its expert's pairs of the same chunk */
+	int hist_stride;
+};
+
+#define ROUTE_N_SLICE 32     /* K is always cut in 32 slices, summed as a balanced tree: same bits for every grid */
+#define ROUTE_JOIN_WARPS 16
+#define ROUTE_JOIN_CTAS 16
+#define ROUTE_JOIN_TOK_MAX 64
+#define ROUTE_JOIN_EXPERT_MAX 256
+#define ROUTE_CLUSTER_TOK 32 /* tokens of one CTA of a cluster: one bit each of a word per expert */
+
+struct moxie_router_plan {
+	struct moxie_router_shape s;
+	int device, n_sm;
+	int cluster_max;       /* 16, or 8 where 16 do not fit */
+	int join_tok_max;      /* 0: never joined */
+	size_t ws_hist, ws_rank, ws_bytes; /* logits lie at 0 */
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* One cluster of n_cta CTAs, n_tok <= 32 * n_cta.  n_cta is a power of two <= 16. */
+cudaError_t route_launch_cluster(const struct route_param *p, int n_cta, cudaStream_t stream, bool pdl);
+/* Router GEMM and routing in one cluster of 16, n_tok <= 64. */
+cudaError_t route_launch_joined(const struct route_param *p, cudaStream_t stream, bool pdl);
+/* Any n_tok: chunks, then scatter. */
+cudaError_t route_launch_chunks(const struct route_param *p, cudaStream_t stream, bool pdl);
+cudaError_t route_set_attributes(void);
+cudaError_t route_joined_set_attributes(int smem_max);
+size_t route_joined_smem(const struct route_param *p);
+int route_join_limit(int n_expert, int n_embd); /* most tokens for which joining won when measured */
+int route_joined_max_clusters(void); /* 0: a cluster of 16 does not fit this device */
+/* The one place that launches: grid, cluster and programmatic dependent launch.  p is the kernel's only argument. */
+cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread, size_t smem, int cluster, const struct route_param *p,
+                         cudaStream_t stream, bool pdl);
+int route_cluster_size(const struct moxie_router_plan *plan, int n_tok); /* 0: use chunks */
+void route_chunks(int n_tok, int *chunk, int *n_chunk);
+
+/* Own router GEMM, any n_tok. */
+cudaError_t router_gemm_launch(const void *x, const void *w, const void *b, int bias_dtype, float *logits, int n_tok, int n_expert,
+                               int n_embd, int n_sm, cudaStream_t stream, bool pdl);
+cudaError_t router_gemm_set_attributes(void);
+/* 8 * nt tokens and 1 / n_split of K per CTA. */
+void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

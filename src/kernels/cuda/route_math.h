@@ -1,0 +1,130 @@
+/* route_math.h - the scalar maths of routing, the same bits on host and device.
+ *
+ * Selection compares rounded scores, so a CPU twin can agree with the GPU on every near-tie only if both compute the
+ * same bits.  Hence own exp and log1p from IEEE operations (fmaf, mul, add, div, sqrt, all round to nearest) and no
+ * contraction: the device uses the _rn intrinsics, a host file that includes this is built with -ffp-contract=off.
+ * Errors against the exact values: route_exp <= 2 ulp on [-87, 0], route_softplus and route_sigmoid <= 4 ulp,
+ * route_sqrt_softplus <= 3 ulp (tests/cuda/test_route.cu, scalar_*).
+ */
+#ifndef ROUTE_MATH_H
+#define ROUTE_MATH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __CUDACC__
+#define ROUTE_HD static __host__ __device__ __forceinline__
+#else
+#define ROUTE_HD static inline
+#endif
+
+#ifdef __CUDA_ARCH__
+ROUTE_HD uint32_t route_bits(float v) { return __float_as_uint(v); }
+ROUTE_HD float route_float(uint32_t u) { return __uint_as_float(u); }
+ROUTE_HD float route_add(float a, float b) { return __fadd_rn(a, b); }
+ROUTE_HD float route_mul(float a, float b) { return __fmul_rn(a, b); }
+ROUTE_HD float route_div(float a, float b) { return __fdiv_rn(a, b); }
+ROUTE_HD float route_sqrt(float a) { return __fsqrt_rn(a); }
+ROUTE_HD float route_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+#else
+ROUTE_HD uint32_t route_bits(float v) { uint32_t u; memcpy(&u, &v, 4); return u; }
+ROUTE_HD float route_float(uint32_t u) { float v; memcpy(&v, &u, 4); return v; }
+ROUTE_HD float route_add(float a, float b) { return a + b; }
+ROUTE_HD float route_mul(float a, float b) { return a * b; }
+ROUTE_HD float route_div(float a, float b) { return a / b; }
+ROUTE_HD float route_sqrt(float a) { return sqrtf(a); }
+ROUTE_HD float route_fma(float a, float b, float c) { return fmaf(a, b, c); }
+#endif
+
+#define ROUTE_KEY_NONE 0u /* no such expert: never selected */
+#define ROUTE_KEY_NAN 1u  /* below every number, -inf too */
+
+ROUTE_HD int route_is_nan(float v) { return (route_bits(v) & 0x7fffffffu) > 0x7f800000u; }
+ROUTE_HD float route_inf(void) { return route_float(0x7f800000u); }
+
+/* Order-preserving: a < b as numbers <=> key(a) < key(b) as unsigned; -0 and +0 share a key. */
+ROUTE_HD uint32_t route_key(float v)
+{
+	uint32_t u = route_bits(route_add(v, 0.f)); /* -0 becomes +0 */
+	uint32_t key = u ^ ((uint32_t)((int32_t)u >> 31) | 0x80000000u);
+	return route_is_nan(v) ? ROUTE_KEY_NAN : key;
+}
+
+/* The number behind a key; NaN reads as -inf. */
+ROUTE_HD float route_key_value(uint32_t key)
+{
+	return key <= ROUTE_KEY_NAN ? -route_inf() : route_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
+}
+
+/* e^x for x <= 0; exactly 0 below -87 (2^-125.5). */
+ROUTE_HD float route_exp(float x)
+{
+	if (!(x >= -87.f))
+		return 0.f;
+	float t = route_fma(x, 1.44269504088896341f, 12582912.f); /* 1.5 * 2^23: the integer lands in the low bits */
+	float n = route_add(t, -12582912.f);
+	float r = route_fma(n, -0.693359375f, x); /* ln 2 in two parts, the first exact in 9 bits */
+	r = route_fma(n, 2.12194440e-4f, r);
+	float p = 1.9875691500e-4f;
+	p = route_fma(p, r, 1.3981999507e-3f);
+	p = route_fma(p, r, 8.3334519073e-3f);
+	p = route_fma(p, r, 4.1665795894e-2f);
+	p = route_fma(p, r, 1.6666665459e-1f);
+	p = route_fma(p, r, 5.0000001201e-1f);
+	p = route_add(route_fma(p, route_mul(r, r), r), 1.f);
+	return route_float(route_bits(p) + (route_bits(t) << 23));
+}
+
+/* ln(1 + u), 0 <= u <= 1: 2 atanh(z), z = u / (2 + u) <= 1/3, series to z^15. */
+ROUTE_HD float route_log1p(float u)
+{
+	float z = route_div(u, route_add(u, 2.f)), q = route_mul(z, z);
+	float p = 2.f / 15;
+	p = route_fma(p, q, 2.f / 13);
+	p = route_fma(p, q, 2.f / 11);
+	p = route_fma(p, q, 2.f / 9);
+	p = route_fma(p, q, 2.f / 7);
+	p = route_fma(p, q, 2.f / 5);
+	p = route_fma(p, q, 2.f / 3);
+	return route_fma(route_mul(p, q), z, route_mul(2.f, z));
+}
+
+ROUTE_HD float route_sigmoid(float l)
+{
+	float e = route_exp(-fabsf(l));
+	return route_div(l >= 0 ? 1.f : e, route_add(1.f, e));
+}
+
+/* sqrt(ln(1 + e^l)); +inf is taken as the largest float, so that a sum of scores stays finite. */
+ROUTE_HD float route_sqrt_softplus(float l)
+{
+	float pos = l > 0 ? l : 0;
+	pos = pos > 3.4028234e38f ? 3.4028234e38f : pos;
+	return route_sqrt(route_add(pos, route_log1p(route_exp(-fabsf(l)))));
+}
+
+/* Score of a logit for the scored rules: 1 sigmoid, 2 sqrt(softplus).  NaN scores 0 (its rank is lowest anyway). */
+ROUTE_HD float route_score(int rule, float l)
+{
+	if (route_is_nan(l))
+		return 0.f;
+	return rule == 1 ? route_sigmoid(l) : route_sqrt_softplus(l);
+}
+
+/* What experts are ranked by: the logit, or score + bias. */
+ROUTE_HD uint32_t route_rank_key(int rule, float l, float bias)
+{
+	if (rule == 0 || route_is_nan(l))
+		return route_key(l);
+	return route_key(route_add(route_score(rule, l), bias));
+}
+
+/* Experts per lane of the warp that routes a token: lane i owns experts [i*J, (i+1)*J).  It fixes the order of the
+ * softmax denominator's sum, so the twin needs it too. */
+ROUTE_HD int route_lane_experts(int n_expert)
+{
+	return n_expert <= 32 ? 1 : n_expert <= 64 ? 2 : n_expert <= 128 ? 4 : n_expert <= 256 ? 8 : n_expert <= 384 ? 12 : 16;
+}
+
+#endif

@@ -1,0 +1,273 @@
+/* route_topk.cuh - one warp routes one token: rank, select, weigh.
+ *
+ *   lane i owns experts [i*J, (i+1)*J).  Each lane sorts its keys in groups of four (stable, descending), so that a
+ *   round of selection is: head of the lane, redux.max over the warp, ballot for the lowest lane that holds it, pop.
+ *   Ties go to the lowest id because lanes, groups and sorted lists all keep ascending id order among equal keys.
+ *   After k rounds lane s < k holds slot s: the expert and its weight.
+ *
+ * Sums are butterflies over lanes (xor 1, 2, 4, ...), which every lane computes alike: fixed order, no atomics.
+ */
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "moe_route.h"
+#include "route_math.h"
+
+#define FULL 0xffffffffu
+
+/* A row of logits in global memory; element type chosen at run time (uniform branch). */
+struct route_row_global {
+	const void *p; /* of this token */
+	int dtype;
+
+	__device__ float at(int e) const
+	{
+		if (dtype == MOXIE_LOGIT_F32)
+			return static_cast<const float *>(p)[e];
+		uint16_t u = static_cast<const uint16_t *>(p)[e];
+		return dtype == MOXIE_LOGIT_BF16 ? route_float((uint32_t)u << 16) : __half2float(__ushort_as_half(u));
+	}
+	/* v[0..G) = elements e..e+G-1 in one load; e % G == 0 and the row is aligned to G elements. */
+	template <int G> __device__ void vec(int e, float *v) const
+	{
+		uint32_t u[G];
+		if (dtype == MOXIE_LOGIT_F32) {
+			load<G * 4>(static_cast<const float *>(p) + e, u);
+#pragma unroll
+			for (int i = 0; i < G; i++)
+				v[i] = __uint_as_float(u[i]);
+		} else {
+			load<G * 2>(static_cast<const uint16_t *>(p) + e, u);
+#pragma unroll
+			for (int i = 0; i < G; i++) {
+				uint16_t h = (uint16_t)(u[i / 2] >> (i & 1) * 16);
+				v[i] = dtype == MOXIE_LOGIT_BF16 ? route_float((uint32_t)h << 16) : __half2float(__ushort_as_half(h));
+			}
+		}
+	}
+	template <int BYTES> static __device__ void load(const void *q, uint32_t *u)
+	{
+		if (BYTES == 16)
+			*reinterpret_cast<uint4 *>(u) = *static_cast<const uint4 *>(q);
+		else if (BYTES == 8)
+			*reinterpret_cast<uint2 *>(u) = *static_cast<const uint2 *>(q);
+		else if (BYTES == 4)
+			*u = *static_cast<const uint32_t *>(q);
+		else
+			*u = *static_cast<const uint16_t *>(q);
+	}
+};
+
+/* The same for f32 logits in shared memory. */
+struct route_row_shared {
+	const float *p;
+	__device__ float at(int e) const { return p[e]; }
+	template <int G> __device__ void vec(int e, float *v) const
+	{
+#pragma unroll
+		for (int i = 0; i < G; i++)
+			v[i] = p[e + i];
+	}
+};
+
+/* Selection bias of this lane's experts, loaded once (a constant: before the grid dependency wait). */
+template <int J> __device__ __forceinline__ void route_load_bias(const route_param &p, float (&bias)[J])
+{
+	const int e0 = (threadIdx.x & 31) * J;
+#pragma unroll
+	for (int j = 0; j < J; j++)
+		bias[j] = p.select_bias && e0 + j < p.n_expert ? p.select_bias[e0 + j] : 0.f;
+}
+
+__device__ __forceinline__ float route_sum(float v, int n_lane)
+{
+	for (int o = 1; o < n_lane; o *= 2)
+		v = route_add(v, __shfl_xor_sync(FULL, v, o));
+	return v;
+}
+
+/* DeepSeek-V3: groups are ranked by the sum of their two best ranks; keys outside the best n_group_used become NONE. */
+template <int J> __device__ __forceinline__ void route_mask_groups(const route_param &p, uint32_t (&key)[J])
+{
+	const int lanes = p.n_expert / p.n_group / J, lane = threadIdx.x & 31; /* lanes per group, a power of two */
+	uint32_t a = 0, b = 0;                                                 /* best and second best key */
+#pragma unroll
+	for (int j = 0; j < J; j++) {
+		b = max(b, min(a, key[j]));
+		a = max(a, key[j]);
+	}
+	for (int o = 1; o < lanes; o *= 2) {
+		uint32_t a2 = __shfl_xor_sync(FULL, a, o), b2 = __shfl_xor_sync(FULL, b, o);
+		b = max(min(a, a2), max(b, b2));
+		a = max(a, a2);
+	}
+	const uint32_t mine = route_key(route_add(route_key_value(a), route_key_value(b)));
+	const int group = lane / lanes;
+	int rank = 0;
+	for (int o = 0; o < p.n_group; o++) {
+		uint32_t other = __shfl_sync(FULL, mine, o * lanes);
+		rank += other > mine || (other == mine && o < group);
+	}
+	if (rank >= p.n_group_used) {
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			key[j] = ROUTE_KEY_NONE;
+	}
+}
+
+/* Slot s of the k best (key, expert) ends in lane s.  key[] is used up. */
+template <int J> __device__ __forceinline__ void route_select(int k, uint32_t (&key)[J], uint32_t &best_key, int &best_id)
+{
+	constexpr int G = J < 4 ? J : 4, N_G = J / G;
+	const int lane = threadIdx.x & 31;
+	int id[J];
+#pragma unroll
+	for (int j = 0; j < J; j++)
+		id[j] = lane * J + j;
+#pragma unroll
+	for (int g = 0; g < N_G; g++)
+#pragma unroll
+		for (int end = G - 1; end > 0; end--)
+#pragma unroll
+			for (int i = g * G; i < g * G + end; i++) {
+				/* Adjacent swaps on strictly greater keys only: stable. */
+				const bool swap = key[i + 1] > key[i];
+				const uint32_t hi = max(key[i], key[i + 1]), lo = min(key[i], key[i + 1]);
+				const int a = swap ? id[i + 1] : id[i], b = swap ? id[i] : id[i + 1];
+				key[i] = hi, key[i + 1] = lo, id[i] = a, id[i + 1] = b;
+			}
+	best_key = ROUTE_KEY_NONE, best_id = -1;
+	for (int s = 0; s < k; s++) {
+		uint32_t head = key[0];
+		int head_id = id[0], head_group = 0;
+#pragma unroll
+		for (int g = 1; g < N_G; g++)
+			if (key[g * G] > head)
+				head = key[g * G], head_id = id[g * G], head_group = g;
+		const uint32_t top = __reduce_max_sync(FULL, head);
+		const int winner = __ffs(__ballot_sync(FULL, head == top)) - 1;
+		const int top_id = __shfl_sync(FULL, head_id, winner);
+		if (lane == s)
+			best_key = top, best_id = top == ROUTE_KEY_NONE ? -1 : top_id;
+		if (lane == winner) {
+#pragma unroll
+			for (int g = 0; g < N_G; g++)
+				if (g == head_group) {
+#pragma unroll
+					for (int i = g * G; i < g * G + G - 1; i++)
+						key[i] = key[i + 1], id[i] = id[i + 1];
+					key[g * G + G - 1] = ROUTE_KEY_NONE;
+				}
+		}
+	}
+}
+
+/* A token names an expert twice (hash table or given ids): the first slot takes the sum of the weights, the others
+ * become empty.  The tables hold one bit per (token, expert), and w1 f(x) + w2 f(x) = (w1 + w2) f(x). */
+__device__ __forceinline__ void route_merge_repeats(int k, int &id, float &w)
+{
+	const int lane = threadIdx.x & 31;
+	const unsigned same = __match_any_sync(FULL, lane < k && id >= 0 ? id : -1 - lane);
+	const bool first = (same & ((1u << lane) - 1)) == 0;
+	if (!__any_sync(FULL, !first))
+		return;
+	const float own = w;
+	for (int s = 1; s < k; s++) {
+		const float other = __shfl_sync(FULL, own, s);
+		if (first && s > lane && (same >> s & 1))
+			w = route_add(w, other);
+	}
+	if (!first)
+		id = -1, w = 0.f;
+}
+
+/* Routes token t, whose logits are row (unread for GIVEN).  Lane s < n_used gets slot s: local expert or -1, weight.
+ * Called by whole warps. */
+template <int J, class Row>
+__device__ __forceinline__ void route_token(const route_param &p, int t, const Row &row, const float (&bias)[J], int &id, float &w)
+{
+	constexpr int G = J < 4 ? J : 4;
+	const int lane = threadIdx.x & 31, k = p.n_used;
+	id = -1, w = 0.f;
+	if (p.n_tok_real && t >= *p.n_tok_real)
+		return;
+	if (p.score == MOXIE_SCORE_GIVEN) {
+		if (lane < k) {
+			id = p.topk_id_in[(size_t)t * k + lane];
+			w = p.topk_w_in ? p.topk_w_in[(size_t)t * k + lane] : 0.f;
+		}
+		if (id >= p.n_expert)
+			id = -1;
+		route_merge_repeats(k, id, w);
+	} else if (p.hash_table) {
+		const int v = p.tok_id[t];
+		if (v < 0 || v >= p.n_vocab)
+			return;
+		if (lane < k)
+			id = p.hash_table[(size_t)v * k + lane];
+		if (id < 0 || id >= p.n_expert)
+			id = -1;
+	} else {
+		uint32_t key[J];
+		float v[J];
+#pragma unroll
+		for (int c = 0; c < J; c += G) {
+			const int e = lane * J + c;
+			if (p.n_expert % G == 0 && e + G <= p.n_expert) {
+				row.template vec<G>(e, v + c);
+			} else {
+#pragma unroll
+				for (int i = 0; i < G; i++)
+					v[c + i] = e + i < p.n_expert ? row.at(e + i) : 0.f;
+			}
+		}
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			key[j] = lane * J + j < p.n_expert ? route_rank_key(p.score, v[j], bias[j]) : ROUTE_KEY_NONE;
+		float denominator = 0.f;
+		if (p.score == MOXIE_SCORE_SOFTMAX && !p.renormalise) {
+			uint32_t top = 0;
+#pragma unroll
+			for (int j = 0; j < J; j++)
+				top = max(top, key[j]);
+			const float l_max = route_key_value(__reduce_max_sync(FULL, top));
+#pragma unroll
+			for (int j = 0; j < J; j++) {
+				const float l = route_key_value(key[j]);
+				if (key[j] != ROUTE_KEY_NONE)
+					denominator = route_add(denominator, l == l_max ? 1.f : route_exp(route_add(l, -l_max)));
+			}
+			denominator = route_sum(denominator, 32);
+		}
+		if (p.n_group > 1)
+			route_mask_groups<J>(p, key);
+		uint32_t best;
+		route_select<J>(k, key, best, id);
+		if (p.score == MOXIE_SCORE_SOFTMAX) {
+			/* l == max covers +inf and all -inf: they share the weight. */
+			const float l = route_key_value(best), l_max = __shfl_sync(FULL, l, 0);
+			w = lane < k ? (l == l_max ? 1.f : route_exp(route_add(l, -l_max))) : 0.f;
+			w = route_div(w, p.renormalise ? route_sum(w, k) : denominator);
+		}
+	}
+	if (p.score == MOXIE_SCORE_SIGMOID || p.score == MOXIE_SCORE_SQRTSOFTPLUS) {
+		w = lane < k && id >= 0 ? route_score(p.score, row.at(id)) : 0.f;
+		if (p.renormalise)
+			w = route_div(w, route_add(route_sum(w, k), 1e-20f));
+	}
+	if (p.score != MOXIE_SCORE_GIVEN) {
+		w = route_mul(w, p.scale);
+		if (p.expert_scale && lane < k && id >= 0)
+			w = route_mul(w, p.expert_scale[id]);
+		if (p.hash_table)
+			route_merge_repeats(k, id, w);
+	}
+	if (lane >= k)
+		id = -1;
+	if (id >= 0) {
+		id -= p.expert_first;
+		if (id < 0 || id >= p.n_expert_here)
+			id = -1;
+	}
+}

@@ -1,0 +1,134 @@
+/* router_gemm - logits of the router: few experts, any number of tokens.
+ *
+ *   logits[t][e] = sum_k x[t][k] w[e][k] + b[e]
+ *   x [n_tok, n_embd] bf16   w [n_expert, n_embd] bf16   b [n_expert] f32 or bf16, or NULL   logits [n_tok, n_expert] f32
+ *
+ * A CTA makes 16 experts x 8*NT tokens of one of n_split parts of K; the parts are the CTAs of a cluster and add up over
+ * distributed shared memory.  Warps take slices of K straight from global memory (route_gemm.cuh).  Weights are the M
+ * operand, so one token wastes tensor cores, not bandwidth.
+ * Needs n_embd % 64 == 0, 16-byte aligned x and w.  W is loaded before the wait for the previous kernel.
+ * Numerics: f32 accumulation in 32 slices joined by a balanced tree, whatever n_tok: a token's bits do not depend on the
+ *   batch (the library path does not promise that).
+ * Cost: W once per token group of 8*NT, x once per 16 experts, all from L2 after the first; floor 2 n_expert n_embd bytes.
+ * Test: build/test_route gemm    Bench: build/bench_route gemm
+ */
+#include "moe_route.h"
+#include "route_gemm.cuh"
+
+struct gemm_param {
+	const uint16_t *x, *w;
+	const void *b;
+	float *logits;
+	int n_tok, n_expert, n_embd, bias_dtype, n_split;
+};
+
+constexpr int GEMM_WARPS = 8;
+
+template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm_kernel(const __grid_constant__ gemm_param p)
+{
+	extern __shared__ __align__(16) float red[]; /* n_local slices, then the inbox [n_split][share] */
+	constexpr int TILE = 16 * 8 * NT;
+	const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, q = lane & 3;
+	const int split = blockIdx.x, e0 = blockIdx.y * 16, t0 = blockIdx.z * 8 * NT;
+	const int n_local = ROUTE_N_SLICE / p.n_split, n_block = p.n_embd / 32;
+	const int lo = min(e0 + g, p.n_expert - 1), hi = min(e0 + g + 8, p.n_expert - 1);
+	const size_t hi_step = (size_t)(hi - lo) * p.n_embd;
+	const uint16_t *const w = p.w + (size_t)lo * p.n_embd + q * 8;
+
+	grid_launch_dependents();
+	if (p.n_split > 1)
+		cluster_arrive();
+	router_w f;
+	const int s0 = split * n_local + warp;
+	if (warp < n_local)
+		router_load_w(f, w, hi_step, slice_first(n_block, s0), slice_first(n_block, s0 + 1));
+	grid_wait();
+	const uint16_t *x[NT];
+#pragma unroll
+	for (int n = 0; n < NT; n++)
+		x[n] = p.x + (size_t)min(t0 + n * 8 + g, p.n_tok - 1) * p.n_embd + q * 8;
+	for (int s = warp; s < n_local; s += GEMM_WARPS) {
+		const int first = slice_first(n_block, split * n_local + s), last = slice_first(n_block, split * n_local + s + 1);
+		float acc[NT][4] = {};
+		if (s != warp)
+			router_load_w(f, w, hi_step, first, last);
+		router_slice<NT>(f, w, hi_step, x, first, last, acc);
+		router_put<NT>(red + s * red_slice(NT), acc);
+	}
+	__syncthreads();
+	/* Output i = token * 16 + expert of the tile belongs to CTA i / share of the cluster. */
+	const int share = TILE / p.n_split;
+	float *const inbox = red + n_local * red_slice(NT);
+	auto sum_of = [&](int i) { return tree_sum(red + (i & 15) * red_row(NT) + (i >> 4), red_slice(NT), n_local); };
+	if (p.n_split > 1) {
+		cluster_wait(); /* every CTA has started */
+		for (int i = threadIdx.x; i < TILE; i += blockDim.x) {
+			const int owner = i / share;
+			cluster_store(cluster_address(inbox + split * share + (i - owner * share), owner), sum_of(i));
+		}
+		cluster_arrive();
+		cluster_wait();
+	}
+	for (int i = threadIdx.x; i < share; i += blockDim.x) {
+		const int at = split * share + i, e = e0 + (at & 15), t = t0 + (at >> 4);
+		if (e < p.n_expert && t < p.n_tok) {
+			const float v = p.n_split > 1 ? tree_sum(inbox + i, share, p.n_split) : sum_of(at);
+			p.logits[(size_t)t * p.n_expert + e] = route_add(v, router_bias(p.b, p.bias_dtype, e));
+		}
+	}
+}
+
+extern "C" void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta)
+{
+	*nt = n_tok <= 8 ? 1 : n_tok <= 64 ? 2 : 4;
+	const int tiles = (n_expert + 15) / 16 * ((n_tok + 8 * *nt - 1) / (8 * *nt));
+	*n_split = 8;
+	while (*n_split > 1 && tiles * *n_split > n_sm)
+		*n_split /= 2;
+	*n_cta = tiles * *n_split;
+}
+
+static const void *kernel_of(int nt)
+{
+	return nt == 1   ? reinterpret_cast<const void *>(&router_gemm_kernel<1>)
+	       : nt == 2 ? reinterpret_cast<const void *>(&router_gemm_kernel<2>)
+	                 : reinterpret_cast<const void *>(&router_gemm_kernel<4>);
+}
+
+extern "C" cudaError_t router_gemm_set_attributes(void)
+{
+	for (int nt = 1; nt <= 4; nt *= 2) {
+		cudaError_t rc = cudaFuncSetAttribute(kernel_of(nt), cudaFuncAttributeMaxDynamicSharedMemorySize, 4 * (ROUTE_N_SLICE * red_slice(nt) + 128 * nt));
+		if (rc)
+			return rc;
+	}
+	return cudaSuccess;
+}
+
+extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const void *b, int bias_dtype, float *logits, int n_tok, int n_expert,
+                                          int n_embd, int n_sm, cudaStream_t stream, bool pdl)
+{
+	gemm_param p = { static_cast<const uint16_t *>(x), static_cast<const uint16_t *>(w), b, logits, n_tok, n_expert, n_embd, bias_dtype, 1 };
+	int nt, n_cta;
+	if (n_tok == 0)
+		return cudaSuccess;
+	router_gemm_grid(n_tok, n_expert, n_sm, &nt, &p.n_split, &n_cta);
+	const int n_group = (n_tok + 8 * nt - 1) / (8 * nt), group_max = 65535;
+	if (n_group > group_max)
+		return cudaErrorInvalidConfiguration;
+	const size_t smem = 4 * (size_t)(ROUTE_N_SLICE / p.n_split * red_slice(nt) + 128 * nt);
+	cudaLaunchConfig_t c = {};
+	cudaLaunchAttribute at[2];
+	c.gridDim = dim3(p.n_split, (n_expert + 15) / 16, n_group), c.blockDim = 32 * GEMM_WARPS, c.dynamicSmemBytes = smem, c.stream = stream;
+	c.attrs = at;
+	if (pdl) {
+		at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+		at[c.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+	}
+	at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
+	at[c.numAttrs].val.clusterDim.x = p.n_split;
+	at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1;
+	c.numAttrs++;
+	void *args[] = { &p };
+	return cudaLaunchKernelExC(&c, kernel_of(nt), args);
+}
