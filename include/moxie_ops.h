@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "moxie_route.h" /* router GEMM, top-k and the tables below */
 #include "moxie_status.h"
 
 #ifdef __cplusplus
@@ -117,47 +118,6 @@ MOXIE_API int moxie_moe_plan_tile_n(const moxie_moe_plan *plan, int n_tok);
 MOXIE_API int moxie_moe_run(const moxie_moe_plan *plan, const struct moxie_moe_args *args, void *stream, struct moxie_err *err);
 /* Which kernel serves which range of tokens, and why, as text lines.  Returns the length without the final NUL, like snprintf. */
 MOXIE_API int moxie_moe_plan_explain(const moxie_moe_plan *plan, char *text, size_t n_bytes);
-
-/* ---- router and routing ------------------------------------------------------------------------------------------- */
-
-enum moxie_route_rule {
-	MOXIE_ROUTE_TOPK_SOFTMAX = 0,   /* GPT-OSS, Gemma 4: top-k of logits, softmax over the selected, times expert_scale[id] if given */
-	MOXIE_ROUTE_SOFTMAX_TOPK = 1,   /* Mixtral, Qwen3: softmax over all, top-k, renormalised if norm */
-	MOXIE_ROUTE_SIGMOID_GROUPS = 2, /* DeepSeek-V3: sigmoid, rank by s + bias inside the best groups, weight s, renormalised */
-	MOXIE_ROUTE_SQRT_SOFTPLUS = 3,  /* DeepSeek-V4: s = sqrt(softplus(l)), rank by s + bias, weight s, renormalised */
-	MOXIE_ROUTE_HASH = 4            /* DeepSeek-V4 first layers: experts from a table by token id, weights as in 3 */
-};
-
-struct moxie_route_desc {
-	int rule;                       /* enum moxie_route_rule */
-	int n_expert, n_used;           /* 8..512, 1..16 */
-	int n_group, n_group_used;      /* rule 2; 1, 1 otherwise */
-	int norm;                       /* rules 1..4: divide by the sum of the selected */
-	int logits_dtype;               /* 0 fp32, 1 bf16, 2 fp16 */
-	float scale;                    /* factor of the weights; 0 means 1 */
-};
-
-struct moxie_route_args {
-	const void *logits;             /* [n_tok, n_expert], or NULL: computed from x and w */
-	const void *x;                  /* [n_tok, n_embd] bf16 */
-	const void *w;                  /* [n_expert, n_embd] bf16 */
-	const void *b;                  /* [n_expert] bf16 or NULL */
-	float *logits_out;              /* [n_tok, n_expert] or NULL */
-	const float *rank_bias;         /* [n_expert], rules 2 and 3, or NULL */
-	const float *expert_scale;      /* [n_expert], rule 0, or NULL */
-	const int32_t *hash_table;      /* [n_vocab, n_used], rule 4 */
-	const int32_t *token_id;        /* [n_tok], rule 4 */
-	int n_tok, n_embd;
-	struct moxie_moe_tables t;      /* out */
-	void *workspace;                /* moxie_route_workspace_bytes */
-};
-
-MOXIE_API uint64_t moxie_route_workspace_bytes(const struct moxie_route_desc *desc, int n_embd, int n_tok);
-/* Logits (if asked for), selection, weights and all tables.  Rows with token padding: topk_id = -1. */
-MOXIE_API int moxie_route_run(const struct moxie_route_desc *desc, const struct moxie_route_args *args, void *stream, struct moxie_err *err);
-/* The tables alone, from topk_id and topk_w already in args->t. */
-MOXIE_API int moxie_route_tables(int n_tok, int n_used, int n_expert, const struct moxie_moe_tables *t, void *workspace, void *stream,
-                                 struct moxie_err *err);
 
 #ifdef __cplusplus
 }

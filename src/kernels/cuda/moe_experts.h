@@ -1,0 +1,58 @@
+/* moe_experts.h - arguments of the expert launches and the list of their instances; host and device. */
+#ifndef MOXIE_MOE_EXPERTS_H
+#define MOXIE_MOE_EXPERTS_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#include "moe_layout.h"
+
+struct moe_phase {
+	const uint8_t *w;  /* [n_expert, row_blocks, k_atoms] atoms */
+	const float *mul;  /* [n_expert] */
+	const float *bias; /* phase 0 [n_expert, n_ff, 2], phase 1 [n_expert, n_embd]; or NULL */
+	const uint4 *src;  /* rows of activations */
+	int src_pitch;     /* row pitch in 16-byte units */
+	int k_atoms, row_blocks;
+	int n_group;       /* items along the rows */
+	int n_split;       /* fixed parts of K; phase 1 of the RB = 1 instances only */
+};
+
+struct moe_experts_args {
+	struct moe_phase p[2];
+	const int32_t *sorted_pair;  /* [n_pair] */
+	struct moe_tile *tiles;
+	const struct moe_head *head;
+	__nv_bfloat16 *act;          /* [n_pair, n_ff] */
+	void *y;                     /* [n_split, n_pair, n_embd] */
+	int n_used, n_pair, n_embd, n_ff;
+	int done_target;             /* tiles[].done of a finished tile */
+	int cost_ratio;              /* cost of an item of phase 0 in items of phase 1 */
+	float c1, c3, beta, limit;   /* activation: see moe_experts_sm90.cuh */
+};
+
+struct moe_combine_args {
+	const void *y;               /* [n_split, n_tok * n_used, n_embd] bf16 or fp32 */
+	const int32_t *topk_id;      /* [n_tok, n_used], -1 = skipped */
+	const float *topk_w;         /* [n_tok, n_used] */
+	const __nv_bfloat16 *residual, *shared; /* [n_tok, n_embd] or NULL */
+	__nv_bfloat16 *out;          /* [n_tok, n_embd] */
+	int n_tok, n_used, n_embd, n_split;
+	float scale;
+};
+
+/* One compiled shape of the expert kernel. */
+struct moe_instance {
+	const char *name;
+	int tile_n;    /* most tokens of a tile */
+	int rb;        /* row blocks of an item */
+	int smem;
+	const void *kernel;
+};
+extern const struct moe_instance moe_instance_rows64_n8, moe_instance_rows256_n16, moe_instance_rows256_n40, moe_instance_rows256_n64,
+	moe_instance_rows256_n128;
+
+cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_t stream);
+
+#endif

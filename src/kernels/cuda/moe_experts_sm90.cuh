@@ -1,0 +1,511 @@
+/* moe_experts_sm90 - both expert products of an MoE layer in one persistent launch: MXFP4 weights, bf16 tokens.
+ *
+ * For sorted row r (pair p = sorted_pair[r] = t * k + slot, expert e):
+ *   phase 0   g = W_gate[e] . x[t] + b_gate,  u = W_up[e] . x[t] + b_up
+ *             act[r] = g' * sigmoid(g' (c1 + c3 g'^2)) * (u' + beta),  g' = min(g, limit),  u' = clamp(u, -limit, limit)
+ *   phase 1   y[p] = W_down[e] . act[r] + b_down
+ *
+ *   x     [n_tok, n_embd]        bf16 in     act  [n_pair, n_ff]           bf16 scratch, sorted order
+ *   w     atoms (moe_layout.h)   u8   in     y    [n_split, n_pair, n_embd] bf16, or fp32 where C::SPLIT; pair order, out
+ *   tables of moe_layout.h, in; tiles[].done is counted up from 0
+ *
+ * Weights are the M operand (64 rows an instruction), tokens are N.  An item is RB row blocks of 64 rows x one token tile x
+ * the whole K (or a fixed part of it).  Items are dealt to the CTAs by a formula of (n_tile, grid), all of phase 0 before
+ * phase 1, so that no counter and no host is involved.  A CTA has two math warpgroups and four producer warps: warp 0 fills
+ * the ring with weights by bulk copies, warps 1-3 gather token rows with cp.async and swizzle them.  The weight warp never
+ * waits for anything but ring space: at the border of the phases the next weights are already on their way while the gather
+ * warps wait for tiles[].done.
+ *   RB = 4: 256 rows; warpgroup g owns row blocks 2g, 2g + 1.     RB = 1: 64 rows; the warpgroups share K, summed in order.
+ * Numerics: fp32 accumulation in k order, one rounding at act, one at y; bitwise repeatable.  exp by ex2.approx (2 ulp).
+ * Cost: 17/32 B per weight of each expert hit + tokens; floor = bytes / 4.4 TB/s or 6 n_pair n_embd n_ff / 790 TFLOP/s.
+ * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
+ */
+#ifndef MOXIE_MOE_EXPERTS_SM90_CUH
+#define MOXIE_MOE_EXPERTS_SM90_CUH
+
+#include <cuda_bf16.h>
+
+#include "device/mxfp4.cuh"
+#include "device/ptx.cuh"
+#include "device/wgmma.cuh"
+#include "moe_experts.h"
+
+/* RB   row blocks of 64 rows per item (4 or 1)     NMAX    most tokens of a tile; a tile takes the smallest fitting width
+ * KT   k atoms of a stage                          STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy */
+template <int RB_, int KT_, int STAGES_, int NMAX_> struct moe_shape {
+	static const int RB = RB_, KT = KT_, STAGES = STAGES_, NMAX = NMAX_;
+	static const bool SPLIT = RB == 1;                     /* warpgroups share K */
+	static const int X_TILE = NMAX * 128;                  /* one k atom of a token tile */
+	static const int X_STAGE = KT * X_TILE, W_STAGE = RB * KT * MOE_ATOM_BYTES;
+	static const int SUM = SPLIT ? NMAX / 2 * 128 * 4 : 0; /* accumulators of warpgroup 1 */
+	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + SUM + STAGES * 16;
+	static const int MATH = 256, THREADS = 384, GATHER = 96;
+	static const int PASS = (NMAX + 11) / 12;
+	static const int MATH_REGS = NMAX <= 64 ? 208 : 224, PRODUCER_REGS = NMAX <= 64 ? 88 : 56; /* of the 504 x 128 given at launch */
+	static_assert(SMEM <= 227 * 1024, "shared memory");
+};
+
+/* ---- the schedule ------------------------------------------------------------------------------------------------- */
+struct moe_work {
+	int phase, tile, group, split; /* phase < 0: no more work */
+	int expert, row0, n_row;
+};
+
+/* Item i of this CTA.  Phase 0 round robin; then the CTAs that got one item less take `ratio` items of phase 1 first (an
+ * item of phase 0 costs as much as that many), then round robin again. */
+struct moe_schedule {
+	const struct moe_experts_args &a;
+	int cta, n_cta, n0, n1, mine, high;
+
+	__device__ moe_schedule(const struct moe_experts_args &args, int n_tile) : a(args)
+	{
+		cta = blockIdx.x;
+		n_cta = gridDim.x;
+		n0 = n_tile * a.p[0].n_group;
+		n1 = n_tile * a.p[1].n_group * a.p[1].n_split;
+		mine = cta < n0 ? (n0 - 1 - cta) / n_cta + 1 : 0;
+		high = n0 % n_cta;
+	}
+	__device__ int index(int i) const
+	{
+		if (i < mine) return cta + i * n_cta;
+		int j = i - mine, low = high ? n_cta - high : 0, u;
+		if (low && cta >= high && j < a.cost_ratio)
+			u = cta - high + j * low;
+		else {
+			if (low && cta >= high) j -= a.cost_ratio;
+			u = min(n1, low * a.cost_ratio) + cta + j * n_cta;
+		}
+		return u < n1 ? n0 + u : -1;
+	}
+	__device__ moe_work get(int i) const
+	{
+		moe_work w;
+		int ix = index(i);
+		w.phase = ix < 0 ? -1 : ix >= n0;
+		if (ix < 0) return w;
+		ix -= w.phase ? n0 : 0;
+		const int n_group = a.p[w.phase].n_group, n_split = w.phase ? a.p[1].n_split : 1;
+		w.tile = ix / (n_group * n_split);
+		ix -= w.tile * n_group * n_split;
+		w.split = ix / n_group;
+		w.group = ix - w.split * n_group;
+		const int4 t = __ldcg((const int4 *)(a.tiles + w.tile));
+		w.expert = t.x;
+		w.row0 = t.y;
+		w.n_row = t.z;
+		return w;
+	}
+};
+__device__ __forceinline__ int moe_k_begin(const struct moe_phase &p, int split) { return p.k_atoms * split / p.n_split; }
+
+template <class C> struct moe_ring {
+	uint32_t x, w, bars;
+	int s = 0, parity = 0;
+	__device__ uint32_t full() const { return bars + s * 16; }
+	__device__ uint32_t empty() const { return bars + s * 16 + 8; }
+	__device__ void next()
+	{
+		if (++s == C::STAGES) {
+			s = 0;
+			parity ^= 1;
+		}
+	}
+};
+
+/* ---- producers ---------------------------------------------------------------------------------------------------- */
+template <class C> __device__ void moe_load_weights(const struct moe_experts_args &a, moe_ring<C> ring, int n_tile)
+{
+	const moe_schedule sch(a, n_tile);
+	const int lane = threadIdx.x % 32;
+	moe_work next = sch.get(0);
+	for (int i = 1; next.phase >= 0; i++) {
+		const moe_work w = next;
+		next = sch.get(i);
+		const struct moe_phase &p = a.p[w.phase];
+		const int n_block = min(C::RB, p.row_blocks - w.group * C::RB), k0 = moe_k_begin(p, w.split), k1 = moe_k_begin(p, w.split + 1);
+		const uint8_t *src = p.w + ((size_t)(w.expert * p.row_blocks + w.group * C::RB + lane) * p.k_atoms + k0) * MOE_ATOM_BYTES;
+		for (int k = k0; k < k1; k += C::KT) {
+			const int bytes = min(C::KT, k1 - k) * MOE_ATOM_BYTES;
+			mbar_wait(ring.empty(), ring.parity ^ 1);
+			if (lane == 0) mbar_expect(ring.full(), n_block * bytes);
+			__syncwarp();
+			if (lane < n_block) bulk_load(ring.w + ring.s * C::W_STAGE + lane * C::KT * MOE_ATOM_BYTES, src, bytes, ring.full());
+			src += bytes;
+			ring.next();
+		}
+	}
+}
+
+template <class C> __device__ void moe_gather_tokens(const struct moe_experts_args &a, moe_ring<C> ring, int n_tile)
+{
+	const moe_schedule sch(a, n_tile);
+	const int t = threadIdx.x - (C::MATH + 32), chunk = t & 7, row = t >> 3; /* 16-byte chunk of a row's atom; 12 rows a pass */
+	const uint32_t dst0 = row * 128 + ((chunk ^ (row & 7)) << 4);
+	int ready = -1;
+	moe_work next = sch.get(0);
+	for (int i = 1; next.phase >= 0; i++) {
+		const moe_work w = next;
+		next = sch.get(i);
+		const struct moe_phase &p = a.p[w.phase];
+		const int k0 = moe_k_begin(p, w.split), k1 = moe_k_begin(p, w.split + 1);
+		const uint4 *src = p.src + k0 * 8;
+		const auto source_row = [&](int r) { return w.phase ? w.row0 + r : a.sorted_pair[w.row0 + r] / a.n_used; };
+		constexpr int N_OFF = C::SPLIT ? C::NMAX : C::PASS;
+		uint32_t off[N_OFF];
+#pragma unroll
+		for (int j = 0; j < N_OFF; j++) {
+			const int r = C::SPLIT ? j : row + 12 * j;
+			off[j] = r < w.n_row ? source_row(r) * p.src_pitch + (C::SPLIT ? 0 : chunk) : 0;
+		}
+		if (w.phase && ready != w.tile) { /* the rows of act must be complete */
+			if (t % 32 == 0)
+				while (ld_acquire(&a.tiles[w.tile].done) < a.done_target)
+					;
+			__syncwarp();
+			ready = w.tile;
+		}
+		for (int k = k0; k < k1; k += C::KT) {
+			const int kt = min(C::KT, k1 - k);
+			const uint32_t xs = ring.x + ring.s * C::X_STAGE;
+			mbar_wait(ring.empty(), ring.parity ^ 1);
+			if constexpr (C::SPLIT) {
+				for (int c = t; c < kt * 8; c += C::GATHER) {
+#pragma unroll
+					for (int r = 0; r < C::NMAX; r++)
+						if (r < w.n_row) cp_async16(xs + (c >> 3) * C::X_TILE + r * 128 + (((c ^ r) & 7) << 4), src + off[r] + c);
+				}
+			} else {
+#pragma unroll
+				for (int j = 0; j < C::PASS; j++)
+					if (row + 12 * j < w.n_row) {
+						const uint32_t dst = xs + (dst0 ^ (j & 1) << 6) + j * (12 * 128);
+#pragma unroll
+						for (int ka = 0; ka < C::KT; ka++)
+							if (ka < kt) cp_async16(dst + ka * C::X_TILE, src + off[j] + ka * 8);
+					}
+			}
+			cp_async_arrive(ring.full());
+			src += C::KT * 8;
+			ring.next();
+		}
+	}
+	asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+/* ---- math --------------------------------------------------------------------------------------------------------- */
+/* One item's product: d[m] += W x over n_k atoms.  Atoms are taken in pairs, one per fragment set, so that a set is rewritten
+ * only after its instructions have retired (wait 1).  RB = 4: a pair is one k atom of the two row blocks; RB = 1: two k
+ * atoms of the one row block, and the two chains (and then the warpgroups) are summed afterwards.  The loop over pairs is not
+ * unrolled: with four atoms in a row ptxas can no longer prove the fragments safe and serialises every wgmma (C7513). */
+template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d)[2][N / 2], moe_ring<C> &ring, int n_k, int wg, int t)
+{
+	constexpr int ATOM = MOE_ATOM_BYTES;
+	constexpr int W_STEP = C::SPLIT ? ATOM : C::KT * ATOM, W_PAIR = C::SPLIT ? 4 * ATOM : ATOM;
+	constexpr int X_STEP = C::SPLIT ? C::X_TILE : 0, X_PAIR = C::SPLIT ? 4 * C::X_TILE : C::X_TILE;
+	const uint32_t base = ring.w + wg * (C::SPLIT ? 2 * ATOM : 2 * C::KT * ATOM);
+	const uint32_t codes = base + t * 16, scales = base + MOE_ATOM_CODES + (t / 32 * 8 + t % 32 / 4) * 4;
+	const uint32_t desc0 = wgmma_desc_low(ring.x + (C::SPLIT ? wg * 2 * C::X_TILE : 0));
+	const auto n_pair_of = [&](int kt) { return C::SPLIT ? kt / 4 + ((kt & 3) >= 2 * wg + 2) : kt; };
+	const auto release = [&](int stage) {
+		__syncwarp();
+		if (t % 32 == 0) mbar_arrive(ring.bars + stage * 16 + 8);
+	};
+	const auto wait_full = [&] {
+		mbar_wait(ring.full(), ring.parity);
+		fence_proxy_async();
+	};
+	const int n_stage = (n_k + C::KT - 1) / C::KT, kt_last = n_k - (n_stage - 1) * C::KT, n_pair_last = n_pair_of(kt_last);
+	const int n_main = n_stage - (C::SPLIT && n_pair_last == 0);
+
+#pragma unroll
+	for (int m = 0; m < 2; m++)
+#pragma unroll
+		for (int i = 0; i < N / 2; i++)
+			d[m][i] = 0;
+	uint32_t frag[2][4][4];
+	uint4 code[2];
+	uint32_t scale[2];
+	int last = -1;
+	if (n_main > 0) { /* codes are read one pair ahead of their use */
+		wait_full();
+#pragma unroll
+		for (int j = 0; j < 2; j++) {
+			code[j] = lds128(codes + ring.s * C::W_STAGE + j * W_STEP);
+			scale[j] = lds32(scales + ring.s * C::W_STAGE + j * W_STEP);
+		}
+	}
+#pragma unroll 1
+	for (int st = 0; st < n_main; st++) {
+		const int now = ring.s, n_pair = st == n_stage - 1 ? n_pair_last : n_pair_of(C::KT);
+		/* Only the low word of a descriptor changes; the shuffle tells the compiler that it is the same in all lanes. */
+		uint32_t desc = __shfl_sync(0xffffffff, desc0 + now * (C::X_STAGE / 16), 0);
+#pragma unroll 1
+		for (int pair = 0; pair < n_pair; pair++) {
+			mxfp4_expand_atom(code[0], scale[0], frag[0]);
+			wgmma_fence();
+#pragma unroll
+			for (int k = 0; k < 4; k++)
+				wgmma<N>::rs(d[0], frag[0][k], wgmma_desc(desc + 2 * k));
+			wgmma_commit();
+			wgmma_wait<1>();
+			if (pair == 0 && last >= 0) release(last);
+			uint32_t at = ring.s * C::W_STAGE + (pair + 1) * W_PAIR;
+			if (pair == n_pair - 1) {
+				ring.next();
+				at = ring.s * C::W_STAGE;
+				if (st + 1 < n_main) wait_full();
+			}
+			code[0] = lds128(codes + at); /* after the last stage: not used */
+			scale[0] = lds32(scales + at);
+			mxfp4_expand_atom(code[1], scale[1], frag[1]);
+			wgmma_fence();
+#pragma unroll
+			for (int k = 0; k < 4; k++)
+				wgmma<N>::rs(d[1], frag[1][k], wgmma_desc(desc + X_STEP / 16 + 2 * k));
+			wgmma_commit();
+			code[1] = lds128(codes + at + W_STEP);
+			scale[1] = lds32(scales + at + W_STEP);
+			wgmma_wait<1>();
+			desc += X_PAIR / 16;
+		}
+		last = now;
+	}
+	wgmma_wait<0>();
+#pragma unroll
+	for (int m = 0; m < 2; m++)
+		pin(d[m]);
+	if constexpr (C::SPLIT) { /* an atom left over in the last stage */
+		if (n_pair_last == 0) {
+			if (last >= 0) release(last);
+			wait_full();
+			last = ring.s;
+			ring.next();
+		}
+		if ((kt_last & 3) == 2 * wg + 1) {
+			const uint32_t at = last * C::W_STAGE + n_pair_last * W_PAIR;
+			const uint32_t desc = __shfl_sync(0xffffffff, desc0 + last * (C::X_STAGE / 16) + n_pair_last * (X_PAIR / 16), 0);
+			code[0] = lds128(codes + at);
+			scale[0] = lds32(scales + at);
+			mxfp4_expand_atom(code[0], scale[0], frag[0]);
+			wgmma_fence();
+#pragma unroll
+			for (int k = 0; k < 4; k++)
+				wgmma<N>::rs(d[0], frag[0][k], wgmma_desc(desc + 2 * k));
+			wgmma_commit();
+			wgmma_wait<0>();
+			pin(d[0]);
+		}
+	}
+	release(last);
+}
+
+/* A stage that holds nothing for this warpgroup (last item of a matrix whose row blocks are no multiple of 4). */
+template <class C> __device__ void moe_skip(moe_ring<C> &ring, int n_k, int t)
+{
+	for (int k = 0; k < n_k; k += C::KT) {
+		mbar_wait(ring.full(), ring.parity);
+		__syncwarp();
+		if (t % 32 == 0) mbar_arrive(ring.empty());
+		ring.next();
+	}
+}
+
+__device__ __forceinline__ uint32_t moe_pack_bf16(float a, float b)
+{
+	const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+	return *(const uint32_t *)&v;
+}
+/* min, max that keep NaN; and x, but NaN for an infinite sum (a NaN scale makes the sum infinite or NaN). */
+__device__ __forceinline__ float min_nan(float a, float b)
+{
+	float d;
+	asm("min.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+	return d;
+}
+__device__ __forceinline__ float max_nan(float a, float b)
+{
+	float d;
+	asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
+	return d;
+}
+__device__ __forceinline__ float moe_restore(float acc, float mul, float bias)
+{
+	const float v = fmaf(acc, mul, bias);
+	return v + (v - v);
+}
+__device__ __forceinline__ float moe_act(const struct moe_experts_args &a, float g, float u)
+{
+	g = min_nan(g, a.limit);
+	u = max_nan(min_nan(u, a.limit), -a.limit);
+	const float z = g * fmaf(a.c3, g * g, a.c1);
+	return __fdividef(g, 1 + __expf(-z)) * (u + a.beta);
+}
+
+/* A value the compiler cannot compute ahead: keeps it from hoisting one copy per width out of the item loop, which costs
+ * the main loops their registers (C7512). */
+__device__ __forceinline__ int opaque(int v)
+{
+	asm volatile("" : "+r"(v));
+	return v;
+}
+
+/* Row block rb of phase 0: gate in rows g, up in rows g + 8 -> 32 channels of act. */
+template <int N> __device__ __forceinline__ void moe_store_act(const struct moe_experts_args &a, const moe_work &w, float (&d)[N / 2], int rb, int t)
+{
+	const int lane = t % 32, ch = rb * 32 + t / 32 * 8;
+	const float mul = a.p[0].mul[w.expert];
+	const float2 bias = a.p[0].bias ? ((const float2 *)a.p[0].bias)[(size_t)w.expert * a.n_ff + ch + lane / 4] : make_float2(0, 0);
+	const int stride = opaque(8 * a.n_ff);
+	__nv_bfloat16 *out = a.act + (size_t)(w.row0 + lane / 4) * a.n_ff + ch + lane % 4 * 2;
+#pragma unroll
+	for (int j = 0; j < N / 8; j++) {
+		float v[2];
+#pragma unroll
+		for (int i = 0; i < 2; i++)
+			v[i] = moe_act(a, moe_restore(d[4 * j + i], mul, bias.x), moe_restore(d[4 * j + 2 + i], mul, bias.y));
+		const uint32_t p = transpose8(moe_pack_bf16(v[0], v[1]));
+		if (8 * j + lane / 4 < w.n_row) *(uint32_t *)out = p;
+		out += stride;
+	}
+}
+
+/* Row block rb of phase 1 -> 64 channels of y, rows in pair order. */
+template <int N, bool F32>
+__device__ __forceinline__ void moe_store_y(const struct moe_experts_args &a, const moe_work &w, float (&d)[N / 2], int rb, int t)
+{
+	const int lane = t % 32, ch = rb * 64 + t / 32 * 16, n_embd = opaque(a.n_embd);
+	const float mul = a.p[1].mul[w.expert];
+	float bias[2] = { 0, 0 };
+	if (a.p[1].bias && w.split == 0)
+#pragma unroll
+		for (int h = 0; h < 2; h++)
+			bias[h] = a.p[1].bias[(size_t)w.expert * a.n_embd + ch + lane / 4 + 8 * h];
+	if constexpr (F32) {
+		float *y = (float *)a.y + (size_t)w.split * a.n_pair * a.n_embd + ch + lane / 4;
+#pragma unroll
+		for (int j = 0; j < N / 8; j++)
+#pragma unroll
+			for (int i = 0; i < 2; i++) {
+				const int r = 8 * j + lane % 4 * 2 + i;
+				if (r < w.n_row) {
+					float *out = y + (size_t)a.sorted_pair[w.row0 + r] * n_embd;
+					out[0] = moe_restore(d[4 * j + i], mul, bias[0]);
+					out[8] = moe_restore(d[4 * j + 2 + i], mul, bias[1]);
+				}
+			}
+	} else {
+		__nv_bfloat16 *y = (__nv_bfloat16 *)a.y + ch + lane % 4 * 2;
+		int pair[N / 8];
+#pragma unroll
+		for (int j = 0; j < N / 8; j++)
+			pair[j] = 8 * j + lane / 4 < w.n_row ? a.sorted_pair[w.row0 + 8 * j + lane / 4] : -1;
+#pragma unroll
+		for (int j = 0; j < N / 8; j++) {
+			uint32_t v[2];
+#pragma unroll
+			for (int h = 0; h < 2; h++)
+				v[h] = transpose8(moe_pack_bf16(moe_restore(d[4 * j + 2 * h], mul, bias[h]), moe_restore(d[4 * j + 2 * h + 1], mul, bias[h])));
+			if (pair[j] >= 0) {
+				uint32_t *out = (uint32_t *)(y + (size_t)pair[j] * n_embd);
+				out[0] = v[0];
+				out[4] = v[1];
+			}
+		}
+	}
+}
+
+enum { BAR_SUM_FULL = 3, BAR_SUM_FREE = 4 };
+
+template <class C, int N> __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring,
+                                                                   uint32_t sum, int wg, int t)
+{
+	const struct moe_phase &p = a.p[w.phase];
+	const int n_k = moe_k_begin(p, w.split + 1) - moe_k_begin(p, w.split);
+	float d[2][N / 2];
+	moe_multiply<C, N>(d, ring, n_k, wg, t);
+	if constexpr (C::SPLIT) {
+#pragma unroll
+		for (int i = 0; i < N / 2; i++)
+			d[0][i] += d[1][i];
+		if (wg == 1) {
+			bar_sync<BAR_SUM_FREE, 256>();
+#pragma unroll
+			for (int i = 0; i < N / 2; i++)
+				sts_f32(sum + i * 512 + t * 4, d[0][i]);
+			bar_arrive<BAR_SUM_FULL, 256>();
+			return;
+		}
+		bar_sync<BAR_SUM_FULL, 256>();
+#pragma unroll
+		for (int i = 0; i < N / 2; i++)
+			d[0][i] += lds_f32(sum + i * 512 + t * 4);
+		bar_arrive<BAR_SUM_FREE, 256>();
+	}
+	const int rb = C::SPLIT ? w.group : w.group * 4 + wg * 2;
+#pragma unroll
+	for (int m = 0; m < (C::SPLIT ? 1 : 2); m++)
+		if (rb + m < p.row_blocks) {
+			if (w.phase == 0) moe_store_act<N>(a, w, d[m], rb + m, t);
+			else moe_store_y<N, C::SPLIT>(a, w, d[m], rb + m, t);
+		}
+	if (w.phase == 0) { /* this warpgroup's channels of the tile's rows are written */
+		bar_sync_wg(wg);
+		if (t == 0) red_release(&a.tiles[w.tile].done, 1);
+	}
+}
+
+/* The smallest compiled width that holds the tile's rows. */
+template <class C, int N, int... WIDER>
+__device__ __forceinline__ void moe_item_of_width(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, uint32_t sum, int wg, int t)
+{
+	if constexpr (sizeof...(WIDER) == 0) moe_item<C, N>(a, w, ring, sum, wg, t);
+	else if (w.n_row <= N) moe_item<C, N>(a, w, ring, sum, wg, t);
+	else moe_item_of_width<C, WIDER...>(a, w, ring, sum, wg, t);
+}
+
+template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
+{
+	extern __shared__ __align__(1024) uint8_t raw[];
+	const uint32_t base = (smem_u32(raw) + 1023) & ~1023u;
+	moe_ring<C> ring;
+	ring.x = base;
+	ring.w = base + C::STAGES * C::X_STAGE;
+	ring.bars = ring.w + C::STAGES * C::W_STAGE + C::SUM;
+	const uint32_t sum = ring.w + C::STAGES * C::W_STAGE;
+
+	if (threadIdx.x == 0) {
+		for (int s = 0; s < C::STAGES; s++) {
+			mbar_init(ring.bars + s * 16, 1 + C::GATHER);
+			mbar_init(ring.bars + s * 16 + 8, C::MATH / 32);
+		}
+		mbar_init_fence();
+	}
+	__syncthreads();
+	pdl_launch();
+	pdl_wait();
+	const int n_tile = __ldcg(&a.head->n_tile);
+
+	if (threadIdx.x >= C::MATH) {
+		regs_dec<C::PRODUCER_REGS>();
+		if (threadIdx.x < C::MATH + 32) moe_load_weights<C>(a, ring, n_tile);
+		else moe_gather_tokens<C>(a, ring, n_tile);
+	} else {
+		regs_inc<C::MATH_REGS>();
+		const int wg = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), t = threadIdx.x % 128;
+		const moe_schedule sch(a, n_tile);
+		if (C::SPLIT && wg == 0) bar_arrive<BAR_SUM_FREE, 256>();
+		moe_work next = sch.get(0);
+		for (int i = 1; next.phase >= 0; i++) {
+			const moe_work w = next;
+			next = sch.get(i);
+			if (!C::SPLIT && w.group * 4 + wg * 2 >= a.p[w.phase].row_blocks) {
+				moe_skip<C>(ring, a.p[w.phase].k_atoms, t);
+				continue;
+			}
+			moe_item_of_width<C, NS...>(a, w, ring, sum, wg, t);
+		}
+	}
+}
+
+#endif
