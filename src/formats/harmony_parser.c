@@ -328,13 +328,13 @@ int harmony_parser_push(struct harmony_parser *p, int32_t id, struct moxie_event
 
 int harmony_parser_finish(struct harmony_parser *p, struct moxie_event *ev)
 {
-	bool ok = true;
+	bool ok;
 	empty(&p->text);
-	if (!p->in_message)
-		forget_message(p);
-	if (p->in_message && !p->ended)
+	if (p->ended)
+		begin_header(p, false);
+	if (p->in_message)
 		ok = detok_finish(&p->held, &p->text) == 0;
-	else if (!p->in_message)
+	else
 		ok = detok_finish(&p->held, &p->part[p->has_mark]) == 0 && give_up_header(p);
 	if (ok)
 		fill(p, ev, p->text.n ? MOXIE_EV_TEXT : MOXIE_EV_NONE);
