@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bench/bench_ops.h"
+#include "bench/bench_read.h"
 #include "cli.h"
 
 #define MAX_POINT 32

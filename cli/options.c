@@ -69,7 +69,7 @@ static const struct row rows[] = {
 	  "taken from generated tokens once for each time" },
 	{ "seed", 0, NULL, "N", U64, AT(seed), ANY, SAMPLES | CMD_SYNTH, "Sampling", "same seed, prompt and machine: same tokens (default: 0)" },
 	{ "stop", 0, NULL, "TEXT", LIST, AT(stop), ANY, CMD_RUN, "Sampling", "end the answer where TEXT begins; may be given up to 16 times" },
-	{ "ignore-eos", 0, NULL, NULL, FLAG, AT(ignore_eos), ANY, CMD_RUN, "Sampling", "go on after the model's end token" },
+	{ "ignore-eos", 0, NULL, NULL, FLAG, AT(ignore_eos), ANY, TALKS, "Sampling", "go on after the model's end token" },
 
 	{ "limit", 0, NULL, "N", INT, AT(limit), 0, 1 << 30, CMD_EVAL, "Evaluation", "only the first N questions" },
 	{ "parallel", 0, NULL, "N", INT, AT(parallel), 1, 256, CMD_EVAL, "Evaluation", "questions answered together (default: 8)" },

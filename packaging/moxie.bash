@@ -1,0 +1,30 @@
+# bash completion for moxie; written by `moxie completion`
+_moxie()
+{
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} flags
+	if ((COMP_CWORD == 1)); then
+		mapfile -t COMPREPLY < <(compgen -W 'run chat eval bench inspect synth tokenize --help --version' -- "$cur")
+		return
+	fi
+	case $prev in
+	--load-format) mapfile -t COMPREPLY < <(compgen -W 'auto dummy' -- "$cur"); return ;;
+	--kv-cache-dtype) mapfile -t COMPREPLY < <(compgen -W 'auto bf16 f32' -- "$cur"); return ;;
+	--reasoning-effort) mapfile -t COMPREPLY < <(compgen -W 'low medium high' -- "$cur"); return ;;
+	--show-reasoning) mapfile -t COMPREPLY < <(compgen -W 'auto yes no' -- "$cur"); return ;;
+	esac
+	case ${COMP_WORDS[1]} in
+	run) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --raw --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --stats' ;;
+	chat) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --ignore-eos --stats' ;;
+	eval) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --reasoning-effort --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --limit --parallel --show-wrong --output' ;;
+	bench) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --contexts --gen --output' ;;
+	inspect) flags='--help --model --device --context-length --load-format --chunked-prefill-size --kv-cache-dtype --json' ;;
+	synth) flags='--help --threads --seed --list' ;;
+	tokenize) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --specials --ids' ;;
+	esac
+	if [[ $cur == -* ]]; then
+		mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
+	else
+		mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+	fi
+}
+complete -o filenames -F _moxie moxie
