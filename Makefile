@@ -14,7 +14,7 @@ SAN     =# sanitizer flags, see asan
 CFLAGS  = -O3 $(SAN)
 FLAGS   = -std=c11 -D_GNU_SOURCE -fopenmp -fPIC -fvisibility=hidden -Iinclude -Isrc -I. -Wall -Wextra -MMD -MP $(CFLAGS)
 LDLIBS  = -ljansson -lpcre2-8 -ldl -lm
-WRAP    = malloc calloc realloc aligned_alloc strdup mmap# what test_alloc makes fail
+WRAP    = malloc calloc realloc aligned_alloc strdup mmap free munmap# what test_alloc watches, and makes fail
 
 LIB_SRC := $(wildcard src/*/*.c src/kernels/cpu/*.c)
 CLI_SRC := $(wildcard cli/*.c bench/*.c)

@@ -318,6 +318,13 @@ void opts_print_bash(void)
 	       "complete -o filenames -F _moxie moxie\n");
 }
 
+/* Backslashes and leading dots would be mdoc's own. */
+static void print_mdoc_text(const char *s)
+{
+	for (; *s; s++)
+		printf(*s == '\\' ? "\\e" : "%c", *s);
+}
+
 void opts_print_mdoc(void)
 {
 	printf(".Bl -tag -width Ds\n");
@@ -329,14 +336,16 @@ void opts_print_mdoc(void)
 			printf(" Fl %c ,", r->key);
 		printf(" Fl -%s", r->name);
 		if (r->arg)
-			printf(r->kind == CHOICE ? " Cm %s" : " Ar %s", r->arg);
-		printf("\n");
-		const char *sep = "";
-		printf("Commands: ");
+			printf(" Ar %s", r->arg);
+		bool is_value = strchr(":,", r->help[strcspn(r->help, " :,")]); /* "dummy: random weights ..." stays small */
+		printf("\n%c", is_value ? *r->help : toupper((unsigned char)*r->help));
+		print_mdoc_text(r->help + 1);
+		printf(".\nFor");
+		const char *sep = " ";
 		for (const struct command *c = commands; c->name; c++)
 			if (r->cmds & c->bit)
 				printf("%s%s", sep, c->name), sep = ", ";
-		printf(".\nEnvironment:\n.Ev %s .\n.br\n%c%s.\n", env, toupper((unsigned char)*r->help), r->help + 1);
+		printf(";\n.Ev %s .\n", env);
 	}
 	printf(".El\n");
 }
