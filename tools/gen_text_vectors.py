@@ -3,8 +3,8 @@
 
     python3 -m venv /tmp/venv-text && /tmp/venv-text/bin/pip install tokenizers
     /tmp/venv-text/bin/python tools/gen_text_vectors.py            write the vectors
-    /tmp/venv-text/bin/python tools/gen_text_vectors.py --fuzz 10000 --binary build/encode_lines
-                                                                    compare random strings with the C encoder (see fuzz())
+    /tmp/venv-text/bin/python tools/gen_text_vectors.py --fuzz 10000 /tmp/cases.jsonl        write that many random cases, then
+    MOXIE_TOKENIZER_CASES=/tmp/cases.jsonl build/test_tokenizer golden                       compare
 
 The tokenizers are trained here, on text made here, with the split pattern that GPT-OSS uses; the ids come from the
 `tokenizers` package.  The harmony texts come from the short Python renderer and parser at the end, written from the format's
@@ -14,10 +14,8 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import unicodedata
 
-import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -215,6 +213,48 @@ def tokenizer_vectors():
             rows.append(row)
     write_json_lines("tokenizer_cases.jsonl", rows)
     return toks
+
+
+# What the split pattern makes of each character, seen from the places where it cuts this text.
+CLASS_TEXT = "a%sA%s1%s %s's%s"
+
+
+def class_vectors():
+    """Runs of code points that cut alike: "first-code-point(hex) cuts".  '?' = not assigned in Unicode 14, not compared."""
+    split = pre_tokenizers.Split(Regex(O200K), "isolated")
+    rows, last = [], None
+    for c in range(0x110000):
+        if 0xd800 <= c <= 0xdfff or unicodedata.category(chr(c)) == "Cn":
+            cuts = "?"
+        else:
+            cuts = ",".join(str(b) for _, (_, b) in split.pre_tokenize_str(CLASS_TEXT.replace("%s", chr(c))))
+        if cuts != last:
+            rows.append("%x %s" % (c, cuts))
+        last = cuts
+    with open(os.path.join(OUT, "tokenizer_classes.txt"), "w") as f:
+        f.write("\n".join(rows) + "\n")
+
+
+def utf8_vectors():
+    """Byte strings and what Python makes of them with errors="replace", both in hex."""
+    r = random.Random(6)
+    edge = [0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec, 0xed, 0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5, 0xf8, 0xfe, 0xff]
+    cases = [bytes([a]) for a in edge] + [bytes([a, b]) for a in edge for b in edge if a >= 0xc0] + [bytes(r.choices(edge, k=r.randint(3, 12))) for _ in range(400)]
+    good = "aé中😀\u0301".encode()
+    cases += [good[:i] + good[j:] for i in range(len(good)) for j in range(i, len(good))]
+    with open(os.path.join(OUT, "tokenizer_utf8.txt"), "w") as f:
+        for b in cases:
+            f.write("%s %s\n" % (b.hex(), b.decode("utf-8", "replace").encode().hex()))
+
+
+def fuzz(n, path):
+    toks = {name: Tokenizer.from_file(os.path.join(OUT, "tokenizer_%s.json" % name)) for name in ["4k", "tiny", "added"]}
+    r = random.Random()
+    with open(path, "w") as f:
+        for i in range(n):
+            text = random_string(r) if i % 20 else "".join(random_string(r).replace(" ", "") for _ in range(20))
+            for name, t in toks.items():
+                f.write(json.dumps([name, text, encode(t, text, False), encode(t, text, True)]) + "\n")
 
 
 # ---- harmony: an oracle written from the description of the format, as text with the markers marked
@@ -440,7 +480,12 @@ def harmony_vectors(t):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser()
-    ap.add_argument("--fuzz", type=int, default=0)
-    ap.add_argument("--binary")
+    ap.add_argument("--fuzz", nargs=2, metavar=("N", "PATH"))
     args = ap.parse_args()
-    harmony_vectors(tokenizer_vectors()["4k"])
+    if args.fuzz:
+        fuzz(int(args.fuzz[0]), args.fuzz[1])
+    else:
+        tokenizers_made = tokenizer_vectors()
+        class_vectors()
+        utf8_vectors()
+        harmony_vectors(tokenizers_made["4k"])
