@@ -6,6 +6,7 @@
 
 #include "base/vec.h"
 #include "formats/config.h"
+#include "formats/json_read.h"
 #include "formats/safetensors.h"
 #include "formats/synth.h"
 #include "formats/tokenizer.h"
@@ -82,6 +83,65 @@ static void tmp_remove(void)
 	for (size_t i = 0; i < sizeof name / sizeof *name; i++)
 		unlink(tmp_file(name[i]));
 	CHECK(rmdir(tmp) == 0, "%s: %s", tmp, strerror(errno));
+}
+
+/* ---- JSON ----------------------------------------------------------------------------------------------------------- */
+
+/* Ours and jansson's parser accept the same texts and make the same trees; but jansson overlooks a NUL after a number. */
+static void same_as_jansson(const char *p, size_t n, int i)
+{
+	json_t *ours;
+	int rc = json_read_text(&ours, p, n, "json", &err);
+	json_t *theirs = json_loadb(p, n, JSON_REJECT_DUPLICATES, NULL);
+	if (theirs && (!json_is_object(theirs) || memchr(p, 0, n))) {
+		json_decref(theirs);
+		theirs = NULL;
+	}
+	bool same = (rc == 0) == (ours != NULL) && (ours != NULL) == (theirs != NULL) && (!ours || json_equal(ours, theirs));
+	json_decref(ours);
+	json_decref(theirs);
+	CHECK(same, "case %d: %d %s: %.*s", i, rc, rc ? err.text : "accepted", (int)n, p);
+	CHECK(rc == 0 || rc == MOXIE_E_FORMAT, "case %d: %d", i, rc);
+}
+
+TEST(json_like_jansson)
+{
+	static const char rich[] = "{\"a\\\"\\\\\\/\\b\\f\\n\\r\\t\": [1, -2, 0, -0, 1.5, -0.25e-3, 1E+2, 9223372036854775807],\r\n\t\"\\u00e9\\u20AC\\ud83d\\ude42\": "
+				   "{\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x99\x82\": true, \"\": [[], {}, [false, null]]}, \"x\\u0041\": \"\\u007f\", \"n\": 123456789}";
+	static const char *const text[] = {
+		"{}", " { } ", "{\"a\":1}", "{\"a\":01}", "{\"a\":-}", "{\"a\":1.}", "{\"a\":.5}", "{\"a\":1e}", "{\"a\":+1}", "{\"a\":1e400}",
+		"{\"a\":1e-400}", "{\"a\":9223372036854775808}", "{\"a\":-9223372036854775808}", "{\"a\":\"\\u0000\"}", "{\"a\":\"\\ud800\"}",
+		"{\"a\":\"\\udc00\"}", "{\"a\":\"\\ud800\\u0041\"}", "{\"a\":\"\\x\"}", "{\"a\":\"\n\"}", "{\"a\":tru}", "{\"a\":nulll}", "{\"a\" 1}", "{a:1}",
+		"{\"a\":1,}", "{,}", "{\"a\":[1,]}", "{\"a\":[1 2]}", "{\"a\":1}x", "{\"a\":1}{}", "[", "]", "\"a\"", "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\xc0\x80\"}",
+		"{\"a\":1,\"a\":2}", "{\"a\":{\"b\":1},\"b\":{\"a\":1}}", "{\"a\":{\"a\":1}}", "\xef\xbb\xbf{}", "{\"a\":NaN}", "{\"a\":Infinity}", "", " ", rich,
+	};
+	static char mutant[1024];
+	for (size_t i = 0; i < sizeof text / sizeof *text; i++)
+		same_as_jansson(text[i], strlen(text[i]), (int)i);
+	mutate_state = test_seed;
+	for (int i = 0; i < 20000; i++) {
+		size_t n = mutate(memcpy(mutant, rich, sizeof rich - 1), sizeof rich - 1, sizeof mutant);
+		same_as_jansson(mutant, n, i);
+	}
+}
+
+/* Caps of our own: depth, and digits of one number. */
+TEST(json_caps)
+{
+	char text[600];
+	json_t *j;
+	for (int depth = 126; depth < 130; depth++) { /* of lists, inside one object */
+		memcpy(text, "{\"a\":", 5);
+		memset(text + 5, '[', (size_t)depth);
+		memset(text + 5 + depth, ']', (size_t)depth);
+		text[5 + 2 * depth] = '}';
+		int rc = json_read_text(&j, text, (size_t)(6 + 2 * depth), "deep", &err);
+		CHECK(depth < 128 ? rc == 0 : rc == MOXIE_E_FORMAT && strstr(err.text, "too deep"), "%d levels: %d %s", depth + 1, rc, err.text);
+		json_decref(j);
+	}
+	snprintf(text, sizeof text, "{\"a\":0.%0200d}", 1);
+	CHECK(json_read_text(&j, text, strlen(text), "long", &err) == MOXIE_E_FORMAT && strstr(err.text, "digits"), "%s", err.text);
+	CHECK(json_read_text(&j, "{\n \"a\": @}", 11, "place", &err) == MOXIE_E_FORMAT && strstr(err.text, "line 2, column 7"), "%s", err.text);
 }
 
 /* ---- safetensors: what is accepted ------------------------------------------------------------------------------- */

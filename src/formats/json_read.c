@@ -5,27 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-int json_read_text(json_t **out, const char *p, size_t n, const char *file_name, struct moxie_err *err)
-{
-	*out = NULL;
-	json_error_t je;
-	/* jansson 2.14 drops characters when its token buffer cannot grow, and then may even succeed: errno is what tells. */
-	errno = 0;
-	json_t *j = json_loadb(p, n, JSON_REJECT_DUPLICATES, &je);
-	if (errno == ENOMEM || (!j && json_error_code(&je) == json_error_out_of_memory)) {
-		json_decref(j);
-		return err_set(err, MOXIE_E_NOMEM, "%s: out of memory while reading %zu bytes of JSON", file_name, n);
-	}
-	if (!j)
-		return err_set(err, MOXIE_E_FORMAT, "%s: line %d, column %d: %s", file_name, je.line, je.column, je.text);
-	if (!json_is_object(j)) {
-		json_decref(j);
-		return err_set(err, MOXIE_E_FORMAT, "%s: the JSON is not an object", file_name);
-	}
-	*out = j;
-	return 0;
-}
-
 int json_read_file(json_t **out, const char *path, bool may_lack, struct moxie_err *err)
 {
 	int rc = 0;

@@ -8,7 +8,8 @@
 
 #define JSON_FILE_MAX (64u << 20) /* bytes of a config or index file */
 
-/* *out is owned by the caller (json_decref).  MOXIE_E_FORMAT with the line, or MOXIE_E_NOMEM. */
+/* *out is owned by the caller (json_decref).  Numbers beyond 64 bits, \u0000 and more than 128
+ * levels are refused.  MOXIE_E_FORMAT with line and column, or MOXIE_E_NOMEM. */
 int json_read_text(json_t **out, const char *p, size_t n, const char *file_name, struct moxie_err *err);
 
 /* The same of a file of at most JSON_FILE_MAX bytes.  With may_lack a file that does not exist gives *out = NULL and 0.
