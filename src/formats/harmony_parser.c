@@ -31,9 +31,10 @@ struct harmony_parser {
 	struct buf recipient, content_type; /* empty: none */
 };
 
+/* Control characters too: no name has one, and a NUL would cut it short. */
 static bool is_blank(char c)
 {
-	return c == ' ' || (c >= '\t' && c <= '\r');
+	return (unsigned char)c <= ' ' || c == 0x7f;
 }
 
 static bool word_is(struct word w, const char *s)
