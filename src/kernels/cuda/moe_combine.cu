@@ -1,6 +1,6 @@
 /* moe_combine - the weighted sum over a token's experts, with residual and shared expert.
  *
- *   out[t] = residual[t] + shared[t] + scale * sum over slots s, parts c of topk_w[t][s] * y[c][t * k + s]
+ *   out[t] = residual[t] + shared[t] + scale * sum over slots s, parts c of topk_w[t][s] * y[c][row_of_pair[t * k + s]]
  *
  *   out  [n_tok, n_embd]              bf16 out; may be residual
  *   y    [n_split, n_tok * k, n_embd] bf16 or fp32; rows of skipped slots (topk_id = -1) are never read
@@ -54,8 +54,9 @@ template <bool F32> __global__ void __launch_bounds__(256) moe_combine_kernel(co
 		const int pair = t * a.n_used + s;
 		if (a.topk_id[pair] < 0) continue;
 		const float w = a.topk_w[pair];
+		const size_t row = a.row_of_pair[pair];
 		for (int c = 0; c < a.n_split; c++)
-			add_y<F32>(sum, a.y, c * part + (size_t)pair * a.n_embd + ch, w);
+			add_y<F32>(sum, a.y, c * part + row * a.n_embd + ch, w);
 	}
 #pragma unroll
 	for (int j = 0; j < 8; j++)

@@ -113,7 +113,10 @@ static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
 	return round_up(choose(p, n_tok)->rb == 1 ? n * 4 * p->n_split : n * 2, 256);
 }
-uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok) { return act_bytes(p, n_tok) + y_bytes(p, n_tok); }
+uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok) 
+{
+	return act_bytes(p, n_tok) + y_bytes(p, n_tok) + round_up((uint64_t)n_tok * p->d.n_used * 4, 256);
+}
 
 int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void *stream, struct moxie_err *err)
 {
@@ -153,7 +156,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.n_pair = r->n_tok * d.n_used;
 	a.n_embd = d.n_embd;
 	a.n_ff = d.n_ff;
-	a.done_target = in->rb == 1 ? rows0 : (rows0 + 1) / 2; /* one count per row block, or per warpgroup's two */
+	a.row_of_pair = (int32_t *)((char *)a.y + y_bytes(p, r->n_tok));
 	a.cost_ratio = (a.p[0].k_atoms * n_split + a.p[1].k_atoms / 2) / a.p[1].k_atoms;
 	if (a.cost_ratio < 1) a.cost_ratio = 1;
 	const float inf = __builtin_inff();
@@ -172,8 +175,8 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	pdl.val.programmaticStreamSerializationAllowed = 1;
 	cudaLaunchConfig_t c = {};
-	c.gridDim = dim3(p->n_sm);
-	c.blockDim = dim3(384);
+	c.gridDim = dim3(p->n_sm * in->n_cta);
+	c.blockDim = dim3(in->n_thread);
 	c.dynamicSmemBytes = in->smem;
 	c.stream = (cudaStream_t)stream;
 	c.attrs = &pdl;
@@ -184,6 +187,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 
 	struct moe_combine_args b = {};
 	b.y = a.y;
+	b.row_of_pair = a.row_of_pair;
 	b.topk_id = r->t->topk_id;
 	b.topk_w = r->t->topk_w;
 	b.residual = (const __nv_bfloat16 *)r->residual;

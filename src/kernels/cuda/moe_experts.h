@@ -25,15 +25,16 @@ struct moe_experts_args {
 	struct moe_tile *tiles;
 	const struct moe_head *head;
 	__nv_bfloat16 *act;          /* [n_pair, n_ff] */
-	void *y;                     /* [n_split, n_pair, n_embd] */
+	void *y;                     /* [n_split, n_pair, n_embd], rows as in act */
+	int32_t *row_of_pair;        /* [n_pair] sorted row of a pair, out */
 	int n_used, n_pair, n_embd, n_ff;
-	int done_target;             /* tiles[].done of a finished tile */
 	int cost_ratio;              /* cost of an item of phase 0 in items of phase 1 */
 	float c1, c3, beta, limit;   /* activation: see moe_experts_sm90.cuh */
 };
 
 struct moe_combine_args {
 	const void *y;               /* [n_split, n_tok * n_used, n_embd] bf16 or fp32 */
+	const int32_t *row_of_pair;  /* [n_tok * n_used] row of y */
 	const int32_t *topk_id;      /* [n_tok, n_used], -1 = skipped */
 	const float *topk_w;         /* [n_tok, n_used] */
 	const __nv_bfloat16 *residual, *shared; /* [n_tok, n_embd] or NULL */
@@ -46,7 +47,8 @@ struct moe_combine_args {
 struct moe_instance {
 	const char *name;
 	int tile_n;    /* most tokens of a tile */
-	int rb;        /* row blocks of an item */
+	int rb;        /* row blocks of an item; 1: K shared by two warpgroups, y in fp32 */
+	int n_thread, n_cta; /* of a CTA, per SM */
 	int smem;
 	const void *kernel;
 };

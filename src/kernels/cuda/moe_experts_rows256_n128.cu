@@ -1,4 +1,5 @@
 #include "moe_experts_sm90.cuh"
 
-using shape = moe_shape<4, 2, 3, 128>;
-const struct moe_instance moe_instance_rows256_n128 = { "rows256_n128", 128, 4, shape::SMEM, (const void *)moe_experts_sm90_kernel<shape, 96, 112, 128> };
+using shape = moe_shape<2, false, 2, 3, 1, 128>;
+const struct moe_instance moe_instance_rows256_n128 = { "rows256_n128", 128, shape::RB, shape::THREADS, shape::CTAS, shape::SMEM,
+	                                      (const void *)moe_experts_sm90_kernel<shape, 96, 112, 128> };

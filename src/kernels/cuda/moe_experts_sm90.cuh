@@ -3,19 +3,22 @@
  * For sorted row r (pair p = sorted_pair[r] = t * k + slot, expert e):
  *   phase 0   g = W_gate[e] . x[t] + b_gate,  u = W_up[e] . x[t] + b_up
  *             act[r] = g' * sigmoid(g' (c1 + c3 g'^2)) * (u' + beta),  g' = min(g, limit),  u' = clamp(u, -limit, limit)
- *   phase 1   y[p] = W_down[e] . act[r] + b_down
+ *   phase 1   y[r] = W_down[e] . act[r] + b_down
  *
- *   x     [n_tok, n_embd]        bf16 in     act  [n_pair, n_ff]           bf16 scratch, sorted order
- *   w     atoms (moe_layout.h)   u8   in     y    [n_split, n_pair, n_embd] bf16, or fp32 where C::SPLIT; pair order, out
+ *   x     [n_tok, n_embd]        bf16 in     act  [n_pair, n_ff]            bf16 scratch, sorted order
+ *   w     atoms (moe_layout.h)   u8   in     y    [n_split, n_pair, n_embd] bf16, or fp32 where C::SPLIT; sorted order, out
+ *   row_of_pair [n_pair]         i32  out    the sorted row of a pair
  *   tables of moe_layout.h, in; tiles[].done is counted up from 0
  *
  * Weights are the M operand (64 rows an instruction), tokens are N.  An item is RB row blocks of 64 rows x one token tile x
  * the whole K (or a fixed part of it).  Items are dealt to the CTAs by a formula of (n_tile, grid), all of phase 0 before
- * phase 1, so that no counter and no host is involved.  A CTA has two math warpgroups and four producer warps: warp 0 fills
- * the ring with weights by bulk copies, warps 1-3 gather token rows with cp.async and swizzle them.  The weight warp never
- * waits for anything but ring space: at the border of the phases the next weights are already on their way while the gather
- * warps wait for tiles[].done.
- *   RB = 4: 256 rows; warpgroup g owns row blocks 2g, 2g + 1.     RB = 1: 64 rows; the warpgroups share K, summed in order.
+ * phase 1, so that no counter and no host is involved.  A CTA has one or two math warpgroups and four producer warps:
+ *   warp 0     fills the ring with weights by bulk copies; it waits for nothing but ring space, so at the border of the
+ *              phases the next weights are already on their way while warps 1, 2 wait for tiles[].done
+ *   warps 1, 2 gather token rows with cp.async and swizzle them
+ *   warp 3     works out the items ahead of their use, and counts tiles[].done when the math warps have stored one: the
+ *              memory barrier that this needs would cost the math warps a microsecond an item
+ *   SPLIT: 64 rows an item; the two warpgroups share K, summed in order.  Else warpgroup g owns row blocks 2g, 2g + 1.
  * Numerics: fp32 accumulation in k order, one rounding at act, one at y; bitwise repeatable.  exp by ex2.approx (2 ulp).
  * Cost: 17/32 B per weight of each expert hit + tokens; floor = bytes / 4.4 TB/s or 6 n_pair n_embd n_ff / 790 TFLOP/s.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
@@ -30,25 +33,31 @@
 #include "device/wgmma.cuh"
 #include "moe_experts.h"
 
-/* RB   row blocks of 64 rows per item (4 or 1)     NMAX    most tokens of a tile; a tile takes the smallest fitting width
- * KT   k atoms of a stage                          STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy */
-template <int RB_, int KT_, int STAGES_, int NMAX_> struct moe_shape {
-	static const int RB = RB_, KT = KT_, STAGES = STAGES_, NMAX = NMAX_;
-	static const bool SPLIT = RB == 1;                     /* warpgroups share K */
+/* WGS  math warpgroups (SPLIT: 2)                  NMAX    most tokens of a tile; a tile takes the smallest fitting width
+ * KT   k atoms of a stage                          STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy
+ * CTAS per SM */
+template <int WGS_, bool SPLIT_, int KT_, int STAGES_, int CTAS_, int NMAX_> struct moe_shape {
+	static const int WGS = WGS_, KT = KT_, STAGES = STAGES_, CTAS = CTAS_, NMAX = NMAX_;
+	static const bool SPLIT = SPLIT_;
+	static const int RB = SPLIT ? 1 : 2 * WGS;             /* row blocks of an item */
 	static const int X_TILE = NMAX * 128;                  /* one k atom of a token tile */
 	static const int X_STAGE = KT * X_TILE, W_STAGE = RB * KT * MOE_ATOM_BYTES;
 	static const int SUM = SPLIT ? NMAX / 2 * 128 * 4 : 0; /* accumulators of warpgroup 1 */
-	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + SUM + STAGES * 16;
-	static const int MATH = 256, THREADS = 384, GATHER = 96;
-	static const int PASS = (NMAX + 11) / 12;
-	static const int MATH_REGS = NMAX <= 64 ? 208 : 224, PRODUCER_REGS = NMAX <= 64 ? 88 : 56; /* of the 504 x 128 given at launch */
-	static_assert(SMEM <= 227 * 1024, "shared memory");
+	static const int QUEUE = 4;                            /* items worked out ahead */
+	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + SUM + STAGES * 16 + QUEUE * (32 + 16);
+	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
+	/* of the registers given at launch: 168 x 3 or 128 x 2 warpgroups */
+	static const int MATH_REGS = CTAS == 2 ? 208 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = CTAS == 2 ? 48 : NMAX <= 64 ? 88 : 56;
+	static_assert(CTAS * SMEM <= 227 * 1024, "shared memory");
+	static_assert(W_STAGE % 16 == 0 && X_STAGE % 1024 == 0, "alignment of bulk copies and swizzled tiles");
 };
 
-/* ---- the schedule ------------------------------------------------------------------------------------------------- */
+/* ---- the items ------------------------------------------------------------------------------------------------------ */
 struct moe_work {
-	int phase, tile, group, split; /* phase < 0: no more work */
+	int phase; /* 0, 1; -1: no more work */
+	int tile, group, split;
 	int expert, row0, n_row;
+	int n_k;   /* k atoms */
 };
 
 /* Item i of this CTA.  Phase 0 round robin; then the CTAs that got one item less take `ratio` items of phase 1 first (an
@@ -80,30 +89,33 @@ struct moe_schedule {
 	}
 	__device__ moe_work get(int i) const
 	{
-		moe_work w;
+		moe_work w = {};
 		int ix = index(i);
 		w.phase = ix < 0 ? -1 : ix >= n0;
 		if (ix < 0) return w;
+		const struct moe_phase &p = a.p[w.phase];
 		ix -= w.phase ? n0 : 0;
-		const int n_group = a.p[w.phase].n_group, n_split = w.phase ? a.p[1].n_split : 1;
-		w.tile = ix / (n_group * n_split);
-		ix -= w.tile * n_group * n_split;
-		w.split = ix / n_group;
-		w.group = ix - w.split * n_group;
+		w.tile = ix / (p.n_group * p.n_split);
+		ix -= w.tile * p.n_group * p.n_split;
+		w.split = ix / p.n_group;
+		w.group = ix - w.split * p.n_group;
 		const int4 t = __ldcg((const int4 *)(a.tiles + w.tile));
 		w.expert = t.x;
 		w.row0 = t.y;
 		w.n_row = t.z;
+		w.n_k = p.k_atoms * (w.split + 1) / p.n_split - p.k_atoms * w.split / p.n_split;
 		return w;
 	}
 };
-__device__ __forceinline__ int moe_k_begin(const struct moe_phase &p, int split) { return p.k_atoms * split / p.n_split; }
 
+/* The ring of stages and the queue of items, as one role sees them.  Barriers: stage full, stage empty; item known, stored. */
 template <class C> struct moe_ring {
-	uint32_t x, w, bars;
-	int s = 0, parity = 0;
+	uint32_t x, w, bars, queue, sum;
+	int s = 0, parity = 0, item = 0;
 	__device__ uint32_t full() const { return bars + s * 16; }
 	__device__ uint32_t empty() const { return bars + s * 16 + 8; }
+	__device__ uint32_t known(int i) const { return bars + C::STAGES * 16 + i % C::QUEUE * 16; }
+	__device__ uint32_t stored(int i) const { return known(i) + 8; }
 	__device__ void next()
 	{
 		if (++s == C::STAGES) {
@@ -111,22 +123,57 @@ template <class C> struct moe_ring {
 			parity ^= 1;
 		}
 	}
+	__device__ moe_work next_work()
+	{
+		mbar_wait(known(item), item / C::QUEUE & 1);
+		const uint4 u = lds128(queue + item % C::QUEUE * 32), v = lds128(queue + item % C::QUEUE * 32 + 16);
+		item++;
+		return { (int)u.x, (int)u.y, (int)u.z, (int)u.w, (int)v.x, (int)v.y, (int)v.z, (int)v.w };
+	}
 };
 
 /* ---- producers ---------------------------------------------------------------------------------------------------- */
-template <class C> __device__ void moe_load_weights(const struct moe_experts_args &a, moe_ring<C> ring, int n_tile)
+/* Works items out and counts stored ones; one warp, lane 0 writes. */
+template <class C> __device__ void moe_deal_items(const struct moe_experts_args &a, moe_ring<C> ring)
 {
-	const moe_schedule sch(a, n_tile);
+	const moe_schedule sch(a, __ldcg(&a.head->n_tile));
 	const int lane = threadIdx.x % 32;
-	moe_work next = sch.get(0);
-	for (int i = 1; next.phase >= 0; i++) {
-		const moe_work w = next;
-		next = sch.get(i);
+	int tile[C::QUEUE]; /* of the items in the queue; -1: nothing to count */
+#pragma unroll
+	for (int i = 0; i < C::QUEUE; i++)
+		tile[i] = -2;
+	for (int i0 = 0, more = 1; more; i0 += C::QUEUE)
+#pragma unroll
+		for (int q = 0; q < C::QUEUE; q++) {
+			const int i = i0 + q;
+			const moe_work w = sch.get(i);
+			if (tile[q] == -3) more = 0; /* the end has been dealt a round ago: all items are stored */
+			if (tile[q] >= -1) {
+				mbar_wait(ring.stored(i), (i / C::QUEUE - 1) & 1);
+				if (lane == 0 && tile[q] >= 0) red_release(&a.tiles[tile[q]].done, 1);
+				__syncwarp();
+			}
+			if (more && tile[q] != -3) {
+				if (lane == 0) {
+					const uint32_t at = ring.queue + q * 32;
+					sts128(at, make_uint4(w.phase, w.tile, w.group, w.split));
+					sts128(at + 16, make_uint4(w.expert, w.row0, w.n_row, w.n_k));
+					mbar_arrive(ring.known(i));
+				}
+				tile[q] = w.phase < 0 ? -3 : w.phase == 0 ? w.tile : -1;
+			}
+		}
+}
+
+template <class C> __device__ void moe_load_weights(const struct moe_experts_args &a, moe_ring<C> ring)
+{
+	const int lane = threadIdx.x % 32;
+	for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
 		const struct moe_phase &p = a.p[w.phase];
-		const int n_block = min(C::RB, p.row_blocks - w.group * C::RB), k0 = moe_k_begin(p, w.split), k1 = moe_k_begin(p, w.split + 1);
+		const int n_block = min(C::RB, p.row_blocks - w.group * C::RB), k0 = p.k_atoms * w.split / p.n_split;
 		const uint8_t *src = p.w + ((size_t)(w.expert * p.row_blocks + w.group * C::RB + lane) * p.k_atoms + k0) * MOE_ATOM_BYTES;
-		for (int k = k0; k < k1; k += C::KT) {
-			const int bytes = min(C::KT, k1 - k) * MOE_ATOM_BYTES;
+		for (int k = 0; k < w.n_k; k += C::KT) {
+			const int bytes = min(C::KT, w.n_k - k) * MOE_ATOM_BYTES;
 			mbar_wait(ring.empty(), ring.parity ^ 1);
 			if (lane == 0) mbar_expect(ring.full(), n_block * bytes);
 			__syncwarp();
@@ -137,54 +184,50 @@ template <class C> __device__ void moe_load_weights(const struct moe_experts_arg
 	}
 }
 
-template <class C> __device__ void moe_gather_tokens(const struct moe_experts_args &a, moe_ring<C> ring, int n_tile)
+template <class C> __device__ void moe_gather_tokens(const struct moe_experts_args &a, moe_ring<C> ring)
 {
-	const moe_schedule sch(a, n_tile);
-	const int t = threadIdx.x - (C::MATH + 32), chunk = t & 7, row = t >> 3; /* 16-byte chunk of a row's atom; 12 rows a pass */
-	const uint32_t dst0 = row * 128 + ((chunk ^ (row & 7)) << 4);
+	const int t = threadIdx.x - (C::MATH + 32), chunk = t & 7, row = t >> 3; /* 16-byte chunk of a row's atom; 8 rows a pass */
+	const uint32_t dst0 = ring.x + row * 128 + ((chunk ^ row) << 4);
 	int ready = -1;
-	moe_work next = sch.get(0);
-	for (int i = 1; next.phase >= 0; i++) {
-		const moe_work w = next;
-		next = sch.get(i);
+	for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
 		const struct moe_phase &p = a.p[w.phase];
-		const int k0 = moe_k_begin(p, w.split), k1 = moe_k_begin(p, w.split + 1);
-		const uint4 *src = p.src + k0 * 8;
-		const auto source_row = [&](int r) { return w.phase ? w.row0 + r : a.sorted_pair[w.row0 + r] / a.n_used; };
-		constexpr int N_OFF = C::SPLIT ? C::NMAX : C::PASS;
-		uint32_t off[N_OFF];
+		const uint4 *src = p.src + p.k_atoms * w.split / p.n_split * 8 + chunk;
+		uint32_t off[C::NMAX / 8];
 #pragma unroll
-		for (int j = 0; j < N_OFF; j++) {
-			const int r = C::SPLIT ? j : row + 12 * j;
-			off[j] = r < w.n_row ? source_row(r) * p.src_pitch + (C::SPLIT ? 0 : chunk) : 0;
+		for (int j = 0; j < C::NMAX / 8; j++) {
+			const int r = row + 8 * j;
+			int from = w.row0 + r;
+			if (w.phase == 0 && r < w.n_row) {
+				const int pair = a.sorted_pair[from];
+				if (w.group == 0 && chunk == 0) a.row_of_pair[pair] = from;
+				from = pair / a.n_used;
+			}
+			off[j] = from * p.src_pitch;
 		}
 		if (w.phase && ready != w.tile) { /* the rows of act must be complete */
 			if (t % 32 == 0)
-				while (ld_acquire(&a.tiles[w.tile].done) < a.done_target)
+				while (ld_acquire(&a.tiles[w.tile].done) < a.p[0].n_group)
 					;
 			__syncwarp();
 			ready = w.tile;
 		}
-		for (int k = k0; k < k1; k += C::KT) {
-			const int kt = min(C::KT, k1 - k);
-			const uint32_t xs = ring.x + ring.s * C::X_STAGE;
+		for (int k = 0; k < w.n_k; k += C::KT) {
+			const uint32_t dst = dst0 + ring.s * C::X_STAGE;
 			mbar_wait(ring.empty(), ring.parity ^ 1);
-			if constexpr (C::SPLIT) {
-				for (int c = t; c < kt * 8; c += C::GATHER) {
+			if (w.n_k - k >= C::KT) {
 #pragma unroll
-					for (int r = 0; r < C::NMAX; r++)
-						if (r < w.n_row) cp_async16(xs + (c >> 3) * C::X_TILE + r * 128 + (((c ^ r) & 7) << 4), src + off[r] + c);
-				}
-			} else {
-#pragma unroll
-				for (int j = 0; j < C::PASS; j++)
-					if (row + 12 * j < w.n_row) {
-						const uint32_t dst = xs + (dst0 ^ (j & 1) << 6) + j * (12 * 128);
+				for (int j = 0; j < C::NMAX / 8; j++)
+					if (row + 8 * j < w.n_row) {
+						const uint4 *from = src + off[j];
 #pragma unroll
 						for (int ka = 0; ka < C::KT; ka++)
-							if (ka < kt) cp_async16(dst + ka * C::X_TILE, src + off[j] + ka * 8);
+							cp_async16(dst + j * 1024 + ka * C::X_TILE, from + ka * 8);
 					}
-			}
+			} else
+				for (int ka = 0; ka < w.n_k - k; ka++)
+#pragma unroll
+					for (int j = 0; j < C::NMAX / 8; j++)
+						if (row + 8 * j < w.n_row) cp_async16(dst + j * 1024 + ka * C::X_TILE, src + off[j] + ka * 8);
 			cp_async_arrive(ring.full());
 			src += C::KT * 8;
 			ring.next();
@@ -350,80 +393,95 @@ __device__ __forceinline__ int opaque(int v)
 	return v;
 }
 
-/* Row block rb of phase 0: gate in rows g, up in rows g + 8 -> 32 channels of act. */
-template <int N> __device__ __forceinline__ void moe_store_act(const struct moe_experts_args &a, const moe_work &w, float (&d)[N / 2], int rb, int t)
+/* What the epilogue needs of an expert: loaded before the main loop, so that it costs no time after it. */
+struct moe_factors {
+	float mul, bias[2][2]; /* [row block][row g, row g + 8] */
+};
+__device__ __forceinline__ float ld_const(const float *p)
 {
-	const int lane = t % 32, ch = rb * 32 + t / 32 * 8;
-	const float mul = a.p[0].mul[w.expert];
-	const float2 bias = a.p[0].bias ? ((const float2 *)a.p[0].bias)[(size_t)w.expert * a.n_ff + ch + lane / 4] : make_float2(0, 0);
-	const int stride = opaque(8 * a.n_ff);
+	float v;
+	asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(p));
+	return v;
+}
+template <class C> __device__ __forceinline__ moe_factors moe_load_factors(const struct moe_experts_args &a, const moe_work &w, int rb, int t)
+{
+	const struct moe_phase &p = a.p[w.phase];
+	const int g = t % 32 / 4;
+	moe_factors f;
+	f.mul = ld_const(p.mul + w.expert);
+#pragma unroll
+	for (int m = 0; m < (C::SPLIT ? 1 : 2); m++) {
+		f.bias[m][0] = f.bias[m][1] = 0;
+		if (p.bias && w.split == 0 && rb + m < p.row_blocks) {
+			const float *b = p.bias + (w.phase ? (size_t)w.expert * a.n_embd + (rb + m) * 64 + t / 32 * 16 + g
+			                                   : ((size_t)w.expert * a.n_ff + (rb + m) * 32 + t / 32 * 8 + g) * 2);
+			f.bias[m][0] = ld_const(b);
+			f.bias[m][1] = ld_const(b + (w.phase ? 8 : 1));
+		}
+	}
+	return f;
+}
+
+/* Row block rb of phase 0: gate in rows g, up in rows g + 8 -> 32 channels of act. */
+template <int N> __device__ __forceinline__ void moe_store_act(const struct moe_experts_args &a, const moe_work &w, float (&d)[N / 2], float mul,
+                                                               const float (&bias)[2], int rb, int t)
+{
+	const int lane = t % 32, ch = rb * 32 + t / 32 * 8, stride = opaque(8 * a.n_ff);
 	__nv_bfloat16 *out = a.act + (size_t)(w.row0 + lane / 4) * a.n_ff + ch + lane % 4 * 2;
 #pragma unroll
 	for (int j = 0; j < N / 8; j++) {
 		float v[2];
 #pragma unroll
 		for (int i = 0; i < 2; i++)
-			v[i] = moe_act(a, moe_restore(d[4 * j + i], mul, bias.x), moe_restore(d[4 * j + 2 + i], mul, bias.y));
+			v[i] = moe_act(a, moe_restore(d[4 * j + i], mul, bias[0]), moe_restore(d[4 * j + 2 + i], mul, bias[1]));
 		const uint32_t p = transpose8(moe_pack_bf16(v[0], v[1]));
 		if (8 * j + lane / 4 < w.n_row) *(uint32_t *)out = p;
 		out += stride;
 	}
 }
 
-/* Row block rb of phase 1 -> 64 channels of y, rows in pair order. */
-template <int N, bool F32>
-__device__ __forceinline__ void moe_store_y(const struct moe_experts_args &a, const moe_work &w, float (&d)[N / 2], int rb, int t)
+/* Row block rb of phase 1 -> 64 channels of y. */
+template <int N, bool F32> __device__ __forceinline__ void moe_store_y(const struct moe_experts_args &a, const moe_work &w, float (&d)[N / 2],
+                                                                       float mul, const float (&bias)[2], int rb, int t)
 {
-	const int lane = t % 32, ch = rb * 64 + t / 32 * 16, n_embd = opaque(a.n_embd);
-	const float mul = a.p[1].mul[w.expert];
-	float bias[2] = { 0, 0 };
-	if (a.p[1].bias && w.split == 0)
-#pragma unroll
-		for (int h = 0; h < 2; h++)
-			bias[h] = a.p[1].bias[(size_t)w.expert * a.n_embd + ch + lane / 4 + 8 * h];
+	const int lane = t % 32, ch = rb * 64 + t / 32 * 16, stride = opaque(8 * a.n_embd);
 	if constexpr (F32) {
-		float *y = (float *)a.y + (size_t)w.split * a.n_pair * a.n_embd + ch + lane / 4;
+		float *out = (float *)a.y + ((size_t)w.split * a.n_pair + w.row0 + lane % 4 * 2) * a.n_embd + ch + lane / 4;
 #pragma unroll
-		for (int j = 0; j < N / 8; j++)
+		for (int j = 0; j < N / 8; j++) {
 #pragma unroll
-			for (int i = 0; i < 2; i++) {
-				const int r = 8 * j + lane % 4 * 2 + i;
-				if (r < w.n_row) {
-					float *out = y + (size_t)a.sorted_pair[w.row0 + r] * n_embd;
-					out[0] = moe_restore(d[4 * j + i], mul, bias[0]);
-					out[8] = moe_restore(d[4 * j + 2 + i], mul, bias[1]);
+			for (int i = 0; i < 2; i++)
+				if (8 * j + lane % 4 * 2 + i < w.n_row) {
+					out[i * a.n_embd] = moe_restore(d[4 * j + i], mul, bias[0]);
+					out[i * a.n_embd + 8] = moe_restore(d[4 * j + 2 + i], mul, bias[1]);
 				}
-			}
+			out += stride;
+		}
 	} else {
-		__nv_bfloat16 *y = (__nv_bfloat16 *)a.y + ch + lane % 4 * 2;
-		int pair[N / 8];
-#pragma unroll
-		for (int j = 0; j < N / 8; j++)
-			pair[j] = 8 * j + lane / 4 < w.n_row ? a.sorted_pair[w.row0 + 8 * j + lane / 4] : -1;
+		__nv_bfloat16 *out = (__nv_bfloat16 *)a.y + (size_t)(w.row0 + lane / 4) * a.n_embd + ch + lane % 4 * 2;
 #pragma unroll
 		for (int j = 0; j < N / 8; j++) {
 			uint32_t v[2];
 #pragma unroll
 			for (int h = 0; h < 2; h++)
 				v[h] = transpose8(moe_pack_bf16(moe_restore(d[4 * j + 2 * h], mul, bias[h]), moe_restore(d[4 * j + 2 * h + 1], mul, bias[h])));
-			if (pair[j] >= 0) {
-				uint32_t *out = (uint32_t *)(y + (size_t)pair[j] * n_embd);
-				out[0] = v[0];
-				out[4] = v[1];
+			if (8 * j + lane / 4 < w.n_row) {
+				((uint32_t *)out)[0] = v[0];
+				((uint32_t *)out)[4] = v[1];
 			}
+			out += stride;
 		}
 	}
 }
 
 enum { BAR_SUM_FULL = 3, BAR_SUM_FREE = 4 };
 
-template <class C, int N> __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring,
-                                                                   uint32_t sum, int wg, int t)
+template <class C, int N> __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
 {
-	const struct moe_phase &p = a.p[w.phase];
-	const int n_k = moe_k_begin(p, w.split + 1) - moe_k_begin(p, w.split);
+	const int rb = C::SPLIT ? w.group : w.group * C::RB + wg * 2;
+	const moe_factors f = moe_load_factors<C>(a, w, rb, t);
 	float d[2][N / 2];
-	moe_multiply<C, N>(d, ring, n_k, wg, t);
+	moe_multiply<C, N>(d, ring, w.n_k, wg, t);
 	if constexpr (C::SPLIT) {
 #pragma unroll
 		for (int i = 0; i < N / 2; i++)
@@ -432,78 +490,74 @@ template <class C, int N> __device__ __forceinline__ void moe_item(const struct 
 			bar_sync<BAR_SUM_FREE, 256>();
 #pragma unroll
 			for (int i = 0; i < N / 2; i++)
-				sts_f32(sum + i * 512 + t * 4, d[0][i]);
+				sts_f32(ring.sum + i * 512 + t * 4, d[0][i]);
 			bar_arrive<BAR_SUM_FULL, 256>();
 			return;
 		}
 		bar_sync<BAR_SUM_FULL, 256>();
 #pragma unroll
 		for (int i = 0; i < N / 2; i++)
-			d[0][i] += lds_f32(sum + i * 512 + t * 4);
+			d[0][i] += lds_f32(ring.sum + i * 512 + t * 4);
 		bar_arrive<BAR_SUM_FREE, 256>();
 	}
-	const int rb = C::SPLIT ? w.group : w.group * 4 + wg * 2;
 #pragma unroll
 	for (int m = 0; m < (C::SPLIT ? 1 : 2); m++)
-		if (rb + m < p.row_blocks) {
-			if (w.phase == 0) moe_store_act<N>(a, w, d[m], rb + m, t);
-			else moe_store_y<N, C::SPLIT>(a, w, d[m], rb + m, t);
+		if (rb + m < a.p[w.phase].row_blocks) {
+			if (w.phase == 0) moe_store_act<N>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
+			else moe_store_y<N, C::SPLIT>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
 		}
-	if (w.phase == 0) { /* this warpgroup's channels of the tile's rows are written */
-		bar_sync_wg(wg);
-		if (t == 0) red_release(&a.tiles[w.tile].done, 1);
-	}
 }
 
 /* The smallest compiled width that holds the tile's rows. */
 template <class C, int N, int... WIDER>
-__device__ __forceinline__ void moe_item_of_width(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, uint32_t sum, int wg, int t)
+__device__ __forceinline__ void moe_item_of_width(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
 {
-	if constexpr (sizeof...(WIDER) == 0) moe_item<C, N>(a, w, ring, sum, wg, t);
-	else if (w.n_row <= N) moe_item<C, N>(a, w, ring, sum, wg, t);
-	else moe_item_of_width<C, WIDER...>(a, w, ring, sum, wg, t);
+	if constexpr (sizeof...(WIDER) == 0) moe_item<C, N>(a, w, ring, wg, t);
+	else if (w.n_row <= N) moe_item<C, N>(a, w, ring, wg, t);
+	else moe_item_of_width<C, WIDER...>(a, w, ring, wg, t);
 }
 
-template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
+template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, C::CTAS) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
 {
 	extern __shared__ __align__(1024) uint8_t raw[];
 	const uint32_t base = (smem_u32(raw) + 1023) & ~1023u;
 	moe_ring<C> ring;
 	ring.x = base;
-	ring.w = base + C::STAGES * C::X_STAGE;
-	ring.bars = ring.w + C::STAGES * C::W_STAGE + C::SUM;
-	const uint32_t sum = ring.w + C::STAGES * C::W_STAGE;
+	ring.w = ring.x + C::STAGES * C::X_STAGE;
+	ring.sum = ring.w + C::STAGES * C::W_STAGE;
+	ring.queue = ring.sum + C::SUM;
+	ring.bars = ring.queue + C::QUEUE * 32;
 
 	if (threadIdx.x == 0) {
 		for (int s = 0; s < C::STAGES; s++) {
 			mbar_init(ring.bars + s * 16, 1 + C::GATHER);
 			mbar_init(ring.bars + s * 16 + 8, C::MATH / 32);
 		}
+		for (int i = 0; i < C::QUEUE; i++) {
+			mbar_init(ring.known(i), 1);
+			mbar_init(ring.stored(i), C::MATH / 32);
+		}
 		mbar_init_fence();
 	}
 	__syncthreads();
 	pdl_launch();
 	pdl_wait();
-	const int n_tile = __ldcg(&a.head->n_tile);
 
 	if (threadIdx.x >= C::MATH) {
 		regs_dec<C::PRODUCER_REGS>();
-		if (threadIdx.x < C::MATH + 32) moe_load_weights<C>(a, ring, n_tile);
-		else moe_gather_tokens<C>(a, ring, n_tile);
+		const int role = __shfl_sync(0xffffffff, (threadIdx.x - C::MATH) / 32, 0);
+		if (role == 0) moe_load_weights<C>(a, ring);
+		else if (role == 3) moe_deal_items<C>(a, ring);
+		else moe_gather_tokens<C>(a, ring);
 	} else {
 		regs_inc<C::MATH_REGS>();
 		const int wg = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), t = threadIdx.x % 128;
-		const moe_schedule sch(a, n_tile);
 		if (C::SPLIT && wg == 0) bar_arrive<BAR_SUM_FREE, 256>();
-		moe_work next = sch.get(0);
-		for (int i = 1; next.phase >= 0; i++) {
-			const moe_work w = next;
-			next = sch.get(i);
-			if (!C::SPLIT && w.group * 4 + wg * 2 >= a.p[w.phase].row_blocks) {
-				moe_skip<C>(ring, a.p[w.phase].k_atoms, t);
-				continue;
-			}
-			moe_item_of_width<C, NS...>(a, w, ring, sum, wg, t);
+		for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
+			if (!C::SPLIT && C::WGS > 1 && w.group * C::RB + wg * 2 >= a.p[w.phase].row_blocks) moe_skip<C>(ring, w.n_k, t);
+			else moe_item_of_width<C, NS...>(a, w, ring, wg, t);
+			__syncwarp();
+			if (t % 32 == 0) mbar_arrive(ring.stored(ring.item - 1));
 		}
 	}
 }
