@@ -414,7 +414,7 @@ ODD = {"name": "odd", "description": "Everything at once.", "parameters": {
             "x": {"type": "number", "description": "deep"}, "y": {"type": "object", "properties": {"z": {"type": "string"}}, "required": ["z"]}}},
         "n": {"type": "array", "items": {"type": "object", "properties": {"q": {"type": "string", "description": "of an item"}}}},
         "o": {"type": "array", "items": {"oneOf": [{"type": "string"}, {"type": "string", "enum": ["1"], "default": "1"}]}},
-        "p": {"type": "object", "default": {"k": [1, None, "\u00e9\n"]}}, "q": {"type": "string", "enum": []}, "größe": {"type": "string", "description": "Größe 大きさ"}}}}
+        "p": {"type": "object", "default": {"k": [1, None, "\u00e9\n"]}}, "q": {"type": "string", "enum": []}, "r": {"type": "number", "default": [0.30000000000000004, 0.001, 123456.789, -2.5, {"\u00e9\"": 1.25}]}, "größe": {"type": "string", "description": "Größe 大きさ"}}}}
 PLAIN = {"name": "now", "description": "", }
 UNION = {"name": "union", "description": "a\r\nb\n", "parameters": {"type": "object", "properties": {"u": {"oneOf": [
     {"type": "object", "properties": {"a": {"type": "string"}}, "description": "as an object"}, {"type": "array", "items": {"type": "string"}}]}}}}

@@ -3,6 +3,7 @@
  * The layout is that of openai-harmony to the letter, oddities included (a string default of an enum has no quotes, the
  * description of an object stands between "(_: " and "{"): the model has seen no other.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,20 +49,50 @@ static bool has_enum(const json_t *s)
 	return json_array_size(json_object_get(s, "enum")) > 0;
 }
 
-/* Compact JSON; numbers with the fewest digits that read back the same. */
+/* A string or number as JSON; real numbers with the fewest digits that read back the same. */
+static void put_scalar(struct ts *w, const json_t *v)
+{
+	size_t digits = 0;
+	if (json_is_real(v)) {
+		char s[40];
+		do
+			snprintf(s, sizeof s, "%.*g", (int)++digits, json_real_value(v));
+		while (digits < 17 && strtod(s, NULL) != json_real_value(v));
+	}
+	char *s = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits)); /* '.' in every locale */
+	put(w, s ? s : "");
+	w->nomem |= !s;
+	free(s);
+}
+
+/* Compact JSON, keys in the order of the file. */
 static void put_json(struct ts *w, const json_t *v)
 {
-	for (size_t digits = 15; digits <= 17; digits++) {
-		char *s = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
-		json_t *back = s ? json_loads(s, JSON_DECODE_ANY, NULL) : NULL;
-		bool same = back && json_equal((json_t *)v, back);
-		if (s && (same || digits == 17))
-			put(w, s);
-		w->nomem |= !s;
-		json_decref(back);
-		free(s);
-		if (same || !s)
-			break;
+	const char *key;
+	json_t *e;
+	size_t i, n = 0;
+	if (json_is_array(v)) {
+		put(w, "[");
+		json_array_foreach(v, i, e) {
+			put(w, i ? "," : "");
+			put_json(w, e);
+		}
+		put(w, "]");
+	} else if (json_is_object(v)) {
+		put(w, "{");
+		json_object_foreach((json_t *)v, key, e) {
+			json_t *name = json_string(key);
+			put(w, n++ ? "," : "");
+			if (name)
+				put_scalar(w, name);
+			w->nomem |= !name;
+			json_decref(name);
+			put(w, ":");
+			put_json(w, e);
+		}
+		put(w, "}");
+	} else {
+		put_scalar(w, v);
 	}
 }
 
