@@ -719,6 +719,42 @@ TEST(wrong_shape)
 	tmp_remove();
 }
 
+/* Overwrites part of the header of tmp's checkpoint by text of the same length. */
+static void patch_header(const char *from, const char *to)
+{
+	struct buf b = read_file(tmp_file("model.safetensors"));
+	char *at = memmem(b.p, b.n < 32768 ? b.n : 32768, from, strlen(from));
+	CHECK(at && strlen(from) == strlen(to), "no %s in the header", from);
+	memcpy(at, to, strlen(to));
+	write_file(tmp_file("model.safetensors"), b.p, b.n);
+	buf_free(&b);
+}
+
+TEST(wrong_tensor)
+{
+	static const struct {
+		const char *from, *to, *says[3];
+		int rc;
+	} c[] = {
+		{ "\"model.norm.weight\"", "\"model.norm.weighs\"", { "model.norm.weight", "", "" }, 0 /* any error */ },
+		{ "self_attn.sinks\":{\"dtype\":\"BF16\"", "self_attn.sinks\":{\"dtype\":\"F16\" ", { "self_attn.sinks", "BF16", "F16" }, MOXIE_E_SHAPE },
+		{ "\"shape\":[384,64]", "\"shape\":[64,384]", { "384", "64", ".weight" }, MOXIE_E_SHAPE },
+	};
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = tmp };
+	struct moxie_model_info info = { .struct_size = sizeof info };
+	tmp_make();
+	for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+		copy_vector(vector[0], "\"hidden_size\": 64", "\"hidden_size\": 64");
+		OK(moxie_inspect(&p, &info, NULL, NULL, &err), err);
+		patch_header(c[i].from, c[i].to);
+		int rc = moxie_inspect(&p, &info, NULL, NULL, &err);
+		CHECK(rc < 0 && (!c[i].rc || rc == c[i].rc), "%s: %d %s", c[i].to, rc, err.text);
+		for (int j = 0; j < 3; j++)
+			CHECK(strstr(err.text, c[i].says[j]), "%s: the error does not say %s: %s", c[i].to, c[i].says[j], err.text);
+	}
+	tmp_remove();
+}
+
 /* ---- random checkpoints --------------------------------------------------------------------------------------------------- */
 
 TEST(synth_same_bytes)
