@@ -83,6 +83,7 @@ static void golden(const char *name)
 
 TEST(golden_4k) { golden("4k"); }
 TEST(golden_tiny) { golden("tiny"); }
+TEST(golden_chain) { golden("chain"); }
 TEST(golden_added) { golden("added"); }
 
 /* The cuts of the text that gen_text_vectors.py's CLASS_TEXT describes, counted in characters. */
@@ -264,8 +265,8 @@ static void append_utf8(struct buf *b, unsigned c)
 /* decode(encode(text)) is the text, for any text. */
 TEST(round_trip)
 {
-	static const char *const names[] = { "4k", "tiny", "added" };
-	for (int k = 0; k < 3; k++) {
+	static const char *const names[] = { "4k", "tiny", "chain", "added" };
+	for (int k = 0; k < 4; k++) {
 		struct tokenizer *t = open_vector(names[k]);
 		for (int round = 0; round < 1000; round++) {
 			struct buf text = { 0 }, back = { 0 };

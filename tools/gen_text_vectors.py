@@ -104,6 +104,15 @@ def o200k_split():
                                     pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)])
 
 
+def chain_split():
+    """Several patterns, one after the other, as DeepSeek's tokenizers have them."""
+    split = lambda regex: pre_tokenizers.Split(Regex(regex), "isolated")
+    return pre_tokenizers.Sequence([
+        split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
+        split(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)])
+
+
 def special(s):
     return AddedToken(s, special=True, normalized=False)
 
@@ -121,6 +130,7 @@ def make_tokenizers():
     return {
         "4k": train(4000, 30000, o200k_split(), harmony, 1),
         "tiny": train(330, 3000, tiny, [special("<|endoftext|>")], 2),
+        "chain": train(500, 3000, chain_split(), [special("<\uff5cend\u2581of\u2581sentence\uff5c>")], 7),
         "added": train(600, 3000, o200k_split(), harmony + overlap, 3),
     }
 
@@ -160,6 +170,7 @@ TRICKY = [
     "Ελληνικά and English 混合 テキスト с русским", "123abc456DEF", "abc123'll", "THE'RE", "a's's's", "s's S'S", "' s", "'", "''", "a'", "'a", "\"quoted\"", "(paren)", "[1][2]", "{a:b}", "a;b,c.d:e!f?g",
     "<|end|>", "<|start|>user<|message|>hi<|end|>", "<|end", "|end|>", "<|end|>!", "<|end|>!!", "<|unknown|>", "a<|end|>b", " <|end|> ", "<|end|><|end|>", "<|endoftext|>", "<|endoftext|>x", "<|reserved_200000|>", "<|channel|>final<|message|>",
     "<tool", "<tool_call>", "<tool_call>>", "<tool_call", "<tool_call><tool_call>>", "the the", "the the the", "then the they", "he", "she", "工具", "工具工具", "工", "a  b", "a   b", "a    b", "éé e\u0301", "ñandú", "un ñandú ÑANDÚ", "<<|end|>", "<|en<|end|>", "<|endx", "<|end|>!the the<tool_call>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "a<\uff5cend\u2581of\u2581sentence\uff5c>b", "<\uff5cend",
 ]
 
 
@@ -201,6 +212,7 @@ def tokenizer_vectors():
     toks = make_tokenizers()
     toks["4k"] = save(toks["4k"], "4k", "pairs")
     toks["tiny"] = save(toks["tiny"], "tiny", "strings")
+    toks["chain"] = save(toks["chain"], "chain", "strings")
     toks["added"] = save(toks["added"], "added", "strings", True)
     r = random.Random(4)
     texts = list(dict.fromkeys(TRICKY)) + [random_string(r) for _ in range(150)]
@@ -248,7 +260,7 @@ def utf8_vectors():
 
 
 def fuzz(n, path):
-    toks = {name: Tokenizer.from_file(os.path.join(OUT, "tokenizer_%s.json" % name)) for name in ["4k", "tiny", "added"]}
+    toks = {name: Tokenizer.from_file(os.path.join(OUT, "tokenizer_%s.json" % name)) for name in ["4k", "tiny", "chain", "added"]}
     r = random.Random()
     with open(path, "w") as f:
         for i in range(n):
