@@ -1,6 +1,6 @@
 /* bench_route.cu - router GEMM, routing and tables: time per call inside a CUDA graph.
  *
- *   build/bench_route [route | gemm | joined | cluster]     no argument: all but cluster
+ *   build/bench_route [route | gemm | joined | repack | cluster]     no argument: all but cluster
  *
  * A graph holds N calls that depend on each other through the stream; inputs and weights rotate over more than the L2
  * cache (weights 200 MB; logits of large T likewise).  Median of 15 replays, divided by N.  `plain` is without, `PDL` with
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "moe_route.h"
+#include "moxie_ops.h"
 
 static void cu(cudaError_t rc, const char *call, int line)
 {
@@ -149,7 +150,7 @@ static void bench_route(void)
 				struct moxie_router_args a = args_of(T, 32);
 				if (r.bias)
 					a.select_bias = m.bias;
-				const size_t set = (size_t)T * r.E, n_set = m.n_logit / set;
+				const size_t set = (size_t)T * r.E, n_set = std::min<size_t>(16, m.n_logit / set); /* made by the kernel before: in L2 */
 				us[no_pdl] = graph_us(calls_of(T), [&](int i) { a.logits = m.logits + i % n_set * set; run(p, a); });
 				moxie_router_plan_free(p);
 			}
@@ -229,7 +230,7 @@ static void bench_cluster(void)
 				q.tile_n = 32, q.tile_shift = 5, q.scale = 1, q.select_bias = r.bias ? m.bias : NULL;
 				q.topk_id = m.id, q.topk_w = m.w, q.expert_off = m.off, q.sorted_pair = m.pair, q.tiles = (struct moe_tile *)m.tiles;
 				q.head = (struct moe_head *)m.head, q.tok_done = m.done;
-				const size_t set = (size_t)T * r.E, n_set = m.n_logit / set;
+				const size_t set = (size_t)T * r.E, n_set = std::min<size_t>(16, m.n_logit / set); /* made by the kernel before: in L2 */
 				printf(" %2d: %5.2f", n_cta, graph_us(200, [&](int i) {
 					       q.logits = m.logits + i % n_set * set;
 					       CU(route_launch_cluster(&q, n_cta, stream, true));
@@ -238,6 +239,40 @@ static void bench_cluster(void)
 			}
 			printf("\n");
 		}
+}
+
+/* Experts into atoms: bytes read and written over the time of one call. */
+static void bench_repack(void)
+{
+	const struct {
+		const char *name;
+		int source, E, n_embd, n_ff;
+	} shape[] = { { "GPT-OSS-20B layer", 0, 32, 2880, 2880 }, { "DeepSeek-V4 64 experts", 1, 64, 4096, 2048 }, { "DeepSeek-V4 one expert", 1, 1, 4096, 2048 } };
+	for (auto &s : shape) {
+		struct moxie_moe_pack_sizes z;
+		struct moxie_moe_pack_args a = {};
+		struct moxie_err err = {};
+		moxie_moe_pack_bytes(s.E, s.n_embd, s.n_ff, &z, &err);
+		const size_t codes = (size_t)s.E * s.n_embd * s.n_ff * 3 / 2, scales = codes / 16;
+		uint8_t *code, *scale, *out;
+		CU(cudaMalloc(&code, codes)), CU(cudaMalloc(&scale, scales)), CU(cudaMalloc(&out, z.gate_up + z.down + (1 << 20)));
+		fill_f32<<<1024, 256>>>((float *)code, codes / 4, 1.f);
+		CU(cudaMemset(scale, 120, scales));
+		a.source = s.source, a.n_expert = s.E, a.n_embd = s.n_embd, a.n_ff = s.n_ff;
+		const size_t third = codes / 3, sthird = scales / 3;
+		a.gate_up = a.gate = code, a.up = code + third, a.down = code + 2 * third;
+		a.gate_up_scale = a.gate_scale = scale, a.up_scale = scale + sthird, a.down_scale = scale + 2 * sthird;
+		a.out.gate_up = out, a.out.down = out + z.gate_up, a.out.gate_up_mul = (float *)(out + z.gate_up + z.down);
+		a.out.down_mul = a.out.gate_up_mul + s.E;
+		const double us = graph_us(4, [&](int) {
+			if (moxie_moe_pack(&a, stream, &err))
+				printf("%s\n", err.text), exit(1);
+		});
+		const double moved = (double)(codes + scales + z.gate_up + z.down);
+		printf("repack %-24s %4.0f MB | %8.1f us | %.2f TB/s read + written, %.0f %% of 4.3\n", s.name, moved / 2e6, us, moved / us * 1e-6,
+		       moved / us * 1e-6 / 4.3 * 100);
+		CU(cudaFree(code)), CU(cudaFree(scale)), CU(cudaFree(out));
+	}
 }
 
 int main(int argc, char **argv)
@@ -254,6 +289,8 @@ int main(int argc, char **argv)
 		bench_gemm();
 	if (!*what || !strcmp(what, "joined"))
 		bench_joined();
+	if (!*what || !strcmp(what, "repack"))
+		bench_repack();
 	if (!strcmp(what, "cluster"))
 		bench_cluster();
 	CU(cudaDeviceSynchronize());

@@ -30,58 +30,87 @@
 #include "route_table.cuh"
 #include "route_topk.cuh"
 
-template <int J> __global__ void __launch_bounds__(1024) moe_route_cluster_kernel(const __grid_constant__ route_param p)
+template <int J, int MODE> __global__ void __launch_bounds__(1024, 1) moe_route_cluster_kernel(const __grid_constant__ route_param p)
 {
-	extern __shared__ uint32_t mark[]; /* [n_cta, n_expert_here] */
+	extern __shared__ __align__(16) uint32_t mark[]; /* [n_chunk, stride], then [stride] of our own */
 	__shared__ uint32_t base[MOXIE_ROUTE_MAX_EXPERT], part[32];
-	const int n_cta = gridDim.x, rank = blockIdx.x, warp = threadIdx.x / 32;
-	const int chunk = (p.n_tok + n_cta - 1) / n_cta, t = rank * chunk + warp;
+	__shared__ uint2 sel[32][MOXIE_ROUTE_MAX_USED];
+	__shared__ int ids[MOXIE_ROUTE_MAX_USED];
+	__shared__ route_row_block block;
+	__shared__ uint64_t barrier;
+	const int n_cta = gridDim.x, rank = blockIdx.x, warp = threadIdx.x / 32, t = rank * p.chunk + warp, stride = (p.n_expert_here + 3) & ~3;
+	uint32_t *const mine = n_cta > 1 ? mark + p.n_chunk * stride : mark;
+	const bool alone = MODE != BY_ID && p.chunk == 1; /* one token per CTA: all threads score */
 
 	grid_launch_dependents();
-	for (int i = threadIdx.x; i < n_cta * p.n_expert_here; i += blockDim.x)
-		mark[i] = 0;
-	if (n_cta > 1)
+	route_touch(p);
+	for (int i = threadIdx.x; i < stride; i += blockDim.x)
+		mine[i] = 0;
+	if (n_cta > 1) {
+		if (threadIdx.x == 0)
+			inbox_open(&barrier, 4 * stride * p.n_chunk);
 		cluster_arrive();
-	float bias[J];
-	route_load_bias<J>(p, bias);
+	}
+	float bias[J], bias_e = 0.f;
+	if (MODE == BY_SCORE) {
+		route_load_bias<J>(p, bias);
+		if (p.select_bias && threadIdx.x < p.n_expert)
+			bias_e = p.select_bias[threadIdx.x];
+	}
 	grid_wait();
 
 	int id = -1;
 	float w = 0.f;
-	const bool has = warp < chunk && t < p.n_tok;
-	if (has) {
-		const int bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
-		const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t * p.n_expert * bytes, p.logit_dtype };
-		route_token<J>(p, t, row, bias, id, w);
-		put_token(p, t, id, w);
+	const bool has = warp < p.chunk && t < p.n_tok;
+	if (rank < p.n_chunk && p.n_tok > 0) {
+		const int t_row = alone ? rank : t, bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
+		const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t_row * p.n_expert * bytes, p.logit_dtype };
+		if (alone) {
+			if (threadIdx.x < p.n_expert)
+				block.put<MODE>(p, threadIdx.x, row.at(threadIdx.x), bias_e);
+			__syncthreads();
+			if (has)
+				route_token_block<J, MODE>(p, t, block, sel[0], id, w);
+		} else if (has) {
+			route_token<J, MODE>(p, t, row, bias, sel[warp], id, w);
+		}
 	}
-	if (n_cta > 1) {
-		cluster_wait(); /* every CTA has started and cleared its marks */
+	if (p.n_tok == 1) {
 		if (has)
-			mark_cluster(p, mark, rank, n_cta, id, 1u << warp);
-		cluster_arrive();
-		cluster_wait();
-	} else {
-		__syncthreads();
-		if (id >= 0)
-			atomicOr(mark + id, 1u << warp);
-		__syncthreads();
+			put_token(p, t, id, w);
+		route_tables_one(p, ids, id);
+		return;
 	}
-	route_tables(p, rank, n_cta, chunk, mark, base, part, id);
+	__syncthreads();
+	if (id >= 0)
+		atomicOr(mine + id, 1u << warp);
+	if (has)
+		put_token(p, t, id, w);
+	__syncthreads();
+	if (n_cta > 1) {
+		cluster_wait(); /* every CTA has started and opened its inbox */
+		if (rank >= p.n_chunk)
+			return;
+		send_marks(mine, mark, &barrier, rank, stride, p.n_chunk);
+		inbox_wait(&barrier);
+	}
+	route_tables(p, rank, p.n_chunk, p.chunk, mark, stride, base, part, id);
 }
 
 /* First of two launches: block b routes tokens [b * chunk, (b + 1) * chunk). */
-template <int J> __global__ void __launch_bounds__(512) moe_route_chunk_kernel(const __grid_constant__ route_param p)
+template <int J, int MODE> __global__ void __launch_bounds__(J > 8 ? 512 : 1024, 1) moe_route_chunk_kernel(const __grid_constant__ route_param p)
 {
 	extern __shared__ uint32_t mark[]; /* [n_expert_here, n_word] */
+	__shared__ uint2 sel[32][MOXIE_ROUTE_MAX_USED];
 	const int n_word = (p.chunk + 31) / 32, warp = threadIdx.x / 32, n_warp = blockDim.x / 32;
 	const int t0 = blockIdx.x * p.chunk, n_mine = min(p.chunk, p.n_tok - t0);
 
-	grid_launch_dependents();
+	route_touch(p);
 	for (int i = threadIdx.x; i < p.n_expert_here * n_word; i += blockDim.x)
 		mark[i] = 0;
 	float bias[J];
-	route_load_bias<J>(p, bias);
+	if (MODE == BY_SCORE)
+		route_load_bias<J>(p, bias);
 	grid_wait();
 	__syncthreads();
 	const int bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
@@ -90,11 +119,13 @@ template <int J> __global__ void __launch_bounds__(512) moe_route_chunk_kernel(c
 		const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t * p.n_expert * bytes, p.logit_dtype };
 		int id;
 		float w;
-		route_token<J>(p, t, row, bias, id, w);
+		route_token<J, MODE>(p, t, row, bias, sel[warp], id, w);
 		put_token(p, t, id, w);
 		if (id >= 0)
 			atomicOr(mark + id * n_word + i / 32, 1u << (i & 31));
 	}
+	/* Not earlier: blocks of the next launch that wait beside ours would crowd some SMs and leave others idle. */
+	grid_launch_dependents();
 	__syncthreads();
 	for (int i = threadIdx.x; i < n_mine * p.n_used; i += blockDim.x) {
 		const int tl = i / p.n_used, id = p.topk_id[(size_t)t0 * p.n_used + i]; /* written by this block */
@@ -123,7 +154,7 @@ __global__ void __launch_bounds__(1024) moe_route_scatter_kernel(const __grid_co
 	__shared__ unsigned long long part[32];
 	const int e = threadIdx.x, n = p.n_expert_here, half = p.hist_stride / 2;
 
-	grid_launch_dependents();
+	route_touch(p);
 	if (e < MOXIE_ROUTE_MAX_EXPERT)
 		before[e] = count[e] = 0;
 	grid_wait();
@@ -154,6 +185,7 @@ __global__ void __launch_bounds__(1024) moe_route_scatter_kernel(const __grid_co
 	}
 	if (blockIdx.x == 0 && e == 0)
 		put_head(p, (uint32_t)total, (uint32_t)(total >> 32));
+	grid_launch_dependents();
 	__syncthreads();
 	const int t0 = blockIdx.x * p.chunk, n_pair = min(p.chunk, p.n_tok - t0) * p.n_used;
 	for (int i = threadIdx.x; i < n_pair; i += blockDim.x) {
@@ -189,46 +221,65 @@ extern "C" cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread,
 	return cudaLaunchKernelExC(&c, kernel, args);
 }
 
-#define BY_LANE_EXPERTS(kernel)                                                                         \
-	static const void *kernel##_of(int n_expert)                                                    \
-	{                                                                                               \
-		switch (route_lane_experts(n_expert)) {                                                 \
-		case 1: return reinterpret_cast<const void *>(&kernel<1>);                              \
-		case 2: return reinterpret_cast<const void *>(&kernel<2>);                              \
-		case 4: return reinterpret_cast<const void *>(&kernel<4>);                              \
-		case 8: return reinterpret_cast<const void *>(&kernel<8>);                              \
-		case 12: return reinterpret_cast<const void *>(&kernel<12>);                            \
-		default: return reinterpret_cast<const void *>(&kernel<16>);                            \
-		}                                                                                       \
+static int mode_of(const struct route_param *p)
+{
+	return p->hash_table || p->score == MOXIE_SCORE_GIVEN ? BY_ID : p->score == MOXIE_SCORE_SOFTMAX ? BY_LOGIT : BY_SCORE;
+}
+
+/* The instance of a kernel template <J, MODE>. */
+#define INSTANCE_OF(kernel)                                                                                               \
+	template <int MODE> static const void *kernel##_mode(int n_expert)                                                \
+	{                                                                                                                 \
+		switch (route_lane_experts(n_expert)) {                                                                   \
+		case 1: return reinterpret_cast<const void *>(&kernel<1, MODE>);                                          \
+		case 2: return reinterpret_cast<const void *>(&kernel<2, MODE>);                                          \
+		case 4: return reinterpret_cast<const void *>(&kernel<4, MODE>);                                          \
+		case 8: return reinterpret_cast<const void *>(&kernel<8, MODE>);                                          \
+		case 12: return reinterpret_cast<const void *>(&kernel<12, MODE>);                                        \
+		default: return reinterpret_cast<const void *>(&kernel<16, MODE>);                                        \
+		}                                                                                                         \
+	}                                                                                                                 \
+	static const void *kernel##_of(int mode, int n_expert)                                                            \
+	{                                                                                                                 \
+		return mode == BY_LOGIT   ? kernel##_mode<BY_LOGIT>(n_expert)                                             \
+		       : mode == BY_SCORE ? kernel##_mode<BY_SCORE>(n_expert)                                             \
+		                          : reinterpret_cast<const void *>(&kernel<1, BY_ID>); /* lanes hold slots, not experts */ \
 	}
-BY_LANE_EXPERTS(moe_route_cluster_kernel)
-BY_LANE_EXPERTS(moe_route_chunk_kernel)
+INSTANCE_OF(moe_route_cluster_kernel)
+INSTANCE_OF(moe_route_chunk_kernel)
 
 constexpr int CHUNK_MAX = 1024; /* tokens; 32 marks per expert: 64 KB at 512 experts, and ranks fit 16 bits */
 
 extern "C" cudaError_t route_set_attributes(void)
 {
 	const int n_expert[] = { 32, 64, 128, 256, 384, 512 };
-	for (int e : n_expert) {
-		const void *cluster = moe_route_cluster_kernel_of(e), *chunk = moe_route_chunk_kernel_of(e);
+	for (int i = 0; i < 18; i++) {
+		const int e = n_expert[i % 6], mode = i / 6, most = mode == BY_ID ? MOXIE_ROUTE_MAX_EXPERT : e;
+		const void *cluster = moe_route_cluster_kernel_of(mode, e), *chunk = moe_route_chunk_kernel_of(mode, e);
 		cudaError_t rc = cudaFuncSetAttribute(cluster, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 		if (!rc)
-			rc = cudaFuncSetAttribute(cluster, cudaFuncAttributeMaxDynamicSharedMemorySize, ROUTE_JOIN_CTAS * e * 4);
+			rc = cudaFuncSetAttribute(cluster, cudaFuncAttributeMaxDynamicSharedMemorySize, (16 + 1) * most * 4);
 		if (!rc)
-			rc = cudaFuncSetAttribute(chunk, cudaFuncAttributeMaxDynamicSharedMemorySize, CHUNK_MAX / 32 * e * 4);
+			rc = cudaFuncSetAttribute(chunk, cudaFuncAttributeMaxDynamicSharedMemorySize, CHUNK_MAX / 32 * most * 4);
 		if (rc)
 			return rc;
 	}
 	return cudaSuccess;
 }
 
-extern "C" cudaError_t route_launch_cluster(const struct route_param *p, int n_cta, cudaStream_t stream, bool pdl)
+extern "C" cudaError_t route_launch_cluster(const struct route_param *param, int n_cta, cudaStream_t stream, bool pdl)
 {
-	const int chunk = (p->n_tok + n_cta - 1) / n_cta, experts = (p->n_expert_here + 31) / 32 * 32;
-	int n_thread = 32 * chunk > experts ? 32 * chunk : experts;
+	route_param p = *param;
+	/* one thread per expert for the scan, one more for n_tok == 1 */
+	const int experts = (p.n_expert_here + 32) / 32 * 32;
+	p.chunk = p.n_tok > n_cta ? (p.n_tok + n_cta - 1) / n_cta : 1;
+	p.n_chunk = p.n_tok ? (p.n_tok + p.chunk - 1) / p.chunk : 1;
+	int n_thread = 32 * p.chunk > experts ? 32 * p.chunk : experts;
 	n_thread = n_thread < 128 ? 128 : n_thread;
-	return route_launch(moe_route_cluster_kernel_of(p->n_expert), dim3(n_cta), n_thread, (size_t)n_cta * p->n_expert_here * 4, n_cta, p, stream,
-	                    pdl);
+	if (n_thread < p.n_expert && p.chunk == 1)
+		n_thread = (p.n_expert + 31) / 32 * 32; /* one thread per expert scores */
+	const size_t smem = (size_t)(p.n_chunk + (n_cta > 1)) * ((p.n_expert_here + 3) & ~3) * 4;
+	return route_launch(moe_route_cluster_kernel_of(mode_of(&p), p.n_expert), dim3(n_cta), n_thread, smem, n_cta, &p, stream, pdl);
 }
 
 extern "C" void route_chunks(int n_tok, int *chunk, int *n_chunk)
@@ -243,8 +294,9 @@ extern "C" cudaError_t route_launch_chunks(const struct route_param *param, cuda
 	route_param p = *param;
 	route_chunks(p.n_tok, &p.chunk, &p.n_chunk);
 	p.hist_stride = (p.n_expert_here + 1) / 2 * 2;
-	const int n_thread = p.chunk >= 16 ? 512 : 32 * p.chunk;
+	const int mode = mode_of(&p), most = mode != BY_ID && route_lane_experts(p.n_expert) > 8 ? 512 : 1024;
+	const int n_thread = 32 * p.chunk < most ? 32 * p.chunk : most;
 	const size_t smem = (size_t)(p.chunk + 31) / 32 * p.n_expert_here * 4;
-	cudaError_t rc = route_launch(moe_route_chunk_kernel_of(p.n_expert), dim3(p.n_chunk), n_thread, smem, 1, &p, stream, pdl);
+	cudaError_t rc = route_launch(moe_route_chunk_kernel_of(mode, p.n_expert), dim3(p.n_chunk), n_thread, smem, 1, &p, stream, pdl);
 	return rc ? rc : route_launch(reinterpret_cast<const void *>(&moe_route_scatter_kernel), dim3(p.n_chunk), 1024, 0, 1, &p, stream, pdl);
 }

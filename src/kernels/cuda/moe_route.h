@@ -30,8 +30,11 @@ struct route_param {
 	const void *x, *w_router;
 	const void *b_router; /* bias_dtype */
 	float *logits_out;
-	/* two-launch form: chunk tokens per block, n_chunk blocks */
+	/* chunk tokens per CTA or block; n_chunk of them hold tokens (at least 1) */
 	int chunk, n_chunk;
+	/* joined form: blocks of 16 experts; n_split == 1 << split_shift parts of K */
+	int n_row_block, n_split, split_shift;
+	/* two-launch form */
 	uint16_t *hist; /* [n_chunk, hist_stride] pairs of each expert in a chunk */
 	uint16_t *rank; /* [n_tok, n_used] place of a pair among its expert's pairs of the same chunk */
 	int hist_stride;
@@ -40,8 +43,9 @@ struct route_param {
 #define ROUTE_N_SLICE 32     /* K is always cut in 32 slices, summed as a balanced tree: same bits for every grid */
 #define ROUTE_JOIN_WARPS 16
 #define ROUTE_JOIN_CTAS 16
-#define ROUTE_JOIN_TOK_MAX 64
+#define ROUTE_JOIN_TOK_MAX 16 /* one CTA per token */
 #define ROUTE_JOIN_EXPERT_MAX 256
+#define ROUTER_LIB_TOK_MIN 256 /* the own GEMM is faster below (docs/routing.md) */
 #define ROUTE_CLUSTER_TOK 32 /* tokens of one CTA of a cluster: one bit each of a word per expert */
 
 struct moxie_router_plan {
@@ -49,7 +53,9 @@ struct moxie_router_plan {
 	int device, n_sm;
 	int cluster_max;       /* 16, or 8 where 16 do not fit */
 	int join_tok_max;      /* 0: never joined */
-	size_t ws_hist, ws_rank, ws_bytes; /* logits lie at 0 */
+	struct router_lib *lib; /* NULL: not used */
+	size_t ws_lib_bytes; /* of the library, at ws_lib */
+	size_t ws_lib, ws_hist, ws_rank, ws_bytes; /* logits lie at 0 */
 };
 
 #ifdef __cplusplus
@@ -57,13 +63,12 @@ extern "C" {
 #endif
 /* One cluster of n_cta CTAs, n_tok <= 32 * n_cta.  n_cta is a power of two <= 16. */
 cudaError_t route_launch_cluster(const struct route_param *p, int n_cta, cudaStream_t stream, bool pdl);
-/* Router GEMM and routing in one cluster of 16, n_tok <= 64. */
+/* Router GEMM and routing in one cluster of 16, n_tok <= 16, n_expert <= 256. */
 cudaError_t route_launch_joined(const struct route_param *p, cudaStream_t stream, bool pdl);
 /* Any n_tok: chunks, then scatter. */
 cudaError_t route_launch_chunks(const struct route_param *p, cudaStream_t stream, bool pdl);
 cudaError_t route_set_attributes(void);
 cudaError_t route_joined_set_attributes(int smem_max);
-size_t route_joined_smem(const struct route_param *p);
 int route_join_limit(int n_expert, int n_embd); /* most tokens for which joining won when measured */
 int route_joined_max_clusters(void); /* 0: a cluster of 16 does not fit this device */
 /* The one place that launches: grid, cluster and programmatic dependent launch.  p is the kernel's only argument. */
@@ -79,6 +84,12 @@ cudaError_t router_gemm_set_attributes(void);
 /* 8 * nt tokens and 1 / n_split of K per CTA. */
 void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta);
 
+/* cuBLASLt, opened by name; serves n_tok >= ROUTER_LIB_TOK_MIN.  NULL where it is missing (not an error). */
+struct router_lib *router_lib_create(int n_tok_max, int n_expert, int n_embd, int bias_dtype, size_t *ws_bytes);
+void router_lib_free(struct router_lib *lib);
+/* False: not served, nothing was enqueued. */
+bool router_lib_run(const struct router_lib *lib, const void *x, const void *w, const void *b, float *logits, int n_tok, void *ws,
+                    size_t ws_bytes, cudaStream_t stream);
 #ifdef __cplusplus
 }
 #endif

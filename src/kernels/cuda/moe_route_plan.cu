@@ -77,6 +77,8 @@ static int choose(struct moxie_router_plan *p, struct moxie_err *err)
 	const bool wide = route_joined_max_clusters() > 0;
 	p->cluster_max = wide ? 16 : 8;
 	p->join_tok_max = wide && p->s.n_embd > 0 && !(p->s.flags & MOXIE_ROUTER_NO_JOIN) ? route_join_limit(p->s.n_expert, p->s.n_embd) : 0;
+	if (p->s.n_embd > 0 && p->s.n_tok_max >= ROUTER_LIB_TOK_MIN && !(p->s.flags & MOXIE_ROUTER_NO_LIB))
+		p->lib = router_lib_create(p->s.n_tok_max, p->s.n_expert, p->s.n_embd, p->s.bias_dtype, &p->ws_lib_bytes);
 	return MOXIE_OK;
 }
 
@@ -112,7 +114,8 @@ extern "C" int moxie_router_plan_create(struct moxie_router_plan **out, const st
 	}
 	int chunk, n_chunk;
 	route_chunks(p->s.n_tok_max, &chunk, &n_chunk);
-	p->ws_hist = align256(p->s.n_embd > 0 ? (size_t)p->s.n_tok_max * p->s.n_expert * 4 : 0);
+	p->ws_lib = align256(p->s.n_embd > 0 ? (size_t)p->s.n_tok_max * p->s.n_expert * 4 : 0);
+	p->ws_hist = p->ws_lib + align256(p->ws_lib_bytes);
 	/* fewer tokens can mean smaller, but never more than 128, chunks */
 	p->ws_rank = p->ws_hist + align256((size_t)(n_chunk < 128 ? 128 : n_chunk) * ((p->s.n_expert_here + 1) / 2 * 2) * 2);
 	p->ws_bytes = p->ws_rank + align256((size_t)p->s.n_tok_max * p->s.n_used * 2);
@@ -120,7 +123,23 @@ extern "C" int moxie_router_plan_create(struct moxie_router_plan **out, const st
 	return MOXIE_OK;
 }
 
-extern "C" void moxie_router_plan_free(struct moxie_router_plan *plan) { delete plan; }
+extern "C" void moxie_router_plan_free(struct moxie_router_plan *plan)
+{
+	if (plan)
+		router_lib_free(plan->lib);
+	delete plan;
+}
+
+/* The logits by the library from ROUTER_LIB_TOK_MIN tokens on, else by our own kernel. */
+static cudaError_t make_logits(const struct moxie_router_plan *plan, const void *x, const void *w, const void *b, float *logits, int n_tok,
+                               void *ws, cudaStream_t stream)
+{
+	if (plan->lib && n_tok >= ROUTER_LIB_TOK_MIN &&
+	    router_lib_run(plan->lib, x, w, b, logits, n_tok, static_cast<char *>(ws) + plan->ws_lib, plan->ws_lib_bytes, stream))
+		return cudaSuccess;
+	return router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->n_sm, stream,
+	                          !(plan->s.flags & MOXIE_ROUTER_NO_PDL));
+}
 
 extern "C" size_t moxie_router_ws_bytes(const struct moxie_router_plan *plan) { return plan->ws_bytes; }
 
@@ -131,8 +150,10 @@ extern "C" int64_t moxie_router_n_tile_max(const struct moxie_router_plan *plan,
 
 extern "C" int route_cluster_size(const struct moxie_router_plan *plan, int n_tok)
 {
-	/* Few tokens per CTA: four share its schedulers at full speed; CTAs beyond 8 cost more to gather than they bring. */
-	const int n = n_tok <= 4 ? 1 : n_tok <= 8 ? 2 : n_tok <= 16 ? 4 : n_tok <= 128 ? 8 : 16;
+	/* Up to 16 tokens have a CTA each, in which every thread scores an expert; then a warp each. */
+	int n = 1;
+	while (n < n_tok && n < (n_tok <= 16 ? 16 : n_tok <= 128 ? 8 : 16))
+		n *= 2;
 	if (n_tok > ROUTE_CLUSTER_TOK * plan->cluster_max)
 		return 0;
 	return n < plan->cluster_max ? n : plan->cluster_max;
@@ -143,7 +164,8 @@ extern "C" void moxie_router_explain(const struct moxie_router_plan *plan, char 
 	const struct moxie_router_shape *s = &plan->s;
 	char gemm[160] = "";
 	if (s->n_embd > 0)
-		snprintf(gemm, sizeof gemm, "router GEMM %d x %d (own, 16 experts x 8..32 tokens x K/8..K per CTA), then ", s->n_expert, s->n_embd);
+		snprintf(gemm, sizeof gemm, "router GEMM %d x %d (own, 16 experts x 8..32 tokens x K/8..K per CTA; %s), then ", s->n_expert, s->n_embd,
+		         plan->lib ? "from 256 tokens on cuBLASLt" : "cuBLASLt not used");
 	size_t n = 0;
 	if (plan->join_tok_max && n < n_bytes)
 		n += (size_t)snprintf(text + n, n_bytes - n, "tokens 0..%d: one launch, router GEMM + routing + tables, a cluster of %d\n",
@@ -223,7 +245,7 @@ extern "C" int moxie_router_run(const struct moxie_router_plan *plan, const stru
 	}
 	if (p.n_embd > 0) {
 		float *logits = a->logits_out ? a->logits_out : static_cast<float *>(a->ws);
-		cudaError_t rc = router_gemm_launch(p.x, p.w_router, p.b_router, p.bias_dtype, logits, p.n_tok, p.n_expert, p.n_embd, plan->n_sm, stream, pdl);
+		cudaError_t rc = make_logits(plan, p.x, p.w_router, p.b_router, logits, p.n_tok, a->ws, stream);
 		if (rc)
 			return cuda_failed(err, "router GEMM", rc);
 		p.logits = logits;
@@ -236,12 +258,10 @@ extern "C" int moxie_router_run(const struct moxie_router_plan *plan, const stru
 extern "C" int moxie_router_gemm_run(const struct moxie_router_plan *plan, const void *x, const void *w, const void *b, float *logits,
                                      int32_t n_tok, void *ws, void *stream, struct moxie_err *err)
 {
-	(void)ws;
 	if (n_tok < 0 || n_tok > plan->s.n_tok_max || plan->s.n_embd <= 0)
 		return err_set(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d tokens of %d", n_tok, plan->s.n_tok_max, plan->s.n_embd);
 	if (((uintptr_t)x | (uintptr_t)w) % 16 || (uintptr_t)logits % 4)
 		return err_set(err, MOXIE_E_ARG, "x %p and w %p must be aligned to 16 bytes, logits %p to 4", x, w, (void *)logits);
-	cudaError_t rc = router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->n_sm,
-	                                    static_cast<cudaStream_t>(stream), !(plan->s.flags & MOXIE_ROUTER_NO_PDL));
+	cudaError_t rc = make_logits(plan, x, w, b, logits, n_tok, ws, static_cast<cudaStream_t>(stream));
 	return rc ? cuda_failed(err, "router GEMM", rc) : MOXIE_OK;
 }

@@ -24,13 +24,41 @@ __device__ __forceinline__ uint32_t cluster_address(const void *p, int cta)
 	asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"((uint32_t)__cvta_generic_to_shared(p)), "r"(cta));
 	return r;
 }
-__device__ __forceinline__ void cluster_store(uint32_t address, float v)
+/* Stores and ors into another CTA's shared memory that count their bytes on that CTA's mbarrier: no fence, no barrier. */
+__device__ __forceinline__ void cluster_store(uint32_t address, float v, uint32_t barrier)
 {
-	asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+	asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address), "f"(v), "r"(barrier) : "memory");
 }
-__device__ __forceinline__ void cluster_or(uint32_t address, uint32_t v)
+__device__ __forceinline__ void cluster_or(uint32_t address, uint32_t v, uint32_t barrier)
 {
-	asm volatile("red.relaxed.cluster.shared::cluster.or.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+	asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.or.b32 [%0], %1, [%2];" ::"r"(address), "r"(v),
+	             "r"(barrier)
+	             : "memory");
+}
+__device__ __forceinline__ void cluster_store4(uint32_t address, uint4 v, uint32_t barrier)
+{
+	asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address), "r"(v.x), "r"(v.y),
+	             "r"(v.z), "r"(v.w), "r"(barrier)
+	             : "memory");
+}
+/* One arrival, by the one thread that calls this, and n_bytes of remote stores complete the barrier's only phase.  Before
+ * cluster_arrive, so that no byte comes earlier. */
+__device__ __forceinline__ void inbox_open(uint64_t *barrier, uint32_t n_bytes)
+{
+	const uint32_t b = (uint32_t)__cvta_generic_to_shared(barrier);
+	asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(b) : "memory");
+	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(n_bytes) : "memory");
+}
+__device__ __forceinline__ void inbox_wait(uint64_t *barrier)
+{
+	const uint32_t b = (uint32_t)__cvta_generic_to_shared(barrier);
+	uint32_t done;
+	do
+		asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+		             : "=r"(done)
+		             : "r"(b)
+		             : "memory");
+	while (!done);
 }
 
 __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)

@@ -1,10 +1,10 @@
 /* route_math.h - the scalar maths of routing, the same bits on host and device.
  *
  * Selection compares rounded scores, so a CPU twin can agree with the GPU on every near-tie only if both compute the
- * same bits.  Hence own exp and log1p from IEEE operations (fmaf, mul, add, div, sqrt, all round to nearest) and no
+ * same bits.  Hence own exp, log1p, reciprocal and root from IEEE operations (fmaf, mul, add) and no
  * contraction: the device uses the _rn intrinsics, a host file that includes this is built with -ffp-contract=off.
- * Errors against the exact values: route_exp <= 2 ulp on [-87, 0], route_softplus and route_sigmoid <= 4 ulp,
- * route_sqrt_softplus <= 3 ulp (tests/cuda/test_route.cu, scalar_*).
+ * Errors against the exact values: route_exp <= 2, route_sigmoid <= 4, route_sqrt_softplus <= 3 ulp
+ * (tests/cuda/test_route.cu, scalar_*).
  */
 #ifndef ROUTE_MATH_H
 #define ROUTE_MATH_H
@@ -25,7 +25,6 @@ ROUTE_HD float route_float(uint32_t u) { return __uint_as_float(u); }
 ROUTE_HD float route_add(float a, float b) { return __fadd_rn(a, b); }
 ROUTE_HD float route_mul(float a, float b) { return __fmul_rn(a, b); }
 ROUTE_HD float route_div(float a, float b) { return __fdiv_rn(a, b); }
-ROUTE_HD float route_sqrt(float a) { return __fsqrt_rn(a); }
 ROUTE_HD float route_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 #else
 ROUTE_HD uint32_t route_bits(float v) { uint32_t u; memcpy(&u, &v, 4); return u; }
@@ -33,7 +32,6 @@ ROUTE_HD float route_float(uint32_t u) { float v; memcpy(&v, &u, 4); return v; }
 ROUTE_HD float route_add(float a, float b) { return a + b; }
 ROUTE_HD float route_mul(float a, float b) { return a * b; }
 ROUTE_HD float route_div(float a, float b) { return a / b; }
-ROUTE_HD float route_sqrt(float a) { return sqrtf(a); }
 ROUTE_HD float route_fma(float a, float b, float c) { return fmaf(a, b, c); }
 #endif
 
@@ -57,14 +55,16 @@ ROUTE_HD float route_key_value(uint32_t key)
 	return key <= ROUTE_KEY_NAN ? -route_inf() : route_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
 }
 
+/* Everything below is straight-line code without a branch or a library division: a lane evaluates up to 16 scores, and
+ * only straight-line code lets the compiler run them side by side. */
+
 /* e^x for x <= 0; exactly 0 below -87 (2^-125.5). */
 ROUTE_HD float route_exp(float x)
 {
-	if (!(x >= -87.f))
-		return 0.f;
-	float t = route_fma(x, 1.44269504088896341f, 12582912.f); /* 1.5 * 2^23: the integer lands in the low bits */
-	float n = route_add(t, -12582912.f);
-	float r = route_fma(n, -0.693359375f, x); /* ln 2 in two parts, the first exact in 9 bits */
+	const float c = x >= -87.f ? x : -87.f;
+	const float t = route_fma(c, 1.44269504088896341f, 12582912.f); /* 1.5 * 2^23: the integer lands in the low bits */
+	const float n = route_add(t, -12582912.f);
+	float r = route_fma(n, -0.693359375f, c); /* ln 2 in two parts, the first exact in 9 bits */
 	r = route_fma(n, 2.12194440e-4f, r);
 	float p = 1.9875691500e-4f;
 	p = route_fma(p, r, 1.3981999507e-3f);
@@ -73,51 +73,77 @@ ROUTE_HD float route_exp(float x)
 	p = route_fma(p, r, 1.6666665459e-1f);
 	p = route_fma(p, r, 5.0000001201e-1f);
 	p = route_add(route_fma(p, route_mul(r, r), r), 1.f);
-	return route_float(route_bits(p) + (route_bits(t) << 23));
+	const float e = route_float(route_bits(p) + (route_bits(t) << 23));
+	return x >= -87.f ? e : 0.f;
 }
 
-/* ln(1 + u), 0 <= u <= 1: 2 atanh(z), z = u / (2 + u) <= 1/3, series to z^15. */
+/* ln(1 + u), 0 <= u <= 1.  Above sqrt(2) - 1: ln 2 + ln(1 + (u - 1) / 2).  Polynomial of Cephes' logf. */
 ROUTE_HD float route_log1p(float u)
 {
-	float z = route_div(u, route_add(u, 2.f)), q = route_mul(z, z);
-	float p = 2.f / 15;
-	p = route_fma(p, q, 2.f / 13);
-	p = route_fma(p, q, 2.f / 11);
-	p = route_fma(p, q, 2.f / 9);
-	p = route_fma(p, q, 2.f / 7);
-	p = route_fma(p, q, 2.f / 5);
-	p = route_fma(p, q, 2.f / 3);
-	return route_fma(route_mul(p, q), z, route_mul(2.f, z));
+	const int big = u > 0.41421356f;
+	const float f = big ? route_mul(route_add(u, -1.f), 0.5f) : u, q = route_mul(f, f);
+	float p = 7.0376836292e-2f;
+	p = route_fma(p, f, -1.1514610310e-1f);
+	p = route_fma(p, f, 1.1676998740e-1f);
+	p = route_fma(p, f, -1.2420140846e-1f);
+	p = route_fma(p, f, 1.4249322787e-1f);
+	p = route_fma(p, f, -1.6668057665e-1f);
+	p = route_fma(p, f, 2.0000714765e-1f);
+	p = route_fma(p, f, -2.4999993993e-1f);
+	p = route_fma(p, f, 3.3333331174e-1f);
+	p = route_mul(route_mul(p, f), q);
+	const float s = route_add(f, route_fma(q, -0.5f, p));
+	return big ? route_add(s, 0.69314718f) : s;
+}
+
+/* 1 / d, 1 <= d <= 2: a line (error 4 %), three Newton steps. */
+ROUTE_HD float route_reciprocal(float d)
+{
+	float y = route_fma(d, -0.47058824f, 1.41176471f);
+	y = route_fma(y, route_fma(-d, y, 1.f), y);
+	y = route_fma(y, route_fma(-d, y, 1.f), y);
+	return route_fma(y, route_fma(-d, y, 1.f), y);
 }
 
 ROUTE_HD float route_sigmoid(float l)
 {
-	float e = route_exp(-fabsf(l));
-	return route_div(l >= 0 ? 1.f : e, route_add(1.f, e));
+	const float e = route_exp(-fabsf(l)), y = route_reciprocal(route_add(1.f, e));
+	return l >= 0 ? y : route_mul(e, y);
 }
 
-/* sqrt(ln(1 + e^l)); +inf is taken as the largest float, so that a sum of scores stays finite. */
+/* sqrt(a), a = 0 or normal: the inverse root's integer guess (error 3.5 %), three Newton steps, one correction. */
+ROUTE_HD float route_root(float a)
+{
+	float y = route_float(0x5f3759dfu - (route_bits(a) >> 1));
+	const float h = route_mul(a, -0.5f);
+	y = route_mul(y, route_fma(route_mul(h, y), y, 1.5f));
+	y = route_mul(y, route_fma(route_mul(h, y), y, 1.5f));
+	y = route_mul(y, route_fma(route_mul(h, y), y, 1.5f));
+	const float g = route_mul(a, y);
+	return route_fma(route_mul(y, 0.5f), route_fma(-g, g, a), g);
+}
+
+/* sqrt(ln(1 + e^l)); logits above 1e30 (+inf) count as 1e30, so that a sum of scores stays finite. */
 ROUTE_HD float route_sqrt_softplus(float l)
 {
 	float pos = l > 0 ? l : 0;
-	pos = pos > 3.4028234e38f ? 3.4028234e38f : pos;
-	return route_sqrt(route_add(pos, route_log1p(route_exp(-fabsf(l)))));
+	pos = pos < 1e30f ? pos : 1e30f;
+	return route_root(route_add(pos, route_log1p(route_exp(-fabsf(l)))));
 }
 
-/* Score of a logit for the scored rules: 1 sigmoid, 2 sqrt(softplus).  NaN scores 0 (its rank is lowest anyway). */
+/* Score of a logit: 1 sigmoid, 2 sqrt(softplus).  NaN scores 0 (its rank is lowest anyway). */
 ROUTE_HD float route_score(int rule, float l)
 {
-	if (route_is_nan(l))
-		return 0.f;
-	return rule == 1 ? route_sigmoid(l) : route_sqrt_softplus(l);
+	const float s = rule == 1 ? route_sigmoid(l) : route_sqrt_softplus(l);
+	return route_is_nan(l) ? 0.f : s;
 }
 
 /* What experts are ranked by: the logit, or score + bias. */
 ROUTE_HD uint32_t route_rank_key(int rule, float l, float bias)
 {
-	if (rule == 0 || route_is_nan(l))
+	if (rule == 0)
 		return route_key(l);
-	return route_key(route_add(route_score(rule, l), bias));
+	return route_is_nan(l) ? ROUTE_KEY_NAN : route_key(route_add(route_score(rule, l), bias));
 }
 
 /* Experts per lane of the warp that routes a token: lane i owns experts [i*J, (i+1)*J).  It fixes the order of the

@@ -46,7 +46,7 @@ __device__ __forceinline__ void put_tiles(const route_param &p, uint32_t place, 
 {
 	if (!n_row)
 		return;
-	const uint32_t rows = moe_tile_rows(n_row, p.tile_n);
+	const uint32_t rows = n_row <= (uint32_t)p.tile_n ? n_row : moe_tile_rows(n_row, p.tile_n); /* spares the divisions */
 	for (uint32_t r = i * rows; r < n_row; r += step * rows, place += step)
 		reinterpret_cast<int4 *>(p.tiles)[place + i] = make_int4(e, off + r, min(rows, n_row - r), 0);
 }
@@ -73,29 +73,67 @@ __device__ __forceinline__ void put_token(const route_param &p, int t, int id, f
 		p.tok_done[t] = 0;
 }
 
-/* Sets token bit `bit` of slot s's expert in row `row` of mark, in every one of n_cta CTAs.  Whole warps call it. */
-__device__ __forceinline__ void mark_cluster(const route_param &p, uint32_t *mark, int row, int n_cta, int id, uint32_t bit)
+/* Sets token bit `bit` of slot s's expert in row `row` of mark, in every one of n_cta CTAs; 4 bytes per slot arrive on
+ * each CTA's barrier, whether the slot is empty or not.  Whole warps call it. */
+__device__ __forceinline__ void mark_cluster(const route_param &p, uint32_t *mark, uint64_t *barrier, int row, int stride, int n_cta,
+                                             int id, uint32_t bit)
 {
-	const int lane = threadIdx.x & 31, n = p.n_used * n_cta;
-	for (int i = lane; i < (n + 31) / 32 * 32; i += 32) {
-		const int slot = i / n_cta, e = __shfl_sync(FULL, id, slot & 31);
-		if (i < n && e >= 0)
-			cluster_or(cluster_address(mark + row * p.n_expert_here + e, i - slot * n_cta), bit);
+	if ((threadIdx.x & 31) < p.n_used)
+		for (int c = 0; c < n_cta; c++)
+			cluster_or(cluster_address(mark + row * stride + max(id, 0), c), id >= 0 ? bit : 0, cluster_address(barrier, c));
+}
+
+/* Sends this CTA's marks [stride], complete and synced, to row `row` of mark in every one of n_cta CTAs. */
+__device__ __forceinline__ void send_marks(const uint32_t *mine, uint32_t *mark, uint64_t *barrier, int row, int stride, int n_cta)
+{
+	const int lane = threadIdx.x & 31;
+	for (int c = threadIdx.x / 32; c < n_cta; c += blockDim.x / 32) {
+		const uint32_t to = cluster_address(mark + row * stride, c), b = cluster_address(barrier, c);
+		for (int i = lane; i < stride / 4; i += 32)
+			cluster_store4(to + 16 * i, reinterpret_cast<const uint4 *>(mine)[i], b);
+	}
+}
+
+/* The tables of a single token, by the block that routed it: at most one row per expert, so a pair's place is the number
+ * of lower ids, and no scan is needed.  Warp 0 holds the slots; ids: [16] shared scratch. */
+__device__ __forceinline__ void route_tables_one(const route_param &p, int *ids, int id)
+{
+	const int lane = threadIdx.x & 31, n = p.n_expert_here;
+	if (threadIdx.x < p.n_used)
+		ids[lane] = id;
+	__syncthreads();
+	const int e = threadIdx.x;
+	if (e > n)
+		return;
+	int off = 0, slot = -1;
+	for (int s = 0; s < p.n_used; s++) {
+		off += ids[s] >= 0 && ids[s] < e;
+		slot = ids[s] == e ? s : slot;
+	}
+	if (e == n) {
+		put_head(p, off, off);
+		return;
+	}
+	p.expert_off[e] = off;
+	if (slot >= 0) {
+		p.sorted_pair[off] = slot;
+		if (p.tiles)
+			reinterpret_cast<int4 *>(p.tiles)[off] = make_int4(e, off, 1, 0);
 	}
 }
 
 /* The table stage of a cluster launch; n_cta chunks of `chunk` tokens, this CTA is number rank.
- *   mark  [n_cta, n_expert_here] shared, complete     base [n_expert_here] and part [32]: shared scratch
+ *   mark  [n_cta, stride] shared, complete     base [n_expert_here] and part [32]: shared scratch
  *   lane s of warp i < chunk holds local expert id of slot s of token rank * chunk + i, or -1
  * blockDim.x >= n_expert_here.  Counts stay below 2^16 (512 tokens x 16), so pairs and tiles share one scan. */
-__device__ __forceinline__ void route_tables(const route_param &p, int rank, int n_cta, int chunk, const uint32_t *mark, uint32_t *base,
-                                             uint32_t *part, int id)
+__device__ __forceinline__ void route_tables(const route_param &p, int rank, int n_cta, int chunk, const uint32_t *mark, int stride,
+                                             uint32_t *base, uint32_t *part, int id)
 {
 	const int e = threadIdx.x, n = p.n_expert_here;
 	uint32_t count = 0, before = 0;
 	if (e < n)
 		for (int r = 0; r < n_cta; r++) {
-			const uint32_t c = __popc(mark[r * n + e]);
+			const uint32_t c = __popc(mark[r * stride + e]);
 			before += r < rank ? c : 0;
 			count += c;
 		}
@@ -107,7 +145,7 @@ __device__ __forceinline__ void route_tables(const route_param &p, int rank, int
 	__syncthreads();
 	const int warp = threadIdx.x / 32, slot = threadIdx.x & 31, t = rank * chunk + warp;
 	if (warp < chunk && t < p.n_tok && slot < p.n_used && id >= 0) {
-		const uint32_t lower = mark[rank * n + id] & ((1u << warp) - 1);
+		const uint32_t lower = mark[rank * stride + id] & ((1u << warp) - 1);
 		p.sorted_pair[base[id] + __popc(lower)] = t * p.n_used + slot;
 	}
 	if (rank)

@@ -3,7 +3,7 @@
  *   lane i owns experts [i*J, (i+1)*J).  Each lane sorts its keys in groups of four (stable, descending), so that a
  *   round of selection is: head of the lane, redux.max over the warp, ballot for the lowest lane that holds it, pop.
  *   Ties go to the lowest id because lanes, groups and sorted lists all keep ascending id order among equal keys.
- *   After k rounds lane s < k holds slot s: the expert and its weight.
+ *   The winner leaves (key, expert) in shared memory; after k rounds lane s < k takes slot s and weighs it.
  *
  * Sums are butterflies over lanes (xor 1, 2, 4, ...), which every lane computes alike: fixed order, no atomics.
  */
@@ -15,6 +15,9 @@
 #include "route_math.h"
 
 #define FULL 0xffffffffu
+
+/* How a token gets its experts; a template parameter, so that each kernel holds one path. */
+enum route_mode { BY_LOGIT, BY_SCORE, BY_ID };
 
 /* A row of logits in global memory; element type chosen at run time (uniform branch). */
 struct route_row_global {
@@ -46,6 +49,7 @@ struct route_row_global {
 			}
 		}
 	}
+	__device__ float score(int rule, int e) const { return route_score(rule, at(e)); }
 	template <int BYTES> static __device__ void load(const void *q, uint32_t *u)
 	{
 		if (BYTES == 16)
@@ -59,17 +63,34 @@ struct route_row_global {
 	}
 };
 
-/* The same for f32 logits in shared memory. */
-struct route_row_shared {
-	const float *p;
-	__device__ float at(int e) const { return p[e]; }
-	template <int G> __device__ void vec(int e, float *v) const
+/* What a block that routes one token leaves for its first warp: ranking keys and scores of all experts. */
+struct route_row_block {
+	uint32_t key[MOXIE_ROUTE_MAX_EXPERT];
+	float s[MOXIE_ROUTE_MAX_EXPERT];
+	__device__ float score(int, int e) const { return s[e]; }
+
+	/* Thread e: from its logit and selection bias. */
+	template <int MODE> __device__ void put(const route_param &p, int e, float l, float bias)
 	{
-#pragma unroll
-		for (int i = 0; i < G; i++)
-			v[i] = p[e + i];
+		if (MODE == BY_SCORE) {
+			const float v = route_score(p.score, l);
+			s[e] = v;
+			key[e] = route_is_nan(l) ? ROUTE_KEY_NAN : route_key(route_add(v, bias));
+		} else {
+			key[e] = route_key(l);
+		}
 	}
 };
+
+/* Reads one word of every line of the parameters: a first touch costs as much as a load from L2, and without this the
+ * last ones would be paid one by one behind the wait for the previous kernel. */
+__device__ __forceinline__ void route_touch(const route_param &p)
+{
+	const int *const word = reinterpret_cast<const int *>(&p);
+#pragma unroll
+	for (int i = 0; i < (int)(sizeof p / 4); i += 8)
+		asm volatile("" ::"r"(word[i]));
+}
 
 /* Selection bias of this lane's experts, loaded once (a constant: before the grid dependency wait). */
 template <int J> __device__ __forceinline__ void route_load_bias(const route_param &p, float (&bias)[J])
@@ -116,11 +137,12 @@ template <int J> __device__ __forceinline__ void route_mask_groups(const route_p
 	}
 }
 
-/* Slot s of the k best (key, expert) ends in lane s.  key[] is used up. */
-template <int J> __device__ __forceinline__ void route_select(int k, uint32_t (&key)[J], uint32_t &best_key, int &best_id)
+/* The k best (key, expert) in descending order to sel[0..k), shared memory of this warp.  key[] is used up. */
+template <int J> __device__ __forceinline__ void route_select(int k, uint32_t (&key)[J], uint2 *sel)
 {
 	constexpr int G = J < 4 ? J : 4, N_G = J / G;
 	const int lane = threadIdx.x & 31;
+	const uint32_t lower = (1u << lane) - 1;
 	int id[J];
 #pragma unroll
 	for (int j = 0; j < J; j++)
@@ -137,7 +159,6 @@ template <int J> __device__ __forceinline__ void route_select(int k, uint32_t (&
 				const int a = swap ? id[i + 1] : id[i], b = swap ? id[i] : id[i + 1];
 				key[i] = hi, key[i + 1] = lo, id[i] = a, id[i + 1] = b;
 			}
-	best_key = ROUTE_KEY_NONE, best_id = -1;
 	for (int s = 0; s < k; s++) {
 		uint32_t head = key[0];
 		int head_id = id[0], head_group = 0;
@@ -146,21 +167,24 @@ template <int J> __device__ __forceinline__ void route_select(int k, uint32_t (&
 			if (key[g * G] > head)
 				head = key[g * G], head_id = id[g * G], head_group = g;
 		const uint32_t top = __reduce_max_sync(FULL, head);
-		const int winner = __ffs(__ballot_sync(FULL, head == top)) - 1;
-		const int top_id = __shfl_sync(FULL, head_id, winner);
-		if (lane == s)
-			best_key = top, best_id = top == ROUTE_KEY_NONE ? -1 : top_id;
-		if (lane == winner) {
+		const uint32_t same = __ballot_sync(FULL, head == top);
+		const bool win = head == top && !(same & lower); /* the lowest lane that holds it */
+		if (win)
+			sel[s] = make_uint2(top, head_id);
+		/* The winner's list moves up; selects, not a branch, which would cost the whole warp more than the moves. */
 #pragma unroll
-			for (int g = 0; g < N_G; g++)
-				if (g == head_group) {
+		for (int g = 0; g < N_G; g++) {
+			const bool pop = win && g == head_group;
 #pragma unroll
-					for (int i = g * G; i < g * G + G - 1; i++)
-						key[i] = key[i + 1], id[i] = id[i + 1];
-					key[g * G + G - 1] = ROUTE_KEY_NONE;
-				}
+			for (int i = g * G; i < g * G + G; i++) {
+				const bool end = i == g * G + G - 1;
+				key[i] = pop ? (end ? ROUTE_KEY_NONE : key[end ? i : i + 1]) : key[i];
+				if (!end)
+					id[i] = pop ? id[i + 1] : id[i];
+			}
 		}
 	}
+	__syncwarp();
 }
 
 /* A token names an expert twice (hash table or given ids): the first slot takes the sum of the weights, the others
@@ -182,25 +206,109 @@ __device__ __forceinline__ void route_merge_repeats(int k, int &id, float &w)
 		id = -1, w = 0.f;
 }
 
-/* Routes token t, whose logits are row (unread for GIVEN).  Lane s < n_used gets slot s: local expert or -1, weight.
- * Called by whole warps. */
-template <int J, class Row>
-__device__ __forceinline__ void route_token(const route_param &p, int t, const Row &row, const float (&bias)[J], int &id, float &w)
+/* Ranking keys of this lane's experts. */
+template <int J, int MODE> __device__ __forceinline__ void route_keys(const route_param &p, const route_row_global &row, const float (&bias)[J],
+                                                                      uint32_t (&key)[J])
 {
 	constexpr int G = J < 4 ? J : 4;
+	const int lane = threadIdx.x & 31;
+	float v[J];
+#pragma unroll
+	for (int c = 0; c < J; c += G) {
+		const int e = lane * J + c;
+		if (p.n_expert % G == 0 && e + G <= p.n_expert) {
+			row.template vec<G>(e, v + c);
+		} else {
+#pragma unroll
+			for (int i = 0; i < G; i++)
+				v[c + i] = e + i < p.n_expert ? row.at(e + i) : 0.f;
+		}
+	}
+	if (MODE == BY_LOGIT) {
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			key[j] = route_rank_key(0, v[j], 0.f);
+	} else if (p.score == MOXIE_SCORE_SIGMOID) {
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			key[j] = route_rank_key(1, v[j], bias[j]);
+	} else {
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			key[j] = route_rank_key(2, v[j], bias[j]);
+	}
+	if (p.n_expert < 32 * J) {
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			key[j] = lane * J + j < p.n_expert ? key[j] : ROUTE_KEY_NONE;
+	}
+}
+
+/* Selects and weighs: lane s < n_used gets slot s.  sel: [16] scratch of this warp. */
+template <int J, int MODE, class Row>
+__device__ __forceinline__ void route_pick(const route_param &p, uint32_t (&key)[J], const Row &row, uint2 *sel, int &id, float &w)
+{
 	const int lane = threadIdx.x & 31, k = p.n_used;
-	id = -1, w = 0.f;
-	if (p.n_tok_real && t >= *p.n_tok_real)
-		return;
+	float denominator = 0.f;
+	if (MODE == BY_LOGIT && !p.renormalise) {
+		uint32_t top = 0;
+#pragma unroll
+		for (int j = 0; j < J; j++)
+			top = max(top, key[j]);
+		const float l_max = route_key_value(__reduce_max_sync(FULL, top));
+#pragma unroll
+		for (int j = 0; j < J; j++) {
+			const float l = route_key_value(key[j]), e = route_exp(route_add(l, -l_max));
+			denominator = route_add(denominator, key[j] == ROUTE_KEY_NONE ? 0.f : l == l_max ? 1.f : e);
+		}
+		denominator = route_sum(denominator, 32);
+	}
+	if (p.n_group > 1)
+		route_mask_groups<J>(p, key);
+	route_select<J>(k, key, sel);
+	const uint2 mine = sel[lane < k ? lane : 0];
+	id = lane < k ? (int)mine.y : -1;
+	if (MODE == BY_LOGIT) {
+		/* l == max covers +inf and all -inf: they share the weight. */
+		const float l = route_key_value(mine.x), l_max = route_key_value(sel[0].x);
+		const float e = route_exp(route_add(l, -l_max));
+		w = lane >= k ? 0.f : l == l_max ? 1.f : e;
+		w = route_div(w, p.renormalise ? route_sum(w, k) : denominator);
+	} else {
+		w = lane < k ? row.score(p.score, id) : 0.f;
+		if (p.renormalise)
+			w = route_div(w, route_add(route_sum(w, k), 1e-20f));
+	}
+	__syncwarp(); /* sel may be written again */
+}
+
+/* Factors on the weight, and the rank's own numbers. */
+__device__ __forceinline__ void route_local(const route_param &p, int &id, float &w)
+{
+	w = route_mul(w, p.scale);
+	if (p.expert_scale && id >= 0)
+		w = route_mul(w, p.expert_scale[id]);
+}
+__device__ __forceinline__ int route_local_id(const route_param &p, int id)
+{
+	const int local = id - p.expert_first;
+	return id >= 0 && local >= 0 && local < p.n_expert_here ? local : -1;
+}
+
+__device__ __forceinline__ bool route_is_padding(const route_param &p, int t) { return p.n_tok_real && t >= *p.n_tok_real; }
+
+/* BY_ID: given ids, or those of the hash table with scores of the logits. */
+__device__ __forceinline__ void route_by_id(const route_param &p, int t, const route_row_global &row, int &id, float &w)
+{
+	const int lane = threadIdx.x & 31, k = p.n_used;
 	if (p.score == MOXIE_SCORE_GIVEN) {
 		if (lane < k) {
 			id = p.topk_id_in[(size_t)t * k + lane];
 			w = p.topk_w_in ? p.topk_w_in[(size_t)t * k + lane] : 0.f;
 		}
-		if (id >= p.n_expert)
+		if (id < 0 || id >= p.n_expert)
 			id = -1;
-		route_merge_repeats(k, id, w);
-	} else if (p.hash_table) {
+	} else {
 		const int v = p.tok_id[t];
 		if (v < 0 || v >= p.n_vocab)
 			return;
@@ -208,66 +316,47 @@ __device__ __forceinline__ void route_token(const route_param &p, int t, const R
 			id = p.hash_table[(size_t)v * k + lane];
 		if (id < 0 || id >= p.n_expert)
 			id = -1;
-	} else {
-		uint32_t key[J];
-		float v[J];
-#pragma unroll
-		for (int c = 0; c < J; c += G) {
-			const int e = lane * J + c;
-			if (p.n_expert % G == 0 && e + G <= p.n_expert) {
-				row.template vec<G>(e, v + c);
-			} else {
-#pragma unroll
-				for (int i = 0; i < G; i++)
-					v[c + i] = e + i < p.n_expert ? row.at(e + i) : 0.f;
-			}
-		}
-#pragma unroll
-		for (int j = 0; j < J; j++)
-			key[j] = lane * J + j < p.n_expert ? route_rank_key(p.score, v[j], bias[j]) : ROUTE_KEY_NONE;
-		float denominator = 0.f;
-		if (p.score == MOXIE_SCORE_SOFTMAX && !p.renormalise) {
-			uint32_t top = 0;
-#pragma unroll
-			for (int j = 0; j < J; j++)
-				top = max(top, key[j]);
-			const float l_max = route_key_value(__reduce_max_sync(FULL, top));
-#pragma unroll
-			for (int j = 0; j < J; j++) {
-				const float l = route_key_value(key[j]);
-				if (key[j] != ROUTE_KEY_NONE)
-					denominator = route_add(denominator, l == l_max ? 1.f : route_exp(route_add(l, -l_max)));
-			}
-			denominator = route_sum(denominator, 32);
-		}
-		if (p.n_group > 1)
-			route_mask_groups<J>(p, key);
-		uint32_t best;
-		route_select<J>(k, key, best, id);
-		if (p.score == MOXIE_SCORE_SOFTMAX) {
-			/* l == max covers +inf and all -inf: they share the weight. */
-			const float l = route_key_value(best), l_max = __shfl_sync(FULL, l, 0);
-			w = lane < k ? (l == l_max ? 1.f : route_exp(route_add(l, -l_max))) : 0.f;
-			w = route_div(w, p.renormalise ? route_sum(w, k) : denominator);
-		}
-	}
-	if (p.score == MOXIE_SCORE_SIGMOID || p.score == MOXIE_SCORE_SQRTSOFTPLUS) {
-		w = lane < k && id >= 0 ? route_score(p.score, row.at(id)) : 0.f;
+		w = lane < k && id >= 0 ? row.score(p.score, id) : 0.f;
 		if (p.renormalise)
 			w = route_div(w, route_add(route_sum(w, k), 1e-20f));
+		route_local(p, id, w);
 	}
-	if (p.score != MOXIE_SCORE_GIVEN) {
-		w = route_mul(w, p.scale);
-		if (p.expert_scale && lane < k && id >= 0)
-			w = route_mul(w, p.expert_scale[id]);
-		if (p.hash_table)
-			route_merge_repeats(k, id, w);
+	route_merge_repeats(k, id, w);
+}
+
+/* One warp routes token t, whose logits are row (unread for GIVEN).  Lane s < n_used gets slot s: local expert or -1,
+ * weight.  Called by whole warps. */
+template <int J, int MODE>
+__device__ __forceinline__ void route_token(const route_param &p, int t, const route_row_global &row, const float (&bias)[J], uint2 *sel, int &id,
+                                            float &w)
+{
+	id = -1, w = 0.f;
+	if (route_is_padding(p, t))
+		return;
+	if (MODE == BY_ID) {
+		route_by_id(p, t, row, id, w);
+	} else {
+		uint32_t key[J];
+		route_keys<J, MODE>(p, row, bias, key);
+		route_pick<J, MODE>(p, key, row, sel, id, w);
+		route_local(p, id, w);
 	}
-	if (lane >= k)
-		id = -1;
-	if (id >= 0) {
-		id -= p.expert_first;
-		if (id < 0 || id >= p.n_expert_here)
-			id = -1;
+	id = route_local_id(p, id);
+}
+
+/* The first warp routes token t from what all threads put into row (synced). */
+template <int J, int MODE> __device__ __forceinline__ void route_token_block(const route_param &p, int t, const route_row_block &row, uint2 *sel, int &id, float &w)
+{
+	id = -1, w = 0.f;
+	if (route_is_padding(p, t))
+		return;
+	uint32_t key[J];
+#pragma unroll
+	for (int j = 0; j < J; j++) {
+		const int e = (threadIdx.x & 31) * J + j;
+		key[j] = e < p.n_expert ? row.key[e] : ROUTE_KEY_NONE;
 	}
+	route_pick<J, MODE>(p, key, row, sel, id, w);
+	route_local(p, id, w);
+	id = route_local_id(p, id);
 }

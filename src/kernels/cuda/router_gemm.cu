@@ -27,6 +27,7 @@ constexpr int GEMM_WARPS = 8;
 template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm_kernel(const __grid_constant__ gemm_param p)
 {
 	extern __shared__ __align__(16) float red[]; /* n_local slices, then the inbox [n_split][share] */
+	__shared__ uint64_t barrier;
 	constexpr int TILE = 16 * 8 * NT;
 	const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, q = lane & 3;
 	const int split = blockIdx.x, e0 = blockIdx.y * 16, t0 = blockIdx.z * 8 * NT;
@@ -36,12 +37,15 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 	const uint16_t *const w = p.w + (size_t)lo * p.n_embd + q * 8;
 
 	grid_launch_dependents();
-	if (p.n_split > 1)
-		cluster_arrive();
 	router_w f;
 	const int s0 = split * n_local + warp;
 	if (warp < n_local)
 		router_load_w(f, w, hi_step, slice_first(n_block, s0), slice_first(n_block, s0 + 1));
+	if (p.n_split > 1) {
+		if (threadIdx.x == 0)
+			inbox_open(&barrier, 4 * TILE);
+		cluster_arrive();
+	}
 	grid_wait();
 	const uint16_t *x[NT];
 #pragma unroll
@@ -61,13 +65,12 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 	float *const inbox = red + n_local * red_slice(NT);
 	auto sum_of = [&](int i) { return tree_sum(red + (i & 15) * red_row(NT) + (i >> 4), red_slice(NT), n_local); };
 	if (p.n_split > 1) {
-		cluster_wait(); /* every CTA has started */
+		cluster_wait(); /* every CTA has started and opened its inbox */
 		for (int i = threadIdx.x; i < TILE; i += blockDim.x) {
 			const int owner = i / share;
-			cluster_store(cluster_address(inbox + split * share + (i - owner * share), owner), sum_of(i));
+			cluster_store(cluster_address(inbox + split * share + (i - owner * share), owner), sum_of(i), cluster_address(&barrier, owner));
 		}
-		cluster_arrive();
-		cluster_wait();
+		inbox_wait(&barrier);
 	}
 	for (int i = threadIdx.x; i < share; i += blockDim.x) {
 		const int at = split * share + i, e = e0 + (at & 15), t = t0 + (at >> 4);
