@@ -372,6 +372,38 @@ TEST(parse_round_trip)
 	tokenizer_free(t);
 }
 
+/* An event's strings live until the next push, also across finish and reset. */
+TEST(parse_borrowed)
+{
+	struct tokenizer *t = open_vector();
+	struct harmony_parser *p;
+	struct moxie_event ev;
+	struct ids in = { 0 };
+	const char *text = "<|channel|>commentary to=f json<|message|>{\"";
+	OK(harmony_parser_create(&p, t, &err), err);
+	CHECK(harmony_parser_finish(p, &ev) == 0 && ev.kind == MOXIE_EV_NONE && !*ev.text, "a new parser is not empty");
+	OK(tokenizer_encode(t, text, strlen(text), true, &in, &err), err);
+	CHECK(ids_push(&in, in.v[in.n - 1]), "out of memory");
+	for (size_t i = 0; i < in.n; i++)
+		CHECK(harmony_parser_push(p, in.v[i], &ev) == 0, "out of memory");
+	harmony_parser_reset(p);
+	CHECK(ev.kind == MOXIE_EV_TEXT && *ev.text && !strcmp(ev.channel, "commentary") && !strcmp(ev.recipient, "f") &&
+	      !strcmp(ev.content_type, "json"), "reset changed the event: %s", ev.text);
+	CHECK(harmony_parser_push(p, in.v[0], &ev) == 0 && ev.kind == MOXIE_EV_NONE && !ev.recipient && !*ev.channel, "reset left something");
+	harmony_parser_reset(p);
+	const char *plain = "Hello to you";
+	in.n = 0;
+	OK(tokenizer_encode(t, plain, strlen(plain), true, &in, &err), err);
+	for (size_t i = 0; i < in.n; i++)
+		CHECK(harmony_parser_push(p, in.v[i], &ev) == 0, "out of memory");
+	CHECK(harmony_parser_finish(p, &ev) == 0, "out of memory");
+	harmony_parser_reset(p);
+	CHECK(ev.kind == MOXIE_EV_TEXT && !strcmp(ev.text, plain) && !strcmp(ev.channel, "final"), "\"%s\"", ev.text);
+	ids_free(&in);
+	harmony_parser_free(p);
+	tokenizer_free(t);
+}
+
 /* Random ids: never an error, and every byte of a message comes out. */
 TEST(parse_soup)
 {

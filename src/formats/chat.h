@@ -32,7 +32,7 @@ int harmony_render(const struct tokenizer *t, const struct moxie_chat_params *p,
 struct harmony_parser;
 int harmony_parser_create(struct harmony_parser **out, const struct tokenizer *t, struct moxie_err *err);
 void harmony_parser_free(struct harmony_parser *p);
-void harmony_parser_reset(struct harmony_parser *p); /* as after a prompt that ended in "<|start|>assistant" */
+void harmony_parser_reset(struct harmony_parser *p); /* as after a prompt that ended in "<|start|>assistant"; ev stays valid */
 
 /* Takes one id; fills ev, whose strings are borrowed until the next call.  MOXIE_E_NOMEM is the only error.
  * A message that ends with a recipient is MOXIE_EV_CALL, whichever token ended it; else <|end|> is MOXIE_EV_END and <|return|>,

@@ -347,9 +347,7 @@ int harmony_parser_finish(struct harmony_parser *p, struct moxie_event *ev)
 
 void harmony_parser_reset(struct harmony_parser *p)
 {
-	begin_header(p, false);
-	forget_message(p);
-	empty(&p->text);
+	p->ended = true; /* and no more: the last event's strings live until the next push */
 }
 
 int harmony_parser_create(struct harmony_parser **out, const struct tokenizer *t, struct moxie_err *err)
