@@ -109,7 +109,7 @@ double bench_read_rate(const void *buf, size_t bytes, int n_thread)
 #else
 	bool fit = false;
 #endif
-	for (int turn = 0; turn < 7; turn++) {
+	for (int turn = 0; turn < 3; turn++) {
 		double t0 = host_now();
 		int x = 0;
 #pragma omp parallel num_threads(n_thread) reduction(^ : x)
@@ -143,8 +143,8 @@ double bench_flop_rate(enum cpu_isa isa, int n_thread, const char **what)
 		loop = loop_amx, *what = "TDPBF16PS";
 #endif
 	double best = 0;
-	for (int turn = 0; turn < 7 && loop; turn++) {
-		long n = isa == CPU_AMX ? 200000 : 1000000;
+	for (int turn = 0; turn < 3 && loop; turn++) {
+		long n = isa == CPU_AMX ? 100000 : 500000;
 		double flop = 0, t0 = host_now();
 #pragma omp parallel num_threads(n_thread) reduction(+ : flop)
 		flop = loop(n) * (double)n;

@@ -144,7 +144,7 @@ INLINE void mx_step(__m256 *acc, __m256i z, __m256 scale, const float *const a[4
 	}
 }
 
-INLINE void dot_mx1(const struct mat *w, int r, const float *const a[4], float *y, int ldy, const int T)
+INLINE void dot_mx1(const struct mat *w, int r, const float *const a[4], float bias, float *y, int ldy, const int T)
 {
 	const __m256i spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
 	int n_grp = w->n_in / MX_GROUP;
@@ -165,10 +165,10 @@ INLINE void dot_mx1(const struct mat *w, int r, const float *const a[4], float *
 		}
 	}
 	for (int t = 0; t < T; t++)
-		y[(int64_t)t * ldy] = vf_sum(acc[t]);
+		y[(int64_t)t * ldy] = vf_sum(acc[t]) + bias;
 }
 
-INLINE void dot_bf1(const struct mat *w, int r, const float *const a[4], float *y, int ldy, const int T)
+INLINE void dot_bf1(const struct mat *w, int r, const float *const a[4], float bias, float *y, int ldy, const int T)
 {
 	const bf16 *row = (const bf16 *)(const void *)w->data + (int64_t)r * w->n_in;
 	const __m256i odd = _mm256_set1_epi32((int)0xffff0000);
@@ -188,10 +188,10 @@ INLINE void dot_bf1(const struct mat *w, int r, const float *const a[4], float *
 		}
 	}
 	for (int t = 0; t < T; t++)
-		y[(int64_t)t * ldy] = vf_sum(_mm256_add_ps(_mm256_add_ps(acc[t][0], acc[t][1]), _mm256_add_ps(acc[t][2], acc[t][3])));
+		y[(int64_t)t * ldy] = vf_sum(_mm256_add_ps(_mm256_add_ps(acc[t][0], acc[t][1]), _mm256_add_ps(acc[t][2], acc[t][3]))) + bias;
 }
 
-static void dot(const struct mat *w, int r0, int n_row, const void *a, int n_tok, float *y, int ldy)
+static void dot(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy)
 {
 	int lda = pad_to(w->n_in, MX_CHUNK), step = w->mx ? 4 : 3; /* bf16: 12 accumulators at three tokens */
 	for (int r = 0; r < n_row; r++)
@@ -201,7 +201,7 @@ static void dot(const struct mat *w, int r0, int n_row, const void *a, int n_tok
 			float *yt = y + (int64_t)t * ldy + r;
 			for (int i = 0; i < 4; i++)
 				at[i] = (const float *)a + (int64_t)(t + (i < T ? i : 0)) * lda;
-#define CASE(N) case N: if (w->mx) dot_mx1(w, r0 + r, at, yt, ldy, N); else dot_bf1(w, r0 + r, at, yt, ldy, N); break;
+#define CASE(N) case N: if (w->mx) dot_mx1(w, r0 + r, at, bias[r], yt, ldy, N); else dot_bf1(w, r0 + r, at, bias[r], yt, ldy, N); break;
 			switch (T) { CASE(1) CASE(2) CASE(3) CASE(4) }
 #undef CASE
 		}
@@ -238,12 +238,12 @@ static void expand_rows(float *dst, const struct mat *w, int r0, int n_row)
 }
 
 /* Six rows against P panels of 8 tokens, ldb apart. */
-INLINE void panel_block(float *out, const float *const row[6], const float *b, int64_t ldb, int n_in, const int P)
+INLINE void panel_block(float *out, const float *const row[6], const float *b, int64_t ldb, int n_in, const float *bias, const int P)
 {
 	__m256 acc[6][2];
 	for (int i = 0; i < 6; i++)
 		for (int p = 0; p < P; p++)
-			acc[i][p] = _mm256_setzero_ps();
+			acc[i][p] = _mm256_set1_ps(bias[i]);
 	for (int k = 0; k < n_in; k++) {
 		__m256 bv[2];
 		for (int p = 0; p < P; p++)
@@ -259,21 +259,23 @@ INLINE void panel_block(float *out, const float *const row[6], const float *b, i
 			_mm256_storeu_ps(out + i * 16 + p * 8, acc[i][p]);
 }
 
-static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_tok, float *y, int ldy, void *expanded)
+static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy, void *expanded)
 {
 	int64_t lda = pad_to(w->n_in, MX_CHUNK);
 	expand_rows(expanded, w, r0, n_row);
 	for (int t = 0; t < n_tok; t += 16)
 		for (int r = 0; r < n_row; r += 6) {
 			const float *row[6], *b = (const float *)a + t * lda;
-			float out[6 * 16];
+			float out[6 * 16], b6[6];
 			int n = n_row - r < 6 ? n_row - r : 6, nt = n_tok - t < 16 ? n_tok - t : 16;
-			for (int i = 0; i < 6; i++)
+			for (int i = 0; i < 6; i++) {
+				b6[i] = bias[r + (i < n ? i : n - 1)];
 				row[i] = (const float *)expanded + (int64_t)(r + (i < n ? i : n - 1)) * w->n_in;
+			}
 			if (nt > 8)
-				panel_block(out, row, b, 8 * lda, w->n_in, 2);
+				panel_block(out, row, b, 8 * lda, w->n_in, b6, 2);
 			else
-				panel_block(out, row, b, 8 * lda, w->n_in, 1);
+				panel_block(out, row, b, 8 * lda, w->n_in, b6, 1);
 			for (int i = 0; i < nt; i++)
 				for (int j = 0; j < n; j++)
 					y[(int64_t)(t + i) * ldy + r + j] = out[j * 16 + i];
@@ -281,18 +283,17 @@ static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_t
 }
 TARGET_END
 
-const struct cpu_ops *cpu_isa_avx2(const char **missing)
+const char *cpu_isa_avx2(struct cpu_ops *ops)
 {
-	static const struct cpu_ops ops = { .name = "cpu avx2", .elem = 4, .lane = 8, .unit = 6, .block = 24, .min_panel = 8,
-		.pack_dot = pack_dot, .pack_panel = pack_panel, .dot = dot, .panel = panel, .dot_f32 = lanes_dot_f32, .swiglu = lanes_swiglu,
+	*ops = (struct cpu_ops){ .name = "cpu avx2", .elem = 4, .lane = 8, .unit = 6, .block = 24, .min_panel = 8, .min_panel_mx = 8, .tok_block = 1 << 29,
+		.pack_dot = pack_dot, .pack_panel = pack_panel, .dot = dot, .panel = panel, .dot_f32 = lanes_dot_f32, .swiglu = lanes_swiglu, .combine = lanes_combine,
 		.rmsnorm = lanes_rmsnorm, .attn = attn, .attn_tmp_bytes = lanes_attn_tmp_bytes, .attn_d_head = 8 };
-	*missing = !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ? "AVX2 and FMA" : NULL;
-	return *missing ? NULL : &ops;
+	return !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ? "AVX2 and FMA" : NULL;
 }
 #else
-const struct cpu_ops *cpu_isa_avx2(const char **missing)
+const char *cpu_isa_avx2(struct cpu_ops *ops)
 {
-	*missing = "x86-64";
-	return NULL;
+	(void)ops;
+	return "x86-64";
 }
 #endif

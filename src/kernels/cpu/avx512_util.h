@@ -27,28 +27,33 @@ INLINE void transpose16(__m512i r[16])
 	}
 }
 
-/* MXFP4 rows r0 .. r0 + n_row - 1 as bf16 tiles of 16 rows by 32 k: [n_row/16][n_in/32][16][32].  The scale is a power of two
- * and the product exact: it goes into the exponents of the look-up table.  s outside 2 .. 252 (results that are subnormal,
- * infinite or NaN somewhere) takes a table made the slow way. */
-static void expand_tiles(bf16 *dst, const struct mat *w, int r0, int n_row)
+/* What one 1 KB tile of expanded weights is made from: 16 rows, the codes and scales of each side by side in memory. */
+struct mx_tile {
+	const uint8_t *blk, *scl; /* first row, first group */
+	int64_t blk_row, scl_row; /* bytes between rows */
+	int n_row;                /* rows that exist; the others repeat the last */
+};
+
+INLINE struct mx_tile mx_tile_at(const struct mat *w, int row, int n_row)
 {
-	const __m512i table = E2M1_BF16;
-	int n_grp = w->n_in / MX_GROUP;
-	for (int r = 0; r < n_row; r++) {
-		const uint8_t *blk = w->data + (int64_t)(r0 + r) * w->n_in / 2, *scl = w->scl + (int64_t)(r0 + r) * n_grp;
-		bf16 *d = dst + (int64_t)(r / 16 * 16) * w->n_in + r % 16 * 32;
-		for (int g = 0; g < n_grp; g++) {
-			__m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(blk + g * 16)));
-			__m512i code = _mm512_or_si512(b, _mm512_slli_epi32(b, 12)); /* low nibble in the even word, high one in the odd */
-			int s = scl[g];
-			__m512i t = _mm512_mask_add_epi16(table, 0xfefefefe, table, _mm512_set1_epi16((short)((s - 127) * 128)));
-			if (__builtin_expect(s < 2 || s > 252, 0)) {
-				bf16 slow[32];
-				for (int i = 0; i < 32; i++)
-					slow[i] = bf16_from_f32(e2m1_to_f32((unsigned)i & 15) * e8m0_to_f32((uint8_t)s));
-				t = _mm512_loadu_si512(slow);
-			}
-			_mm512_storeu_si512(d + (int64_t)g * 512, _mm512_permutexvar_epi16(code, t));
+	int64_t blk_row = w->n_in / 2, scl_row = w->n_in / MX_GROUP;
+	return (struct mx_tile){ w->data + row * blk_row, w->scl + row * scl_row, blk_row, scl_row, n_row < 16 ? n_row : 16 };
+}
+
+/* Group g of a tile's rows as bf16 [16][32].  The scale is a power of two and the product exact, so it is part of the table. */
+INLINE void expand_group(bf16 *dst, const struct mx_tile *t, int g)
+{
+	const uint8_t *blk = t->blk + g * 16, *scl = t->scl + g, *ahead = blk + 16 * t->blk_row;
+	for (int r = 0; r < 16; r++) {
+		__m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)blk));
+		__m512i code = _mm512_or_si512(b, _mm512_slli_epi32(b, 12)); /* low nibble in the even word, high one in the odd */
+		_mm512_storeu_si512(dst + 32 * r, _mm512_permutexvar_epi16(code, _mm512_loadu_si512(mx_table[*scl])));
+		if (g % 4 == 0) /* a line of the row 16 further on, which the next tile but one starts with */
+			_mm_prefetch((const char *)(ahead + r * t->blk_row), _MM_HINT_T1);
+		if (r + 1 < t->n_row) {
+			blk += t->blk_row;
+			scl += t->scl_row;
 		}
 	}
+	_mm_prefetch((const char *)(t->scl + 16 * t->scl_row + 16 * g), _MM_HINT_T1);
 }

@@ -30,20 +30,18 @@ static int check_limits(const struct kern_limits *l, int n_thread, struct moxie_
 	return 0;
 }
 
-/* The instruction set asked for, or the best one; NULL with *missing named.  CPU_REF: NULL, nothing missing. */
-static const struct cpu_ops *pick_isa(enum cpu_isa isa, const char **missing)
+/* Fills *ops for isa, or for the best one; returns what this processor lacks, or NULL.  *ref: use the reference, ops is unused. */
+static const char *pick_isa(enum cpu_isa isa, struct cpu_ops *ops, bool *ref)
 {
-	const struct cpu_ops *found = NULL;
-	*missing = NULL;
-	if (isa == CPU_AMX || isa == CPU_AUTO)
-		found = cpu_isa_amx(missing);
-	if (isa == CPU_AVX512 || (isa == CPU_AUTO && !found))
-		found = cpu_isa_avx512(missing);
-	if (isa == CPU_AVX2 || (isa == CPU_AUTO && !found))
-		found = cpu_isa_avx2(missing);
-	if (isa == CPU_AUTO || found)
-		*missing = NULL; /* AUTO is content with the reference */
-	return found;
+	static const char *(*const get[])(struct cpu_ops *ops) = { NULL, cpu_isa_avx2, cpu_isa_avx512, cpu_isa_amx };
+	*ref = false;
+	if (isa != CPU_AUTO && isa != CPU_REF)
+		return get[isa](ops);
+	for (int i = CPU_AMX; isa == CPU_AUTO && i > CPU_REF; i--)
+		if (!get[i](ops))
+			return NULL;
+	*ref = true;
+	return NULL;
 }
 
 static void plan(struct cpu *c)
@@ -63,6 +61,8 @@ static int cpu_sync(struct kern *k, struct moxie_err *err)
 static void cpu_free(struct kern *k)
 {
 	struct cpu *c = k->impl;
+	if (c->pool)
+		pool_free(c->pool);
 	arena_free(&c->mem);
 	free(c);
 }
@@ -75,8 +75,9 @@ int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_i
 		return rc;
 	if ((unsigned)isa > CPU_AUTO)
 		return err_set(err, MOXIE_E_ARG, "%d is no instruction set", (int)isa);
-	const char *missing;
-	const struct cpu_ops *ops = pick_isa(isa, &missing);
+	struct cpu_ops ops;
+	bool ref;
+	const char *missing = pick_isa(isa, &ops, &ref);
 	if (missing)
 		return err_set(err, MOXIE_E_UNSUPPORTED, "this processor cannot run the %s kernels: no %s", isa_word[isa], missing);
 
@@ -84,12 +85,15 @@ int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_i
 	if (!c)
 		return err_nomem(err, sizeof *c, "the CPU backend");
 	c->lim = *lim;
-	c->isa = ops;
-	c->kern = (struct kern){ .name = ops ? ops->name : "cpu reference", .act = DT_F32, .n_thread = n_thread ? n_thread : host_n_cpu(),
+	c->kern = (struct kern){ .name = "cpu reference", .act = DT_F32, .n_thread = n_thread ? n_thread : host_n_cpu(),
 		.embed = ref_embed, .rmsnorm = ref_rmsnorm, .gemm = ref_gemm, .rope = ref_rope, .qkv = ref_qkv, .attn = ref_attn,
 		.route = ref_route, .moe_gate_up = ref_moe_gate_up, .moe_down = ref_moe_down, .sync = cpu_sync, .free = cpu_free, .impl = c };
-	if (ops)
+	if (!ref) {
+		c->ops = ops;
+		c->isa = &c->ops;
+		c->kern.name = ops.name;
 		fast_fill(&c->kern);
+	}
 
 	c->mem = (struct arena){ .cap = SIZE_MAX };
 	plan(c);
@@ -99,6 +103,10 @@ int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_i
 		return err_nomem(err, need, "the CPU backend's scratch");
 	}
 	plan(c);
+	if (c->isa && !(c->pool = pool_create(c->kern.n_thread))) {
+		cpu_free(&c->kern);
+		return err_set(err, MOXIE_E_NOMEM, "could not start %d threads", n_thread ? n_thread : host_n_cpu());
+	}
 	*out = &c->kern;
 	return 0;
 }

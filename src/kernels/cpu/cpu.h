@@ -10,7 +10,10 @@
 #ifndef MOXIE_CPU_H
 #define MOXIE_CPU_H
 
+#include <stdatomic.h>
+
 #include "base/arena.h"
+#include "kernels/cpu/pool.h"
 #include "kernels/kernels.h"
 
 #define MX_CHUNK 128    /* k that the MXFP4 dot kernels take at once: packed activation rows are padded to it */
@@ -23,7 +26,7 @@
 struct mat {
 	bool mx;
 	int n_in;
-	const uint8_t *data; /* bf16 [rows, n_in], or MXFP4 [rows, n_in/2] */
+	const uint8_t *data; /* bf16 [rows, n_in], or codes [rows, n_in/2] */
 	const uint8_t *scl;  /* [rows, n_in/32] */
 };
 
@@ -43,20 +46,23 @@ struct cpu_ops {
 	int lane;      /* tokens a panel */
 	int unit;      /* rows that the panel kernel takes at once, even */
 	int block;     /* rows of a matrix that a thread finishes before the next: their expansion should stay in L2 */
-	int min_panel;
+	int min_panel, min_panel_mx; /* tokens from which panels are the better form */
+	int tok_block; /* tokens that panels take at once: their packed rows and a block of weights share L2 */
 
 	/* One row of n_in floats for dots, padded with zeros to MX_CHUNK. */
 	void (*pack_dot)(void *dst, const float *a, int n_in, bool mx);
 	/* Up to `lane` rows for panels; missing ones are zero. */
 	void (*pack_panel)(void *dst, const float *const *row, int n_row, int n_in);
-	/* y[t * ldy + r] = w[r0 + r] . a[t] */
-	void (*dot)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, float *y, int ldy);
-	/* The same from panels, n_row <= block; expanded: block * padded n_in elements of scratch. */
-	void (*panel)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, float *y, int ldy, void *expanded);
+	/* y[t * ldy + r] = w[r0 + r] . a[t] + bias[r] */
+	void (*dot)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy);
+	/* The same from panels, n_row <= block; expanded: block * padded n_in elements of scratch, aligned to ARENA_ALIGN. */
+	void (*panel)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy, void *expanded);
 	/* y[r] = w[r] . a in fp32, for the router */
 	void (*dot_f32)(float *y, const float *a, const bf16 *w, int n_row, int n_in);
 	/* act[j] from u[2j], u[2j + 1] */
 	void (*swiglu)(float *act, const float *u, int n, float alpha, float limit);
+	/* x[i] += sum over s, ascending, of w[s] * y[s][i] */
+	void (*combine)(float *x, const float *const *y, const float *w, int n_used, int n);
 	void (*rmsnorm)(float *h, const float *x, const struct weight *w, int n, float eps);
 	/* Fills m, l, o of the job. */
 	void (*attn)(const struct attn_job *j);
@@ -73,7 +79,10 @@ struct pack_item {
 struct cpu {
 	struct kern kern; /* kern.impl points to the whole */
 	struct kern_limits lim;
-	const struct cpu_ops *isa; /* NULL: reference */
+	const struct cpu_ops *isa; /* &ops, or NULL: reference */
+	struct cpu_ops ops;
+	struct pool *pool; /* NULL: reference, whose threads are OpenMP's */
+	_Atomic int next;  /* the next piece of work to take, where pieces differ in size */
 	struct arena mem;
 	int status; /* sticky, what sync() returns */
 	char text[128];
@@ -92,10 +101,10 @@ struct cpu {
 	size_t part_floats;
 };
 
-/* NULL where this build or this processor lacks the instruction set; *missing then names the feature. */
-const struct cpu_ops *cpu_isa_avx2(const char **missing);
-const struct cpu_ops *cpu_isa_avx512(const char **missing);
-const struct cpu_ops *cpu_isa_amx(const char **missing);
+/* NULL where this processor has the instruction set, and *ops is filled; else what is missing. */
+const char *cpu_isa_avx2(struct cpu_ops *ops);
+const char *cpu_isa_avx512(struct cpu_ops *ops);
+const char *cpu_isa_amx(struct cpu_ops *ops);
 
 /* Replaces the reference ops of k by the fast ones over c->isa. */
 void fast_fill(struct kern *k);
@@ -103,6 +112,9 @@ void fast_fill(struct kern *k);
 void fast_plan(struct cpu *c);
 void fast_attn(struct kern *k, const struct attn_args *a);
 size_t fast_attn_plan(struct cpu *c); /* the same for attention; returns bytes needed of each thread's scratch */
+
+/* avx512.c's, and amx.c's. */
+extern bf16 mx_table[256][32];
 
 static inline int pad_to(int n, int m)
 {

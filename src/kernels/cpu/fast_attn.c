@@ -9,8 +9,6 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/ref.h"
 
-#include <omp.h>
-
 /* Running or partial result of one unit. */
 struct part {
 	float *m, *l, *o;
@@ -110,7 +108,7 @@ static void finish(const struct attn_job *u, struct part p)
 	}
 }
 
-/* Many units: each walks its own chunks.  base, tmp: this thread's. */
+/* A unit whose chunks one thread walks.  base, tmp: this thread's. */
 static void whole_unit(const struct cpu *c, const struct attn_job *u, float *base, size_t floats, void *tmp)
 {
 	int n_row = u->n_tok * (u->a->n_head / u->a->n_head_kv);
@@ -123,60 +121,82 @@ static void whole_unit(const struct cpu *c, const struct attn_job *u, float *bas
 	finish(u, acc);
 }
 
+/* One attention op.  shared: chunks are the pieces of work, and units are joined afterwards. */
+struct attn_op {
+	struct cpu *c;
+	const struct attn_args *a;
+	int n_unit, n_part;
+	bool shared;
+};
+
+static void chunk_pieces(const struct attn_op *op, void *tmp)
+{
+	struct cpu *c = op->c;
+	int m = op->a->n_head / op->a->n_head_kv, p;
+	while ((p = atomic_fetch_add(&c->next, 1)) < op->n_part) {
+		int i = 0, chunk = p;
+		struct attn_job u = unit_at(op->a, 0);
+		for (; chunk >= n_chunk(&u); u = unit_at(op->a, ++i))
+			chunk -= n_chunk(&u);
+		run_chunk(c, u, chunk, part_at(c->part + (size_t)p * c->part_floats, u.n_tok * m), tmp);
+	}
+}
+
+static void join_units(const struct attn_op *op, struct part_of me)
+{
+	struct cpu *c = op->c;
+	int first = 0;
+	for (int i = 0; i < op->n_unit; i++) {
+		struct attn_job u = unit_at(op->a, i);
+		int n_row = u.n_tok * (op->a->n_head / op->a->n_head_kv), n = n_chunk(&u);
+		struct part acc = part_at(c->part + (size_t)first * c->part_floats, n_row);
+		for (int p = first + 1; p < first + n && i % me.n == me.id; p++)
+			join(acc, part_at(c->part + (size_t)p * c->part_floats, n_row), n_row, op->a->d_head);
+		if (i % me.n == me.id)
+			finish(&u, acc);
+		first += n;
+	}
+}
+
+static void attn_part(void *ctx, struct part_of me)
+{
+	const struct attn_op *op = ctx;
+	struct cpu *c = op->c;
+	float *base = (float *)(void *)(c->thread + (size_t)me.id * c->thread_bytes);
+	void *tmp = base + 2 * c->part_floats;
+	if (op->shared) {
+		chunk_pieces(op, tmp);
+		pool_barrier(me);
+		join_units(op, me);
+		return;
+	}
+	for (int i; (i = atomic_fetch_add(&c->next, 1)) < op->n_unit;) { /* from the end: the last blocks see the most keys */
+		struct attn_job u = unit_at(op->a, op->n_unit - 1 - i);
+		whole_unit(c, &u, base, c->part_floats, tmp);
+	}
+}
+
 void fast_attn(struct kern *k, const struct attn_args *a)
 {
 	struct cpu *c = k->impl;
-	int m = a->n_head / a->n_head_kv, n_unit = count_units(a), n_part = 0, most = 0;
+	struct attn_op op = { .c = c, .a = a, .n_unit = count_units(a) };
+	int m = a->n_head / a->n_head_kv, most = 0;
 	if (a->d_head % c->isa->attn_d_head || m > c->lim.n_head / c->lim.n_head_kv || a->d_head > c->lim.d_head) {
 		ref_attn(k, a);
 		return;
 	}
-	bool share = n_unit < 4 * k->n_thread && k->n_thread > 1;
-	for (int i = 0; share && i < n_unit; i++) {
+	op.shared = op.n_unit < 4 * k->n_thread && k->n_thread > 1;
+	for (int i = 0; op.shared && i < op.n_unit; i++) {
 		struct attn_job u = unit_at(a, i);
 		int n = n_chunk(&u);
-		n_part += n;
+		op.n_part += n;
 		most = n > most ? n : most;
-		share = n_part <= c->n_part;
+		op.shared = op.n_part <= c->n_part;
 	}
-	share = share && most > 1;
-	size_t floats = part_floats(ATTN_ROW > m ? ATTN_ROW : m, a->d_head);
-	floats = floats < c->part_floats ? floats : c->part_floats;
-#pragma omp parallel num_threads(k->n_thread)
-	{
-		float *base = (float *)(void *)(c->thread + (size_t)omp_get_thread_num() * c->thread_bytes);
-		void *tmp = base + 2 * c->part_floats;
-		if (!share) {
-#pragma omp for schedule(dynamic, 1)
-			for (int i = n_unit - 1; i >= 0; i--) { /* the last blocks see the most keys */
-				struct attn_job u = unit_at(a, i);
-				whole_unit(c, &u, base, c->part_floats, tmp);
-			}
-		} else {
-#pragma omp for schedule(dynamic, 1)
-			for (int p = 0; p < n_part; p++) {
-				int i = 0, chunk = p;
-				struct attn_job u = unit_at(a, 0);
-				for (; chunk >= n_chunk(&u); u = unit_at(a, ++i))
-					chunk -= n_chunk(&u);
-				run_chunk(c, u, chunk, part_at(c->part + (size_t)p * floats, u.n_tok * m), tmp);
-			}
-#pragma omp for schedule(static)
-			for (int i = 0; i < n_unit; i++) {
-				int first = 0, n_row;
-				for (int before = 0; before < i; before++) {
-					struct attn_job u = unit_at(a, before);
-					first += n_chunk(&u);
-				}
-				struct attn_job u = unit_at(a, i);
-				n_row = u.n_tok * m;
-				struct part acc = part_at(c->part + (size_t)first * floats, n_row);
-				for (int p = first + 1; p < first + n_chunk(&u); p++)
-					join(acc, part_at(c->part + (size_t)p * floats, n_row), n_row, a->d_head);
-				finish(&u, acc);
-			}
-		}
-	}
+	op.shared = op.shared && most > 1;
+	atomic_store(&c->next, 0);
+	if (op.n_unit)
+		pool_run(c->pool, attn_part, &op);
 }
 
 size_t fast_attn_plan(struct cpu *c)

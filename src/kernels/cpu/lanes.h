@@ -50,6 +50,23 @@ static void lanes_swiglu(float *act, const float *u, int n, float alpha, float l
 	}
 }
 
+static void lanes_combine(float *x, const float *const *y, const float *w, int n_used, int n)
+{
+	int i = 0;
+	for (; i + VL <= n; i += VL) {
+		vf sum = vf_set1(0);
+		for (int s = 0; s < n_used; s++)
+			sum = vf_fma(vf_set1(w[s]), vf_load(y[s] + i), sum);
+		vf_store(x + i, vf_load(x + i) + sum);
+	}
+	for (; i < n; i++) {
+		float sum = 0;
+		for (int s = 0; s < n_used; s++)
+			sum = fmaf(w[s], y[s][i], sum);
+		x[i] += sum;
+	}
+}
+
 /* n_embd is a multiple of 32. */
 static void lanes_rmsnorm(float *h, const float *x, const struct weight *w, int n, float eps)
 {
@@ -217,8 +234,9 @@ INLINE void attn_run(const struct attn_job *j, const bool pair)
 		int64_t at = kv_row(a->kv, j->seq, base, j->ihkv, a->n_head_kv, d);
 #if LANES_PAIR
 		if (pair) {
-			attn_load_k2(t.k, (const bf16 *)a->kv->k + at, from, n, d);
-			attn_load_v2(t.v, (const bf16 *)a->kv->v + at, from, n, d);
+			int64_t next = base + KV_PAGE < j->hi ? kv_row(a->kv, j->seq, base + KV_PAGE, j->ihkv, a->n_head_kv, d) : at;
+			attn_load_k2(t.k, (const bf16 *)a->kv->k + at, (const bf16 *)a->kv->k + next, from, n, d);
+			attn_load_v2(t.v, (const bf16 *)a->kv->v + at, (const bf16 *)a->kv->v + next, from, n, d);
 		} else
 #endif
 			attn_load_kv(&t, a->kv, at, from, n, d);

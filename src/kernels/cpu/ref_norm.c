@@ -31,7 +31,7 @@ void ref_rmsnorm(struct kern *k, const struct rmsnorm_args *a)
 void ref_rope(struct kern *k, const struct rope_args *a)
 {
 	int half = a->n_rot / 2;
-#pragma omp parallel for schedule(static) num_threads(k->n_thread) if (a->n_tok > 8)
+	(void)k;
 	for (int t = 0; t < a->n_tok; t++)
 		for (int i = 0; i < half; i++) {
 			float angle = (float)a->pos[t] * a->inv_freq[i];
