@@ -10,15 +10,18 @@
 
 void text_add(struct text *t, const char *p, size_t n)
 {
-	char *q = realloc(t->p, t->n + n + 1);
-	if (!q) {
-		fprintf(stderr, "moxie: out of memory: %zu bytes of text\n", t->n + n + 1);
-		exit(EXIT_FAIL);
+	if (t->n + n + 1 > t->cap) {
+		size_t cap = t->n + n + 1 > 2 * t->cap ? t->n + n + 1 : 2 * t->cap;
+		char *q = realloc(t->p, cap);
+		if (!q) {
+			fprintf(stderr, "moxie: out of memory: %zu bytes of text\n", cap);
+			exit(EXIT_FAIL);
+		}
+		t->p = q, t->cap = cap;
 	}
-	t->p = q;
-	memcpy(q + t->n, p, n);
+	memcpy(t->p + t->n, p, n);
 	t->n += n;
-	q[t->n] = 0;
+	t->p[t->n] = 0;
 }
 
 void answer_init(struct answer *a, const struct opts *o)
@@ -83,7 +86,8 @@ static void remember(struct answer *a, const struct moxie_event *ev)
 		a->msg_open = true;
 	}
 	struct moxie_message *m = &a->msg[a->n_msg - 1];
-	struct text t = { (char *)m->content, m->content ? strlen(m->content) : 0 };
+	size_t n = m->content ? strlen(m->content) : 0;
+	struct text t = { (char *)m->content, n, m->content ? n + 1 : 0 };
 	text_add(&t, ev->text, ev->n_text);
 	m->content = t.p;
 }
@@ -138,7 +142,7 @@ void answer_free(struct answer *a)
 	}
 	free(a->msg);
 	free(a->final.p);
-	a->msg = NULL, a->final.p = NULL, a->n_msg = a->final.n = 0;
+	a->msg = NULL, a->final.p = NULL, a->n_msg = a->final.n = a->final.cap = 0;
 }
 
 int answer_generate(struct answer *a, moxie_session *s, const struct id_list *ids, const struct opts *o, const struct moxie_sampling *sp,

@@ -37,6 +37,8 @@ static void add_message(struct chat *c, struct moxie_message msg)
 
 static void drop_messages(struct chat *c, size_t from, size_t to)
 {
+	if (from == to)
+		return;
 	for (size_t i = from; i < to; i++) {
 		free((char *)c->msg[i].content);
 		free((char *)c->msg[i].channel);

@@ -124,7 +124,7 @@ char *human_bytes(uint64_t n, char buf[32]);
 
 struct text {
 	char *p;  /* NUL-terminated, or NULL while empty */
-	size_t n;
+	size_t n, cap;
 };
 void text_add(struct text *t, const char *p, size_t n); /* no memory: EXIT_FAIL */
 

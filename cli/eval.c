@@ -95,9 +95,8 @@ static int lane_start(struct eval *e, struct lane *l, int item)
 	l->item = item;
 	l->n_prompt = ids.n;
 	l->n_out = 0;
-	l->final.n = l->reason.n = 0;
 	free(l->final.p), free(l->reason.p);
-	l->final.p = l->reason.p = NULL;
+	l->final = l->reason = (struct text){ 0 };
 	return moxie_parser_finish(l->parser, &ev); /* only resets it */
 }
 

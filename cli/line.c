@@ -295,8 +295,8 @@ char *line_read(const char *prompt)
 	tcsetattr(STDIN_FILENO, TCSADRAIN, &raw);
 	fputs("\033[?2004h", stdout);
 	char *line = edit(prompt);
+	tcsetattr(STDIN_FILENO, TCSADRAIN, &old);
 	fputs("\033[?2004l\n", stdout);
 	fflush(stdout);
-	tcsetattr(STDIN_FILENO, TCSADRAIN, &old);
 	return line;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "bench/bench_ops.h"
+#include "bench/bench_tokenizer.h"
 #include "cli.h"
 
 const struct command commands[] = {
@@ -17,7 +18,8 @@ const struct command commands[] = {
 	{ "eval", "wordmath|gsm8k|gpqa [FILE.jsonl]", "Asks a file's questions and counts the right answers.", CMD_EVAL, eval_main,
 	  "wordmath: {\"question\", \"answer\"}.   gsm8k: the same, the number after ####.\n"
 	  "gpqa: {\"Question\", \"Correct Answer\", \"Incorrect Answer 1\", \"... 2\", \"... 3\"}; --seed shuffles the choices.\n" },
-	{ "bench", "[DIR] | op [NAME]", "Measures prefill and decode; with op: single kernels.", CMD_BENCH, bench_main, NULL },
+	{ "bench", "[DIR] | op [NAME...] | tokenizer TOKENIZER.JSON TEXT", "Measures prefill and decode; with op: single kernels.", CMD_BENCH,
+	  bench_main, NULL },
 	{ "inspect", "[DIR]", "Shows a checkpoint's tensors and the memory it would take, without loading it.", CMD_INSPECT, inspect_main, NULL },
 	{ "synth", "CONFIG OUTDIR", "Writes a random checkpoint in Hugging Face layout.", CMD_SYNTH, synth_main,
 	  "CONFIG is a name from --list or a config.json.\n" },
@@ -108,6 +110,8 @@ static int run_command(int argc, char **argv, char **said)
 		return opts_print_mdoc(), 0;
 	if (argc > 2 && !strcmp(name, "bench") && !strcmp(argv[2], "op"))
 		return bench_ops_main(argc - 2, argv + 2);
+	if (argc > 2 && !strcmp(name, "bench") && !strcmp(argv[2], "tokenizer"))
+		return bench_tokenizer_main(argc - 2, argv + 2);
 	for (const struct command *c = commands; c->name; c++) {
 		if (strcmp(c->name, name))
 			continue;

@@ -265,10 +265,11 @@ test_eval_wordmath() {
 	[ -f $f ] || skip "no $f"
 	wants 0 'of 5 right, .* \+- ' eval wordmath $f --limit 5 -o "$T/rows"
 	[ "$(wc -l <"$T/rows")" = 5 ] || fail "$(wc -l <"$T/rows") rows, wanted 5"
-	local one four
-	one=$("$MOXIE" eval wordmath $f --limit 12 --parallel 1 2>/dev/null | head -1)
-	four=$("$MOXIE" eval wordmath $f --limit 12 --parallel 4 2>/dev/null | head -1)
-	[ "$one" = "$four" ] || fail "one at a time: $one; four together: $four"
+	local n
+	for n in 1 5; do
+		wants 0 'of 20 right' eval wordmath $f --limit 20 --parallel $n
+		[ "$(sed -n 's/.*: \([0-9]*\) of 20 right.*/\1/p' "$T/out")" -ge 15 ] || fail "$n together: $(cat "$T/out")"
+	done
 }
 
 test_eval_other_files() {
@@ -304,7 +305,7 @@ test_manual_and_completion_are_current() {
 }
 
 install_to() {
-	[ -d "$1/opt" ] || make -s B="$(realpath --relative-to=. "$BUILD")" DESTDIR="$1" PREFIX=/opt/moxie install >"$T/log" 2>&1 || fail "make install: $(tail -5 "$T/log")"
+	[ -d "$1/opt" ] || make -s B="$(realpath --relative-to=. "$BUILD")" SAN="${SAN:-}" DESTDIR="$1" PREFIX=/opt/moxie install >"$T/log" 2>&1 || fail "make install: $(tail -5 "$T/log")"
 }
 
 test_install() {
@@ -365,7 +366,7 @@ test_example_in_python() {
 	example_args
 	local pre=
 	[[ ${SAN:-} != *address* ]] || pre=$(${CC:-gcc} -print-file-name=libasan.so)
-	MOXIE_LIB=$BUILD/libmoxie.so LD_PRELOAD=$pre ASAN_OPTIONS=detect_leaks=0 python3 examples/generate.py "${ask[@]}" >"$T/out" 2>"$T/err" ||
+	MOXIE_LIB=$BUILD/libmoxie.so LD_PRELOAD=$pre ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 python3 examples/generate.py "${ask[@]}" >"$T/out" 2>"$T/err" ||
 		fail "exit code $?"
 	grep -q '\b7\b' "$T/out" || fail "it answers: $(cat "$T/out")"
 }

@@ -125,7 +125,7 @@ TEST(chat_ctrl_c_stops_the_answer_only)
 	for (int i = 0; i < 2; i++) {
 		WAIT("> ");
 		type("go on\r");
-		WAIT("\n");
+		WAIT("[?2004l"); /* the line is taken */
 		usleep(200000);
 		type("\003");
 		WAIT("(stopped)");
@@ -167,8 +167,9 @@ TEST(chat_takes_a_long_pasted_line)
 	type("\033[200~");
 	type(line);
 	type("\nsecond line\033[201~");
-	usleep(100000);
+	WAIT("second line");
 	type("\r");
+	WAIT("[?2004l");
 	usleep(200000);
 	type("\003");
 	WAIT("(stopped)");
