@@ -125,7 +125,7 @@ enum moxie_event_kind {
 	MOXIE_EV_END,   /* the message ended; another may follow */
 	MOXIE_EV_CALL,  /* the message ended and is a call to recipient */
 	MOXIE_EV_RETURN /* the message and the turn ended */
-};
+}; /* moxie_parser_push: the last three may bring bytes held back, as text; moxie_generate gives those as TEXT first */
 struct moxie_event {
 	enum moxie_event_kind kind;
 	const char *text;         /* n_text bytes of whole UTF-8 characters; NUL-terminated; valid until the next push */

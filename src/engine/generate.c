@@ -65,9 +65,18 @@ static int watch_stops(struct answer *a, struct moxie_event *ev, int32_t id, boo
 	return 0;
 }
 
-/* One event on its way to the caller. */
+/* One event on its way to the caller.  The parser may end a message with bytes it held back: here they come first. */
 static int pass(struct answer *a, struct moxie_event *ev, int32_t id)
 {
+	if (ev->n_text && ev->kind != MOXIE_EV_TEXT) {
+		struct moxie_event text = *ev;
+		text.kind = MOXIE_EV_TEXT;
+		int rc = pass(a, &text, id);
+		if (rc < 0)
+			return rc;
+		ev->text = "";
+		ev->n_text = 0;
+	}
 	bool watched = a->p->n_stop && (!a->parser || !strcmp(ev->channel, "final"));
 	if (watched && ev->kind == MOXIE_EV_TEXT)
 		return watch_stops(a, ev, id, false);

@@ -24,16 +24,17 @@ struct kv_plan kv_plan_of(const struct model_config *c, enum dtype dtype, int n_
 	return p;
 }
 
+/* false: *p is to be freed; with free_page set it was address space that was short. */
 static bool pool_create(struct page_pool *p, int n_layer, int n_page, size_t page_bytes)
 {
 	*p = (struct page_pool){ .n_layer = n_layer, .n_page = n_page, .n_free = n_page };
+	if (__builtin_mul_overflow((size_t)n_page * 2 * (size_t)n_layer, page_bytes, &p->n_bytes))
+		return false;
 	p->free_page = malloc(((size_t)n_page + 1) * sizeof *p->free_page);
 	if (!p->free_page)
 		return false;
 	for (int i = 0; i < n_page; i++)
 		p->free_page[i] = n_page - 1 - i; /* page 0 is taken first */
-	if (__builtin_mul_overflow((size_t)n_page * 2 * (size_t)n_layer, page_bytes, &p->n_bytes))
-		return false;
 	if (!p->n_bytes)
 		return true;
 	void *q = mmap(NULL, p->n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -64,7 +65,10 @@ int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtyp
 		if (n_page <= INT32_MAX / 2 && pool_create(&kv->full, p->n_full, (int)n_page, p->page_bytes) &&
 		    pool_create(&kv->ring, p->n_sliding, n_ring * p->ring_pages, p->page_bytes))
 			return 0;
+		bool no_memory = !kv->full.free_page || (kv->full.base && !kv->ring.free_page);
 		kv_free(kv);
+		if (no_memory)
+			break;
 		*kv = (struct kv_cache){ .plan = kv_plan_of(c, dtype, n_chunk), .dtype = dtype };
 	}
 	return err_set(err, MOXIE_E_NOMEM, "no address space for the KV cache of %d sessions of %d tokens (%llu bytes)", n_seq, n_ctx,
