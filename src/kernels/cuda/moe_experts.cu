@@ -151,14 +151,12 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.p[1].n_split = n_split;
 	a.sorted_pair = r->t->sorted_pair;
 	a.tiles = (struct moe_tile *)r->t->tiles;
-	a.head = (const struct moe_head *)r->t->head;
+	a.head = (struct moe_head *)r->t->head;
 	a.n_used = d.n_used;
 	a.n_pair = r->n_tok * d.n_used;
 	a.n_embd = d.n_embd;
 	a.n_ff = d.n_ff;
 	a.row_of_pair = (int32_t *)((char *)a.y + y_bytes(p, r->n_tok));
-	a.cost_ratio = (a.p[0].k_atoms * n_split + a.p[1].k_atoms / 2) / a.p[1].k_atoms;
-	if (a.cost_ratio < 1) a.cost_ratio = 1;
 	const float inf = __builtin_inff();
 	a.c1 = 1;
 	a.limit = inf;
@@ -171,11 +169,14 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 		a.c3 = a.c1 * 0.044715f;
 	}
 
+	a.c1 *= -1.4426950408889634f;
+	a.c3 *= -1.4426950408889634f;
+
 	cudaLaunchAttribute pdl = {};
 	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	pdl.val.programmaticStreamSerializationAllowed = 1;
 	cudaLaunchConfig_t c = {};
-	c.gridDim = dim3(p->n_sm * in->n_cta);
+	c.gridDim = dim3(p->n_sm);
 	c.blockDim = dim3(in->n_thread);
 	c.dynamicSmemBytes = in->smem;
 	c.stream = (cudaStream_t)stream;

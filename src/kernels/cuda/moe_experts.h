@@ -23,12 +23,11 @@ struct moe_experts_args {
 	struct moe_phase p[2];
 	const int32_t *sorted_pair;  /* [n_pair] */
 	struct moe_tile *tiles;
-	const struct moe_head *head;
+	struct moe_head *head;       /* zero[0]: items claimed from a counter */
 	__nv_bfloat16 *act;          /* [n_pair, n_ff] */
 	void *y;                     /* [n_split, n_pair, n_embd], rows as in act */
 	int32_t *row_of_pair;        /* [n_pair] sorted row of a pair, out */
 	int n_used, n_pair, n_embd, n_ff;
-	int cost_ratio;              /* cost of an item of phase 0 in items of phase 1 */
 	float c1, c3, beta, limit;   /* activation: see moe_experts_sm90.cuh */
 };
 
@@ -48,7 +47,7 @@ struct moe_instance {
 	const char *name;
 	int tile_n;    /* most tokens of a tile */
 	int rb;        /* row blocks of an item; 1: K shared by two warpgroups, y in fp32 */
-	int n_thread, n_cta; /* of a CTA, per SM */
+	int n_thread;
 	int smem;
 	const void *kernel;
 };

@@ -11,14 +11,15 @@
  *   tables of moe_layout.h, in; tiles[].done is counted up from 0
  *
  * Weights are the M operand (64 rows an instruction), tokens are N.  An item is RB row blocks of 64 rows x one token tile x
- * the whole K (or a fixed part of it).  Items are dealt to the CTAs by a formula of (n_tile, grid), all of phase 0 before
- * phase 1, so that no counter and no host is involved.  A CTA has one or two math warpgroups and four producer warps:
+ * the whole K (or a fixed part of it).  Items are claimed in order, all of phase 0 before phase 1, so that whoever waits for
+ * a tile of phase 0 waits for CTAs that are running.  A CTA has two or four math warpgroups and four producer warps:
  *   warp 0     fills the ring with weights by bulk copies; it waits for nothing but ring space, so at the border of the
  *              phases the next weights are already on their way while warps 1, 2 wait for tiles[].done
- *   warps 1, 2 gather token rows with cp.async and swizzle them
+ *   warps 1, 2 gather token rows with cp.async and swizzle them; a stage is full when the copies have landed.  (No proxy fence
+ *              between cp.async and wgmma: it cost 6 % on the math side, and public cp.async + wgmma main loops have none)
  *   warp 3     works out the items ahead of their use, and counts tiles[].done when the math warps have stored one: the
  *              memory barrier that this needs would cost the math warps a microsecond an item
- *   SPLIT: 64 rows an item; the two warpgroups share K, summed in order.  Else warpgroup g owns row blocks 2g, 2g + 1.
+ *   SPLIT: 64 rows an item; the warpgroups share K, summed in order.  Else a warpgroup owns MT row blocks.
  * Numerics: fp32 accumulation in k order, one rounding at act, one at y; bitwise repeatable.  exp by ex2.approx (2 ulp).
  * Cost: 17/32 B per weight of each expert hit + tokens; floor = bytes / 4.4 TB/s or 6 n_pair n_embd n_ff / 790 TFLOP/s.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
@@ -33,22 +34,24 @@
 #include "device/wgmma.cuh"
 #include "moe_experts.h"
 
-/* WGS  math warpgroups (SPLIT: 2)                  NMAX    most tokens of a tile; a tile takes the smallest fitting width
- * KT   k atoms of a stage                          STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy
- * CTAS per SM */
-template <int WGS_, bool SPLIT_, int KT_, int STAGES_, int CTAS_, int NMAX_> struct moe_shape {
-	static const int WGS = WGS_, KT = KT_, STAGES = STAGES_, CTAS = CTAS_, NMAX = NMAX_;
+/* WGS  math warpgroups                             NMAX    most tokens of a tile; a tile takes the smallest fitting width
+ * MT   row blocks of a warpgroup                   STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy
+ * KT   k atoms of a stage                          SPLIT   one row block an item, the warpgroups share K */
+template <int WGS_, int MT_, bool SPLIT_, int KT_, int STAGES_, int NMAX_> struct moe_shape {
+	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMAX = NMAX_;
 	static const bool SPLIT = SPLIT_;
-	static const int RB = SPLIT ? 1 : 2 * WGS;             /* row blocks of an item */
+	static const int RB = SPLIT ? 1 : MT * WGS;            /* row blocks of an item */
+	static const int WAYS = SPLIT ? WGS : 1;               /* warpgroups that share K */
 	static const int X_TILE = NMAX * 128;                  /* one k atom of a token tile */
 	static const int X_STAGE = KT * X_TILE, W_STAGE = RB * KT * MOE_ATOM_BYTES;
-	static const int SUM = SPLIT ? NMAX / 2 * 128 * 4 : 0; /* accumulators of warpgroup 1 */
-	static const int QUEUE = 4;                            /* items worked out ahead */
-	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + SUM + STAGES * 16 + QUEUE * (32 + 16);
+	static const int SUM = NMAX / 2 * 128 * 4;             /* accumulators of a warpgroup */
+	static const int QUEUE = 2;                            /* items worked out ahead */
+	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + (WAYS - 1) * SUM + STAGES * 16 + QUEUE * (32 + 16);
 	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
-	/* of the registers given at launch: 168 x 3 or 128 x 2 warpgroups */
-	static const int MATH_REGS = CTAS == 2 ? 208 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = CTAS == 2 ? 48 : NMAX <= 64 ? 88 : 56;
-	static_assert(CTAS * SMEM <= 227 * 1024, "shared memory");
+	/* of the registers given at launch: 96 x 5 or 168 x 3 warpgroups */
+	static const int MATH_REGS = WGS == 4 ? 104 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = WGS == 4 ? 64 : NMAX <= 64 ? 88 : 56;
+	static_assert(SMEM <= 227 * 1024, "shared memory");
+	static_assert(MT == 1 || (MT == 2 && !SPLIT), "one row block, in pairs of k atoms, or two");
 	static_assert(W_STAGE % 16 == 0 && X_STAGE % 1024 == 0, "alignment of bulk copies and swizzled tiles");
 };
 
@@ -60,53 +63,29 @@ struct moe_work {
 	int n_k;   /* k atoms */
 };
 
-/* Item i of this CTA.  Phase 0 round robin; then the CTAs that got one item less take `ratio` items of phase 1 first (an
- * item of phase 0 costs as much as that many), then round robin again. */
-struct moe_schedule {
-	const struct moe_experts_args &a;
-	int cta, n_cta, n0, n1, mine, high;
-
-	__device__ moe_schedule(const struct moe_experts_args &args, int n_tile) : a(args)
-	{
-		cta = blockIdx.x;
-		n_cta = gridDim.x;
-		n0 = n_tile * a.p[0].n_group;
-		n1 = n_tile * a.p[1].n_group * a.p[1].n_split;
-		mine = cta < n0 ? (n0 - 1 - cta) / n_cta + 1 : 0;
-		high = n0 % n_cta;
-	}
-	__device__ int index(int i) const
-	{
-		if (i < mine) return cta + i * n_cta;
-		int j = i - mine, low = high ? n_cta - high : 0, u;
-		if (low && cta >= high && j < a.cost_ratio)
-			u = cta - high + j * low;
-		else {
-			if (low && cta >= high) j -= a.cost_ratio;
-			u = min(n1, low * a.cost_ratio) + cta + j * n_cta;
-		}
-		return u < n1 ? n0 + u : -1;
-	}
-	__device__ moe_work get(int i) const
-	{
-		moe_work w = {};
-		int ix = index(i);
-		w.phase = ix < 0 ? -1 : ix >= n0;
-		if (ix < 0) return w;
-		const struct moe_phase &p = a.p[w.phase];
-		ix -= w.phase ? n0 : 0;
-		w.tile = ix / (p.n_group * p.n_split);
-		ix -= w.tile * p.n_group * p.n_split;
-		w.split = ix / p.n_group;
-		w.group = ix - w.split * p.n_group;
-		const int4 t = __ldcg((const int4 *)(a.tiles + w.tile));
-		w.expert = t.x;
-		w.row0 = t.y;
-		w.n_row = t.z;
-		w.n_k = p.k_atoms * (w.split + 1) / p.n_split - p.k_atoms * w.split / p.n_split;
+/* Item ix of the launch: all of phase 0, then all of phase 1, each tile by tile. */
+__device__ __forceinline__ moe_work moe_work_of(const struct moe_experts_args &a, int ix, int n_tile)
+{
+	const int n0 = n_tile * a.p[0].n_group;
+	moe_work w = {};
+	w.phase = ix >= n0;
+	const struct moe_phase &p = a.p[w.phase];
+	ix -= w.phase ? n0 : 0;
+	w.tile = ix / (p.n_group * p.n_split);
+	if (w.tile >= n_tile) {
+		w.phase = -1;
 		return w;
 	}
-};
+	ix -= w.tile * p.n_group * p.n_split;
+	w.split = ix / p.n_group;
+	w.group = ix - w.split * p.n_group;
+	const int4 t = __ldcg((const int4 *)(a.tiles + w.tile));
+	w.expert = t.x;
+	w.row0 = t.y;
+	w.n_row = t.z;
+	w.n_k = p.k_atoms * (w.split + 1) / p.n_split - p.k_atoms * w.split / p.n_split;
+	return w;
+}
 
 /* The ring of stages and the queue of items, as one role sees them.  Barriers: stage full, stage empty; item known, stored. */
 template <class C> struct moe_ring {
@@ -133,34 +112,46 @@ template <class C> struct moe_ring {
 };
 
 /* ---- producers ---------------------------------------------------------------------------------------------------- */
-/* Works items out and counts stored ones; one warp, lane 0 writes. */
+/* Works items out and counts stored ones; one warp, lane 0 writes.  The first items are fixed, the rest are claimed from a
+ * counter: SMs differ in speed by several per cent.  What an item computes does not depend on who computes it.  Long items are
+ * claimed as late as their loads allow, short ones (SPLIT) one item earlier. */
 template <class C> __device__ void moe_deal_items(const struct moe_experts_args &a, moe_ring<C> ring)
 {
-	const moe_schedule sch(a, __ldcg(&a.head->n_tile));
-	const int lane = threadIdx.x % 32;
-	int tile[C::QUEUE]; /* of the items in the queue; -1: nothing to count */
+	const int lane = threadIdx.x % 32, n_tile = __ldcg(&a.head->n_tile);
+	const auto claim = [&](int i) {
+		int ix = i * gridDim.x + blockIdx.x;
+		if (i >= 2) {
+			if (lane == 0) ix = 2 * gridDim.x + atomicAdd(&a.head->zero[0], 1);
+			ix = __shfl_sync(0xffffffff, ix, 0);
+		}
+		return moe_work_of(a, ix, n_tile);
+	};
+	int tile[C::QUEUE]; /* of the items in the queue; -1: nothing to count; NONE: not yet used; END */
+	const int NONE = -2, END = -3;
 #pragma unroll
 	for (int i = 0; i < C::QUEUE; i++)
-		tile[i] = -2;
+		tile[i] = NONE;
 	for (int i0 = 0, more = 1; more; i0 += C::QUEUE)
 #pragma unroll
 		for (int q = 0; q < C::QUEUE; q++) {
 			const int i = i0 + q;
-			const moe_work w = sch.get(i);
-			if (tile[q] == -3) more = 0; /* the end has been dealt a round ago: all items are stored */
+			moe_work w = {};
+			if (tile[q] == END) more = 0; /* dealt a round ago: all items are stored */
+			if (C::SPLIT && more) w = claim(i);
 			if (tile[q] >= -1) {
 				mbar_wait(ring.stored(i), (i / C::QUEUE - 1) & 1);
 				if (lane == 0 && tile[q] >= 0) red_release(&a.tiles[tile[q]].done, 1);
 				__syncwarp();
 			}
-			if (more && tile[q] != -3) {
+			if (more) {
+				if (!C::SPLIT) w = claim(i);
 				if (lane == 0) {
 					const uint32_t at = ring.queue + q * 32;
 					sts128(at, make_uint4(w.phase, w.tile, w.group, w.split));
 					sts128(at + 16, make_uint4(w.expert, w.row0, w.n_row, w.n_k));
 					mbar_arrive(ring.known(i));
 				}
-				tile[q] = w.phase < 0 ? -3 : w.phase == 0 ? w.tile : -1;
+				tile[q] = w.phase < 0 ? END : w.phase == 0 ? w.tile : -1;
 			}
 		}
 }
@@ -233,39 +224,39 @@ template <class C> __device__ void moe_gather_tokens(const struct moe_experts_ar
 			ring.next();
 		}
 	}
-	asm volatile("cp.async.wait_all;" ::: "memory");
+	cp_async_wait<0>();
 }
 
 /* ---- math --------------------------------------------------------------------------------------------------------- */
 /* One item's product: d[m] += W x over n_k atoms.  Atoms are taken in pairs, one per fragment set, so that a set is rewritten
- * only after its instructions have retired (wait 1).  RB = 4: a pair is one k atom of the two row blocks; RB = 1: two k
- * atoms of the one row block, and the two chains (and then the warpgroups) are summed afterwards.  The loop over pairs is not
- * unrolled: with four atoms in a row ptxas can no longer prove the fragments safe and serialises every wgmma (C7513). */
-template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d)[2][N / 2], moe_ring<C> &ring, int n_k, int wg, int t)
+ * only after its instructions have retired (wait 1).  MT = 2: a pair is one k atom of the two row blocks; MT = 1: two k atoms
+ * of the one row block.  The loop over pairs is not unrolled: with four atoms in a row ptxas can no longer prove the fragments
+ * safe and serialises every wgmma (C7513). */
+template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][N / 2], moe_ring<C> &ring, int n_k, int wg, int t)
 {
 	constexpr int ATOM = MOE_ATOM_BYTES;
-	constexpr int W_STEP = C::SPLIT ? ATOM : C::KT * ATOM, W_PAIR = C::SPLIT ? 4 * ATOM : ATOM;
-	constexpr int X_STEP = C::SPLIT ? C::X_TILE : 0, X_PAIR = C::SPLIT ? 4 * C::X_TILE : C::X_TILE;
-	const uint32_t base = ring.w + wg * (C::SPLIT ? 2 * ATOM : 2 * C::KT * ATOM);
+	constexpr bool ALONG_K = C::MT == 1;
+	constexpr int W_STEP = ALONG_K ? ATOM : C::KT * ATOM, W_PAIR = ALONG_K ? 2 * C::WAYS * ATOM : ATOM;
+	constexpr int X_STEP = ALONG_K ? C::X_TILE : 0, X_PAIR = ALONG_K ? 2 * C::WAYS * C::X_TILE : C::X_TILE;
+	const int way = C::SPLIT ? wg : 0; /* this warpgroup's pairs of a stage: way, way + WAYS, ... */
+	const uint32_t base = ring.w + (C::SPLIT ? wg * 2 * ATOM : wg * C::MT * C::KT * ATOM);
 	const uint32_t codes = base + t * 16, scales = base + MOE_ATOM_CODES + (t / 32 * 8 + t % 32 / 4) * 4;
-	const uint32_t desc0 = wgmma_desc_low(ring.x + (C::SPLIT ? wg * 2 * C::X_TILE : 0));
-	const auto n_pair_of = [&](int kt) { return C::SPLIT ? kt / 4 + ((kt & 3) >= 2 * wg + 2) : kt; };
+	const uint32_t desc0 = wgmma_desc_low(ring.x + way * 2 * C::X_TILE);
+	const auto n_pair_of = [&](int kt) { return ALONG_K ? kt / (2 * C::WAYS) + (kt % (2 * C::WAYS) >= 2 * way + 2) : kt; };
 	const auto release = [&](int stage) {
 		__syncwarp();
 		if (t % 32 == 0) mbar_arrive(ring.bars + stage * 16 + 8);
 	};
-	const auto wait_full = [&] {
-		mbar_wait(ring.full(), ring.parity);
-		fence_proxy_async();
-	};
+	const auto wait_full = [&] { mbar_wait(ring.full(), ring.parity); };
 	const int n_stage = (n_k + C::KT - 1) / C::KT, kt_last = n_k - (n_stage - 1) * C::KT, n_pair_last = n_pair_of(kt_last);
-	const int n_main = n_stage - (C::SPLIT && n_pair_last == 0);
+	const int n_main = n_stage - (ALONG_K && n_pair_last == 0);
 
 #pragma unroll
-	for (int m = 0; m < 2; m++)
+	for (int m = 0; m < C::MT; m++)
 #pragma unroll
 		for (int i = 0; i < N / 2; i++)
 			d[m][i] = 0;
+	const uint32_t merge = mxfp4_merge_mask();
 	uint32_t frag[2][4][4];
 	uint4 code[2];
 	uint32_t scale[2];
@@ -285,7 +276,7 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 		uint32_t desc = __shfl_sync(0xffffffff, desc0 + now * (C::X_STAGE / 16), 0);
 #pragma unroll 1
 		for (int pair = 0; pair < n_pair; pair++) {
-			mxfp4_expand_atom(code[0], scale[0], frag[0]);
+			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
 			wgmma_fence();
 #pragma unroll
 			for (int k = 0; k < 4; k++)
@@ -301,11 +292,11 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 			}
 			code[0] = lds128(codes + at); /* after the last stage: not used */
 			scale[0] = lds32(scales + at);
-			mxfp4_expand_atom(code[1], scale[1], frag[1]);
+			mxfp4_expand_atom(code[1], scale[1], merge, frag[1]);
 			wgmma_fence();
 #pragma unroll
 			for (int k = 0; k < 4; k++)
-				wgmma<N>::rs(d[1], frag[1][k], wgmma_desc(desc + X_STEP / 16 + 2 * k));
+				wgmma<N>::rs(d[C::MT - 1], frag[1][k], wgmma_desc(desc + X_STEP / 16 + 2 * k));
 			wgmma_commit();
 			code[1] = lds128(codes + at + W_STEP);
 			scale[1] = lds32(scales + at + W_STEP);
@@ -316,21 +307,21 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 	}
 	wgmma_wait<0>();
 #pragma unroll
-	for (int m = 0; m < 2; m++)
+	for (int m = 0; m < C::MT; m++)
 		pin(d[m]);
-	if constexpr (C::SPLIT) { /* an atom left over in the last stage */
+	if constexpr (ALONG_K) { /* an atom left over in the last stage */
 		if (n_pair_last == 0) {
 			if (last >= 0) release(last);
 			wait_full();
 			last = ring.s;
 			ring.next();
 		}
-		if ((kt_last & 3) == 2 * wg + 1) {
+		if (kt_last % (2 * C::WAYS) == 2 * way + 1) {
 			const uint32_t at = last * C::W_STAGE + n_pair_last * W_PAIR;
 			const uint32_t desc = __shfl_sync(0xffffffff, desc0 + last * (C::X_STAGE / 16) + n_pair_last * (X_PAIR / 16), 0);
 			code[0] = lds128(codes + at);
 			scale[0] = lds32(scales + at);
-			mxfp4_expand_atom(code[0], scale[0], frag[0]);
+			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
 			wgmma_fence();
 #pragma unroll
 			for (int k = 0; k < 4; k++)
@@ -359,7 +350,7 @@ __device__ __forceinline__ uint32_t moe_pack_bf16(float a, float b)
 	const __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
 	return *(const uint32_t *)&v;
 }
-/* min, max that keep NaN; and x, but NaN for an infinite sum (a NaN scale makes the sum infinite or NaN). */
+/* min, max that keep NaN. */
 __device__ __forceinline__ float min_nan(float a, float b)
 {
 	float d;
@@ -372,17 +363,32 @@ __device__ __forceinline__ float max_nan(float a, float b)
 	asm("max.NaN.f32 %0, %1, %2;" : "=f"(d) : "f"(a), "f"(b));
 	return d;
 }
+/* acc * mul + bias, but NaN for an infinite sum: a NaN scale makes the sum infinite or NaN. */
 __device__ __forceinline__ float moe_restore(float acc, float mul, float bias)
 {
 	const float v = fmaf(acc, mul, bias);
-	return v + (v - v);
+	return fmaf(v, 0.f, v);
 }
+/* 2 ulp each; what they flush to zero is added to 1, or below 2^-126. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+	float d;
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+	return d;
+}
+__device__ __forceinline__ float rcp_approx(float x)
+{
+	float d;
+	asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
+	return d;
+}
+/* g * sigmoid(g (c1 + c3 g^2)) * (u + beta); a.c1, a.c3 hold -log2(e) as a factor. */
 __device__ __forceinline__ float moe_act(const struct moe_experts_args &a, float g, float u)
 {
 	g = min_nan(g, a.limit);
 	u = max_nan(min_nan(u, a.limit), -a.limit);
 	const float z = g * fmaf(a.c3, g * g, a.c1);
-	return __fdividef(g, 1 + __expf(-z)) * (u + a.beta);
+	return g * rcp_approx(1 + exp2_approx(z)) * (u + a.beta);
 }
 
 /* A value the compiler cannot compute ahead: keeps it from hoisting one copy per width out of the item loop, which costs
@@ -395,7 +401,7 @@ __device__ __forceinline__ int opaque(int v)
 
 /* What the epilogue needs of an expert: loaded before the main loop, so that it costs no time after it. */
 struct moe_factors {
-	float mul, bias[2][2]; /* [row block][row g, row g + 8] */
+	float mul, bias[2][2]; /* [m][row g, row g + 8] */
 };
 __device__ __forceinline__ float ld_const(const float *p)
 {
@@ -410,7 +416,7 @@ template <class C> __device__ __forceinline__ moe_factors moe_load_factors(const
 	moe_factors f;
 	f.mul = ld_const(p.mul + w.expert);
 #pragma unroll
-	for (int m = 0; m < (C::SPLIT ? 1 : 2); m++) {
+	for (int m = 0; m < C::MT; m++) {
 		f.bias[m][0] = f.bias[m][1] = 0;
 		if (p.bias && w.split == 0 && rb + m < p.row_blocks) {
 			const float *b = p.bias + (w.phase ? (size_t)w.expert * a.n_embd + (rb + m) * 64 + t / 32 * 16 + g
@@ -478,30 +484,30 @@ enum { BAR_SUM_FULL = 3, BAR_SUM_FREE = 4 };
 
 template <class C, int N> __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
 {
-	const int rb = C::SPLIT ? w.group : w.group * C::RB + wg * 2;
+	const int rb = C::SPLIT ? w.group : w.group * C::RB + wg * C::MT;
 	const moe_factors f = moe_load_factors<C>(a, w, rb, t);
-	float d[2][N / 2];
+	float d[C::MT][N / 2];
 	moe_multiply<C, N>(d, ring, w.n_k, wg, t);
-	if constexpr (C::SPLIT) {
-#pragma unroll
-		for (int i = 0; i < N / 2; i++)
-			d[0][i] += d[1][i];
-		if (wg == 1) {
-			bar_sync<BAR_SUM_FREE, 256>();
+	if constexpr (C::SPLIT) { /* warpgroup 0 adds the others' sums in order */
+		constexpr int COUNT = C::MATH;
+		if (wg > 0) {
+			bar_sync<BAR_SUM_FREE, COUNT>();
 #pragma unroll
 			for (int i = 0; i < N / 2; i++)
-				sts_f32(ring.sum + i * 512 + t * 4, d[0][i]);
-			bar_arrive<BAR_SUM_FULL, 256>();
+				sts_f32(ring.sum + (wg - 1) * C::SUM + i * 512 + t * 4, d[0][i]);
+			bar_arrive<BAR_SUM_FULL, COUNT>();
 			return;
 		}
-		bar_sync<BAR_SUM_FULL, 256>();
+		bar_sync<BAR_SUM_FULL, COUNT>();
 #pragma unroll
-		for (int i = 0; i < N / 2; i++)
-			d[0][i] += lds_f32(ring.sum + i * 512 + t * 4);
-		bar_arrive<BAR_SUM_FREE, 256>();
+		for (int g = 0; g < C::WGS - 1; g++)
+#pragma unroll
+			for (int i = 0; i < N / 2; i++)
+				d[0][i] += lds_f32(ring.sum + g * C::SUM + i * 512 + t * 4);
+		bar_arrive<BAR_SUM_FREE, COUNT>();
 	}
 #pragma unroll
-	for (int m = 0; m < (C::SPLIT ? 1 : 2); m++)
+	for (int m = 0; m < C::MT; m++)
 		if (rb + m < a.p[w.phase].row_blocks) {
 			if (w.phase == 0) moe_store_act<N>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
 			else moe_store_y<N, C::SPLIT>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
@@ -517,7 +523,7 @@ __device__ __forceinline__ void moe_item_of_width(const struct moe_experts_args 
 	else moe_item_of_width<C, WIDER...>(a, w, ring, wg, t);
 }
 
-template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, C::CTAS) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
+template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
 {
 	extern __shared__ __align__(1024) uint8_t raw[];
 	const uint32_t base = (smem_u32(raw) + 1023) & ~1023u;
@@ -525,7 +531,7 @@ template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, C::C
 	ring.x = base;
 	ring.w = ring.x + C::STAGES * C::X_STAGE;
 	ring.sum = ring.w + C::STAGES * C::W_STAGE;
-	ring.queue = ring.sum + C::SUM;
+	ring.queue = ring.sum + (C::WAYS - 1) * C::SUM;
 	ring.bars = ring.queue + C::QUEUE * 32;
 
 	if (threadIdx.x == 0) {
@@ -552,9 +558,9 @@ template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, C::C
 	} else {
 		regs_inc<C::MATH_REGS>();
 		const int wg = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), t = threadIdx.x % 128;
-		if (C::SPLIT && wg == 0) bar_arrive<BAR_SUM_FREE, 256>();
+		if (C::SPLIT && wg == 0) bar_arrive<BAR_SUM_FREE, C::MATH>();
 		for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
-			if (!C::SPLIT && C::WGS > 1 && w.group * C::RB + wg * 2 >= a.p[w.phase].row_blocks) moe_skip<C>(ring, w.n_k, t);
+			if (!C::SPLIT && w.group * C::RB + wg * C::MT >= a.p[w.phase].row_blocks) moe_skip<C>(ring, w.n_k, t);
 			else moe_item_of_width<C, NS...>(a, w, ring, wg, t);
 			__syncwarp();
 			if (t % 32 == 0) mbar_arrive(ring.stored(ring.item - 1));

@@ -38,6 +38,7 @@ __device__ __forceinline__ void cp_async16(uint32_t dst, const void *src)
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
 }
+template <int LEFT> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 /* 1-D bulk copy global -> shared; addresses and size are multiples of 16. */
 __device__ __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar)
 {
