@@ -38,7 +38,7 @@ run: $(B)/moxie                                  ## answer a question; PROMPT=".
 test: all $(TESTS)                               ## build and run every test
 	@tools/run_tests.sh $(B) $(TESTS) $(wildcard tests/test_*.sh)
 asan:                                            ## the same under the address and undefined-behaviour sanitizers
-	@ASAN_OPTIONS=allocator_may_return_null=1 $(MAKE) B=$(B)-asan SAN="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" test
+	@ASAN_OPTIONS=allocator_may_return_null=1 $(MAKE) B=$(B)-asan SAN="-O2 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" test
 fuzz: $(FUZZERS:=.run)                           ## fuzz every parser for FUZZ_SECONDS=60 each
 bench: $(B)/moxie                                ## measure the ops, then prefill and decode
 	@$(B)/moxie bench op && $(B)/moxie bench
