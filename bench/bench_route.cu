@@ -155,7 +155,7 @@ static void bench_route(void)
 				moxie_router_plan_free(p);
 			}
 			const double bytes = (double)T * (r.E * 4 + r.k * 12 + 4) + r.E * 4, floor = bytes / READ_TB_S * 1e-6;
-			printf("route  %-13s E=%-3d k=%d T=%-5d | PDL %6.2f us  plain %6.2f us | floor %6.3f us, %4.1f %%\n", r.name, r.E, r.k, T, us[0], us[1],
+			printf("route  %-13s E=%-3d k=%d T=%-5d | PDL %6.2f  plain %6.2f us | floor %6.3f us, %4.1f %%\n", r.name, r.E, r.k, T, us[0], us[1],
 			       floor, 100 * floor / us[0]);
 		}
 }
@@ -208,8 +208,8 @@ static void bench_joined(void)
 					moxie_router_plan_free(p);
 				}
 			const double floor = 2. * K * (E + T) / READ_TB_S * 1e-6;
-			printf("router+routing+tables E=%-3d K=%d T=%-3d | joined PDL %6.2f plain %6.2f | separate PDL %6.2f plain %6.2f us | floor %6.3f\n", E, K,
-			       T, us[1][0], us[1][1], us[0][0], us[0][1], floor);
+			printf("router+routing+tables E=%-3d K=%d T=%-3d | joined PDL %5.2f plain %5.2f | separate PDL %5.2f plain %5.2f us | floor %.3f\n", E, K, T, us[1][0],
+			       us[1][1], us[0][0], us[0][1], floor);
 		}
 }
 

@@ -3,8 +3,8 @@
  * Part of moxie_ops.h: raw device pointers, a stream, a plan made once.  A plan is the shape and the rule; it is
  * read-only after moxie_router_plan_create, so any number of threads may run it at once, each with its own workspace
  * and outputs.  A run enqueues 1 to 3 launches and returns: no allocation, no sync, no global state; it can be
- * captured in a CUDA graph.  The same inputs give the same bits, and for n_tok <= 128 a token's results do not depend
- * on the other tokens of the call.
+ * captured in a CUDA graph.  The same inputs give the same bits, and a token's results do not depend on the other
+ * tokens of the call (unless cuBLASLt makes the logits: moxie_router_explain says from how many tokens on).
  *
  * Rules (docs/routing.md has the formulas):
  *   GPT-OSS                 SOFTMAX, renormalise 1

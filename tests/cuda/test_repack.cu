@@ -230,6 +230,7 @@ TEST(pack_small)
 			for (int n_ff : { 64, 192, 576 })
 				pack_case(source, 5, n_embd, n_ff, rnd_int(2));
 }
+TEST(sanitize) { pack_case(MOXIE_MOE_GPT_OSS, 2, 192, 128, true), pack_case(MOXIE_MOE_DEEPSEEK_V4, 2, 128, 192, false); }
 TEST(pack_gpt_oss) { pack_case(MOXIE_MOE_GPT_OSS, 3, 2880, 2880, false); }
 TEST(pack_gpt_oss_parts) { pack_case(MOXIE_MOE_GPT_OSS, 2, 2880, 2880, true); }
 TEST(pack_deepseek_v4) { pack_case(MOXIE_MOE_DEEPSEEK_V4, 2, 4096, 2048, false); }

@@ -1,4 +1,4 @@
-/* moe_route - top-k, weights, expert offsets, sorted pairs and tiles in one launch (n_tok <= 512) or two.
+/* moe_route - top-k, weights, expert offsets, sorted pairs and tiles in one launch (n_tok <= 512, 384 for n_expert > 384) or two.
  *
  * For token t with logits l = logits[t]:
  *   SOFTMAX        rank l; w = e^(l_s - max) / sum over the selected (renormalise) or over all experts
@@ -15,7 +15,7 @@
  * Empty slots (padding rows, ids out of range, experts of other ranks) are id -1 and appear in no table.
  *
  * Map: one warp per token (route_topk.cuh).
- *   n_tok <= 512   one cluster of 1..16 CTAs.  Every CTA sets its tokens' marks in the shared memory of all (one 32-bit
+ *   up to there    one cluster of 1..16 CTAs.  Every CTA sets its tokens' marks in the shared memory of all (one 32-bit
  *                  word per expert and CTA), one cluster barrier, then each CTA scans the counts and places its pairs.
  *   above          chunks of 8..1024 tokens, one block each: marks in shared memory, count per (chunk, expert) and rank
  *                  per pair to the workspace; a second launch sums the counts of the chunks before its own.
@@ -30,7 +30,8 @@
 #include "route_table.cuh"
 #include "route_topk.cuh"
 
-template <int J, int MODE> __global__ void __launch_bounds__(1024, 1) moe_route_cluster_kernel(const __grid_constant__ route_param p)
+template <int J, int MODE>
+__global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_cluster_kernel(const __grid_constant__ route_param p)
 {
 	extern __shared__ __align__(16) uint32_t mark[]; /* [n_chunk, stride], then [stride] of our own */
 	__shared__ uint32_t base[MOXIE_ROUTE_MAX_EXPERT], part[32];
@@ -57,44 +58,54 @@ template <int J, int MODE> __global__ void __launch_bounds__(1024, 1) moe_route_
 		if (p.select_bias && threadIdx.x < p.n_expert)
 			bias_e = p.select_bias[threadIdx.x];
 	}
+	__syncthreads();
 	grid_wait();
 
+	/* Experts first: other threads build tables from them while the warps of the tokens work out the weights. */
 	int id = -1;
-	float w = 0.f;
+	float w = 0.f, denominator = 0.f;
 	const bool has = warp < p.chunk && t < p.n_tok;
-	if (rank < p.n_chunk && p.n_tok > 0) {
-		const int t_row = alone ? rank : t, bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
-		const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t_row * p.n_expert * bytes, p.logit_dtype };
-		if (alone) {
-			if (threadIdx.x < p.n_expert)
-				block.put<MODE>(p, threadIdx.x, row.at(threadIdx.x), bias_e);
-			__syncthreads();
-			if (has)
-				route_token_block<J, MODE>(p, t, block, sel[0], id, w);
-		} else if (has) {
-			route_token<J, MODE>(p, t, row, bias, sel[warp], id, w);
-		}
-	}
-	if (p.n_tok == 1) {
+	const int t_row = alone ? rank : t, bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
+	const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t_row * p.n_expert * bytes, p.logit_dtype };
+	if (alone && t_row < p.n_tok) {
+		if (threadIdx.x < p.n_expert)
+			block.put<MODE>(p, threadIdx.x, row.at(threadIdx.x), bias_e);
+		__syncthreads();
 		if (has)
-			put_token(p, t, id, w);
-		route_tables_one(p, ids, id);
+			route_begin_block<J, MODE>(p, t, block, sel[0], id, denominator);
+	} else if (has) {
+		route_begin<J, MODE>(p, t, row, bias, sel[warp], id, w, denominator);
+	}
+	const int local = route_local_id(p, id);
+	auto finish = [&] {
+		if (MODE != BY_ID)
+			w = alone ? route_end<MODE>(p, block, sel[warp], denominator, id) : route_end<MODE>(p, row, sel[warp], denominator, id);
+		put_token(p, t, local, w);
+	};
+	if (p.n_tok == 1) {
+		if (threadIdx.x < p.n_used)
+			ids[threadIdx.x] = local;
+		__syncthreads();
+		if (has)
+			finish();
+		else
+			route_tables_one(p, ids, threadIdx.x - 32);
 		return;
 	}
-	__syncthreads();
-	if (id >= 0)
-		atomicOr(mine + id, 1u << warp);
-	if (has)
-		put_token(p, t, id, w);
+	if (local >= 0)
+		atomicOr(mine + local, 1u << warp);
 	__syncthreads();
 	if (n_cta > 1) {
 		cluster_wait(); /* every CTA has started and opened its inbox */
 		if (rank >= p.n_chunk)
 			return;
 		send_marks(mine, mark, &barrier, rank, stride, p.n_chunk);
-		inbox_wait(&barrier);
 	}
-	route_tables(p, rank, p.n_chunk, p.chunk, mark, stride, base, part, id);
+	if (has)
+		finish();
+	if (n_cta > 1)
+		inbox_wait(&barrier);
+	route_tables(p, rank, p.n_chunk, p.chunk, mark, stride, base, part, local);
 }
 
 /* First of two launches: block b routes tokens [b * chunk, (b + 1) * chunk). */
@@ -118,8 +129,12 @@ template <int J, int MODE> __global__ void __launch_bounds__(J > 8 ? 512 : 1024,
 		const int t = t0 + i;
 		const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t * p.n_expert * bytes, p.logit_dtype };
 		int id;
-		float w;
-		route_token<J, MODE>(p, t, row, bias, sel[warp], id, w);
+		float w, denominator;
+		route_begin<J, MODE>(p, t, row, bias, sel[warp], id, w, denominator);
+		if (MODE != BY_ID)
+			w = route_end<MODE>(p, row, sel[warp], denominator, id);
+		__syncwarp(); /* sel is written again by the next token */
+		id = route_local_id(p, id);
 		put_token(p, t, id, w);
 		if (id >= 0)
 			atomicOr(mark + id * n_word + i / 32, 1u << (i & 31));
@@ -270,8 +285,10 @@ extern "C" cudaError_t route_set_attributes(void)
 extern "C" cudaError_t route_launch_cluster(const struct route_param *param, int n_cta, cudaStream_t stream, bool pdl)
 {
 	route_param p = *param;
-	/* one thread per expert for the scan, one more for n_tok == 1 */
-	const int experts = (p.n_expert_here + 32) / 32 * 32;
+	if (p.n_tok <= 1)
+		n_cta = 1;
+	/* One thread per expert for the scan; for one token a warp for the weights and one thread more. */
+	const int experts = p.n_tok == 1 ? 32 + (p.n_expert_here + 32) / 32 * 32 : (p.n_expert_here + 31) / 32 * 32;
 	p.chunk = p.n_tok > n_cta ? (p.n_tok + n_cta - 1) / n_cta : 1;
 	p.n_chunk = p.n_tok ? (p.n_tok + p.chunk - 1) / p.chunk : 1;
 	int n_thread = 32 * p.chunk > experts ? 32 * p.chunk : experts;

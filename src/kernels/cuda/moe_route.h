@@ -45,14 +45,19 @@ struct route_param {
 #define ROUTE_JOIN_CTAS 16
 #define ROUTE_JOIN_TOK_MAX 16 /* one CTA per token */
 #define ROUTE_JOIN_EXPERT_MAX 256
-#define ROUTER_LIB_TOK_MIN 256 /* the own GEMM is faster below (docs/routing.md) */
-#define ROUTE_CLUSTER_TOK 32 /* tokens of one CTA of a cluster: one bit each of a word per expert */
+
+/* Most tokens of one CTA of a cluster: one bit each of a word per expert, one warp each; fewer where a lane holds 16
+ * experts and 32 warps would spill. */
+#ifdef __cplusplus
+constexpr int route_cluster_tok(int n_expert) { return n_expert > 384 ? 24 : 32; }
+#endif
 
 struct moxie_router_plan {
 	struct moxie_router_shape s;
 	int device, n_sm;
 	int cluster_max;       /* 16, or 8 where 16 do not fit */
 	int join_tok_max;      /* 0: never joined */
+	int lib_tok_min;
 	struct router_lib *lib; /* NULL: not used */
 	size_t ws_lib_bytes; /* of the library, at ws_lib */
 	size_t ws_lib, ws_hist, ws_rank, ws_bytes; /* logits lie at 0 */
@@ -84,8 +89,8 @@ cudaError_t router_gemm_set_attributes(void);
 /* 8 * nt tokens and 1 / n_split of K per CTA. */
 void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta);
 
-/* cuBLASLt, opened by name; serves n_tok >= ROUTER_LIB_TOK_MIN.  NULL where it is missing (not an error). */
-struct router_lib *router_lib_create(int n_tok_max, int n_expert, int n_embd, int bias_dtype, size_t *ws_bytes);
+/* cuBLASLt, opened by name; for n_tok_min.. n_tok_max.  NULL where it is missing (not an error). */
+struct router_lib *router_lib_create(int n_tok_min, int n_tok_max, int n_expert, int n_embd, int bias_dtype, size_t *ws_bytes);
 void router_lib_free(struct router_lib *lib);
 /* False: not served, nothing was enqueued. */
 bool router_lib_run(const struct router_lib *lib, const void *x, const void *w, const void *b, float *logits, int n_tok, void *ws,

@@ -89,7 +89,7 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 		return; /* gets nothing, routes nothing */
 	inbox_wait(&logits_in);
 	int id = -1;
-	float w = 0.f;
+	float w = 0.f, denominator = 0.f;
 	const int t = rank;
 	if (e < p.n_expert && p.n_tok > 0) {
 		const float l = route_add(tree_sum(inbox + e, p.n_expert, p.n_split), b_router);
@@ -101,25 +101,39 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 			p.logits_out[(size_t)t * p.n_expert + e] = l;
 	}
 	__syncthreads();
-	if (warp == 0 && p.n_tok > 0) {
+	const bool has = warp == 0 && p.n_tok > 0;
+	if (has) {
 		if (MODE == BY_ID) {
 			const route_row_global row = { logit, MOXIE_LOGIT_F32 };
 			const float none[J] = {};
-			route_token<J, MODE>(p, t, row, none, sel, id, w);
+			route_begin<J, MODE>(p, t, row, none, sel, id, w, denominator);
 		} else {
-			route_token_block<J, MODE>(p, t, block, sel, id, w);
+			route_begin_block<J, MODE>(p, t, block, sel, id, denominator);
 		}
-		if (p.n_tok > 1)
-			mark_cluster(p, mark, &marks_in, rank, stride, p.n_chunk, id, 1u);
-		put_token(p, t, id, w);
 	}
+	const int local = route_local_id(p, id);
+	auto finish = [&] {
+		if (MODE != BY_ID)
+			w = route_end<MODE>(p, block, sel, denominator, id);
+		put_token(p, t, local, w);
+	};
 	if (p.n_tok == 1) {
-		route_tables_one(p, ids, id);
+		if (threadIdx.x < p.n_used)
+			ids[threadIdx.x] = local;
+		__syncthreads();
+		if (has)
+			finish();
+		else
+			route_tables_one(p, ids, threadIdx.x - 32);
 		return;
+	}
+	if (has) {
+		mark_cluster(p, mark, &marks_in, rank, stride, p.n_chunk, local, 1u);
+		finish();
 	}
 	if (p.n_tok > 1)
 		inbox_wait(&marks_in);
-	route_tables(p, rank, p.n_chunk, 1, mark, stride, base, part, id);
+	route_tables(p, rank, p.n_chunk, 1, mark, stride, base, part, local);
 }
 
 template <int MODE, int NT> static const void *joined_mode(int n_expert)

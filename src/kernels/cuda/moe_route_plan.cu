@@ -77,8 +77,10 @@ static int choose(struct moxie_router_plan *p, struct moxie_err *err)
 	const bool wide = route_joined_max_clusters() > 0;
 	p->cluster_max = wide ? 16 : 8;
 	p->join_tok_max = wide && p->s.n_embd > 0 && !(p->s.flags & MOXIE_ROUTER_NO_JOIN) ? route_join_limit(p->s.n_expert, p->s.n_embd) : 0;
-	if (p->s.n_embd > 0 && p->s.n_tok_max >= ROUTER_LIB_TOK_MIN && !(p->s.flags & MOXIE_ROUTER_NO_LIB))
-		p->lib = router_lib_create(p->s.n_tok_max, p->s.n_expert, p->s.n_embd, p->s.bias_dtype, &p->ws_lib_bytes);
+	/* Measured (docs/routing.md): the own kernel wins while 16 experts x 32 tokens make no more than 64 tiles. */
+	p->lib_tok_min = 64 / ((p->s.n_expert + 15) / 16) * 32 + 1;
+	if (p->s.n_embd > 0 && p->s.n_tok_max >= p->lib_tok_min && !(p->s.flags & MOXIE_ROUTER_NO_LIB))
+		p->lib = router_lib_create(p->lib_tok_min, p->s.n_tok_max, p->s.n_expert, p->s.n_embd, p->s.bias_dtype, &p->ws_lib_bytes);
 	return MOXIE_OK;
 }
 
@@ -130,11 +132,11 @@ extern "C" void moxie_router_plan_free(struct moxie_router_plan *plan)
 	delete plan;
 }
 
-/* The logits by the library from ROUTER_LIB_TOK_MIN tokens on, else by our own kernel. */
+/* The logits by the library from lib_tok_min tokens on, else by our own kernel. */
 static cudaError_t make_logits(const struct moxie_router_plan *plan, const void *x, const void *w, const void *b, float *logits, int n_tok,
                                void *ws, cudaStream_t stream)
 {
-	if (plan->lib && n_tok >= ROUTER_LIB_TOK_MIN &&
+	if (plan->lib && n_tok >= plan->lib_tok_min &&
 	    router_lib_run(plan->lib, x, w, b, logits, n_tok, static_cast<char *>(ws) + plan->ws_lib, plan->ws_lib_bytes, stream))
 		return cudaSuccess;
 	return router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->n_sm, stream,
@@ -148,13 +150,15 @@ extern "C" int64_t moxie_router_n_tile_max(const struct moxie_router_plan *plan,
 	return moe_max_tiles(n_tok, plan->s.n_used, plan->s.n_expert_here, tile_n);
 }
 
+static int cluster_tok_max(const struct moxie_router_plan *plan) { return route_cluster_tok(plan->s.n_expert) * plan->cluster_max; }
+
 extern "C" int route_cluster_size(const struct moxie_router_plan *plan, int n_tok)
 {
 	/* Up to 16 tokens have a CTA each, in which every thread scores an expert; then a warp each. */
 	int n = 1;
 	while (n < n_tok && n < (n_tok <= 16 ? 16 : n_tok <= 128 ? 8 : 16))
 		n *= 2;
-	if (n_tok > ROUTE_CLUSTER_TOK * plan->cluster_max)
+	if (n_tok > cluster_tok_max(plan))
 		return 0;
 	return n < plan->cluster_max ? n : plan->cluster_max;
 }
@@ -162,20 +166,21 @@ extern "C" int route_cluster_size(const struct moxie_router_plan *plan, int n_to
 extern "C" void moxie_router_explain(const struct moxie_router_plan *plan, char *text, size_t n_bytes)
 {
 	const struct moxie_router_shape *s = &plan->s;
-	char gemm[160] = "";
+	char gemm[200] = "", lib[64] = "cuBLASLt not used";
+	if (plan->lib)
+		snprintf(lib, sizeof lib, "from %d tokens on cuBLASLt", plan->lib_tok_min);
 	if (s->n_embd > 0)
-		snprintf(gemm, sizeof gemm, "router GEMM %d x %d (own, 16 experts x 8..32 tokens x K/8..K per CTA; %s), then ", s->n_expert, s->n_embd,
-		         plan->lib ? "from 256 tokens on cuBLASLt" : "cuBLASLt not used");
+		snprintf(gemm, sizeof gemm, "router GEMM %d x %d (own, 16 experts x 8..32 tokens x K/8..K per CTA; %s), then ", s->n_expert, s->n_embd, lib);
 	size_t n = 0;
 	if (plan->join_tok_max && n < n_bytes)
 		n += (size_t)snprintf(text + n, n_bytes - n, "tokens 0..%d: one launch, router GEMM + routing + tables, a cluster of %d\n",
 		                      plan->join_tok_max, ROUTE_JOIN_CTAS);
 	if (n < n_bytes)
 		n += (size_t)snprintf(text + n, n_bytes - n, "tokens %d..%d: %sone launch, routing + tables, a cluster of up to %d\n",
-		                      plan->join_tok_max ? plan->join_tok_max + 1 : 0, ROUTE_CLUSTER_TOK * plan->cluster_max, gemm, plan->cluster_max);
-	if (n < n_bytes && s->n_tok_max > ROUTE_CLUSTER_TOK * plan->cluster_max)
+		                      plan->join_tok_max ? plan->join_tok_max + 1 : 0, cluster_tok_max(plan), gemm, plan->cluster_max);
+	if (n < n_bytes && s->n_tok_max > cluster_tok_max(plan))
 		snprintf(text + n, n_bytes - n, "tokens %d..%d: %stwo launches, routing by chunks | tables\n",
-		         ROUTE_CLUSTER_TOK * plan->cluster_max + 1, s->n_tok_max, gemm);
+		         cluster_tok_max(plan) + 1, s->n_tok_max, gemm);
 }
 
 static int check_args(const struct moxie_router_plan *plan, const struct moxie_router_args *a, struct moxie_err *err)

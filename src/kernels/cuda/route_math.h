@@ -135,15 +135,18 @@ ROUTE_HD float route_sqrt_softplus(float l)
 ROUTE_HD float route_score(int rule, float l)
 {
 	const float s = rule == 1 ? route_sigmoid(l) : route_sqrt_softplus(l);
-	return route_is_nan(l) ? 0.f : s;
+	return route_float(route_bits(s) & (route_is_nan(l) ? 0u : ~0u)); /* a mask: ?: would become a branch around it all */
 }
 
-/* What experts are ranked by: the logit, or score + bias. */
+/* What experts are ranked by: the logit, or score + bias; s is route_score of l. */
+ROUTE_HD uint32_t route_score_key(float l, float s, float bias)
+{
+	const uint32_t number = route_is_nan(l) ? 0u : ~0u;
+	return (route_key(route_add(s, bias)) & number) | (~number & ROUTE_KEY_NAN);
+}
 ROUTE_HD uint32_t route_rank_key(int rule, float l, float bias)
 {
-	if (rule == 0)
-		return route_key(l);
-	return route_is_nan(l) ? ROUTE_KEY_NAN : route_key(route_add(route_score(rule, l), bias));
+	return rule == 0 ? route_key(l) : route_score_key(l, route_score(rule, l), bias);
 }
 
 /* Experts per lane of the warp that routes a token: lane i owns experts [i*J, (i+1)*J).  It fixes the order of the

@@ -94,15 +94,11 @@ __device__ __forceinline__ void send_marks(const uint32_t *mine, uint32_t *mark,
 	}
 }
 
-/* The tables of a single token, by the block that routed it: at most one row per expert, so a pair's place is the number
- * of lower ids, and no scan is needed.  Warp 0 holds the slots; ids: [16] shared scratch. */
-__device__ __forceinline__ void route_tables_one(const route_param &p, int *ids, int id)
+/* The tables of a single token: at most one row per expert, so a pair's place is the number of lower ids, and no scan is
+ * needed.  ids: [n_used] local experts, shared and synced.  Thread e <= n_expert_here does expert e. */
+__device__ __forceinline__ void route_tables_one(const route_param &p, const int *ids, int e)
 {
-	const int lane = threadIdx.x & 31, n = p.n_expert_here;
-	if (threadIdx.x < p.n_used)
-		ids[lane] = id;
-	__syncthreads();
-	const int e = threadIdx.x;
+	const int n = p.n_expert_here;
 	if (e > n)
 		return;
 	int off = 0, slot = -1;

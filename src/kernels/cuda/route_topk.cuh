@@ -75,7 +75,7 @@ struct route_row_block {
 		if (MODE == BY_SCORE) {
 			const float v = route_score(p.score, l);
 			s[e] = v;
-			key[e] = route_is_nan(l) ? ROUTE_KEY_NAN : route_key(route_add(v, bias));
+			key[e] = route_score_key(l, v, bias);
 		} else {
 			key[e] = route_key(l);
 		}
@@ -244,12 +244,13 @@ template <int J, int MODE> __device__ __forceinline__ void route_keys(const rout
 	}
 }
 
-/* Selects and weighs: lane s < n_used gets slot s.  sel: [16] scratch of this warp. */
-template <int J, int MODE, class Row>
-__device__ __forceinline__ void route_pick(const route_param &p, uint32_t (&key)[J], const Row &row, uint2 *sel, int &id, float &w)
+/* Selects into sel [16], scratch of this warp; lane s < n_used gets the expert of slot s, the others -1.  denominator: of
+ * the softmax over all experts, where it is wanted. */
+template <int J, int MODE>
+__device__ __forceinline__ int route_choose(const route_param &p, uint32_t (&key)[J], uint2 *sel, float &denominator)
 {
-	const int lane = threadIdx.x & 31, k = p.n_used;
-	float denominator = 0.f;
+	const int lane = threadIdx.x & 31;
+	denominator = 0.f;
 	if (MODE == BY_LOGIT && !p.renormalise) {
 		uint32_t top = 0;
 #pragma unroll
@@ -265,30 +266,34 @@ __device__ __forceinline__ void route_pick(const route_param &p, uint32_t (&key)
 	}
 	if (p.n_group > 1)
 		route_mask_groups<J>(p, key);
-	route_select<J>(k, key, sel);
-	const uint2 mine = sel[lane < k ? lane : 0];
-	id = lane < k ? (int)mine.y : -1;
+	route_select<J>(p.n_used, key, sel);
+	return lane < p.n_used ? (int)sel[lane].y : -1;
+}
+
+/* Weight of slot `lane`, after route_choose put id (-1: none) and sel there. */
+template <int MODE, class Row>
+__device__ __forceinline__ float route_weigh(const route_param &p, const Row &row, const uint2 *sel, float denominator, int id)
+{
+	const int lane = threadIdx.x & 31, k = p.n_used;
+	float w, scale = p.scale;
+	if (p.expert_scale && id >= 0) /* loaded before it is needed */
+		scale = p.expert_scale[id];
 	if (MODE == BY_LOGIT) {
 		/* l == max covers +inf and all -inf: they share the weight. */
-		const float l = route_key_value(mine.x), l_max = route_key_value(sel[0].x);
+		const float l = route_key_value(sel[lane < k ? lane : 0].x), l_max = route_key_value(sel[0].x);
 		const float e = route_exp(route_add(l, -l_max));
 		w = lane >= k ? 0.f : l == l_max ? 1.f : e;
 		w = route_div(w, p.renormalise ? route_sum(w, k) : denominator);
 	} else {
-		w = lane < k ? row.score(p.score, id) : 0.f;
+		w = id >= 0 ? row.score(p.score, id) : 0.f;
 		if (p.renormalise)
 			w = route_div(w, route_add(route_sum(w, k), 1e-20f));
 	}
-	__syncwarp(); /* sel may be written again */
+	w = route_mul(w, p.scale);
+	return p.expert_scale ? route_mul(w, scale) : w;
 }
 
-/* Factors on the weight, and the rank's own numbers. */
-__device__ __forceinline__ void route_local(const route_param &p, int &id, float &w)
-{
-	w = route_mul(w, p.scale);
-	if (p.expert_scale && id >= 0)
-		w = route_mul(w, p.expert_scale[id]);
-}
+/* Number of a global id on this rank, or -1. */
 __device__ __forceinline__ int route_local_id(const route_param &p, int id)
 {
 	const int local = id - p.expert_first;
@@ -316,21 +321,18 @@ __device__ __forceinline__ void route_by_id(const route_param &p, int t, const r
 			id = p.hash_table[(size_t)v * k + lane];
 		if (id < 0 || id >= p.n_expert)
 			id = -1;
-		w = lane < k && id >= 0 ? row.score(p.score, id) : 0.f;
-		if (p.renormalise)
-			w = route_div(w, route_add(route_sum(w, k), 1e-20f));
-		route_local(p, id, w);
+		w = route_weigh<BY_ID>(p, row, nullptr, 0.f, id);
 	}
 	route_merge_repeats(k, id, w);
 }
 
-/* One warp routes token t, whose logits are row (unread for GIVEN).  Lane s < n_used gets slot s: local expert or -1,
- * weight.  Called by whole warps. */
+/* First half of routing token t by one warp, whose logits are row (unread for GIVEN): slot s is lane s's; id is the global
+ * expert or -1, and, BY_ID only, w the weight.  The second half is route_weigh. */
 template <int J, int MODE>
-__device__ __forceinline__ void route_token(const route_param &p, int t, const route_row_global &row, const float (&bias)[J], uint2 *sel, int &id,
-                                            float &w)
+__device__ __forceinline__ void route_begin(const route_param &p, int t, const route_row_global &row, const float (&bias)[J], uint2 *sel, int &id,
+                                            float &w, float &denominator)
 {
-	id = -1, w = 0.f;
+	id = -1, w = denominator = 0.f;
 	if (route_is_padding(p, t))
 		return;
 	if (MODE == BY_ID) {
@@ -338,16 +340,15 @@ __device__ __forceinline__ void route_token(const route_param &p, int t, const r
 	} else {
 		uint32_t key[J];
 		route_keys<J, MODE>(p, row, bias, key);
-		route_pick<J, MODE>(p, key, row, sel, id, w);
-		route_local(p, id, w);
+		id = route_choose<J, MODE>(p, key, sel, denominator);
 	}
-	id = route_local_id(p, id);
 }
 
-/* The first warp routes token t from what all threads put into row (synced). */
-template <int J, int MODE> __device__ __forceinline__ void route_token_block(const route_param &p, int t, const route_row_block &row, uint2 *sel, int &id, float &w)
+/* The same for the first warp of a block, from what all threads put into row (synced). */
+template <int J, int MODE>
+__device__ __forceinline__ void route_begin_block(const route_param &p, int t, const route_row_block &row, uint2 *sel, int &id, float &denominator)
 {
-	id = -1, w = 0.f;
+	id = -1, denominator = 0.f;
 	if (route_is_padding(p, t))
 		return;
 	uint32_t key[J];
@@ -356,7 +357,12 @@ template <int J, int MODE> __device__ __forceinline__ void route_token_block(con
 		const int e = (threadIdx.x & 31) * J + j;
 		key[j] = e < p.n_expert ? row.key[e] : ROUTE_KEY_NONE;
 	}
-	route_pick<J, MODE>(p, key, row, sel, id, w);
-	route_local(p, id, w);
-	id = route_local_id(p, id);
+	id = route_choose<J, MODE>(p, key, sel, denominator);
+}
+
+/* Weight of slot `lane`: 0 for a padding row, whose slots are all empty. */
+template <int MODE, class Row>
+__device__ __forceinline__ float route_end(const route_param &p, const Row &row, const uint2 *sel, float denominator, int id)
+{
+	return __any_sync(FULL, id >= 0) ? route_weigh<MODE>(p, row, sel, denominator, id) : 0.f;
 }

@@ -74,7 +74,7 @@ static bool describe(struct router_lib *l, cublasLtMatmulDescOpaque_t *d, int bi
 	       !l->cublasLtMatmulDescSetAttribute(d, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type);
 }
 
-extern "C" struct router_lib *router_lib_create(int n_tok_max, int n_expert, int n_embd, int bias_dtype, size_t *ws_bytes)
+extern "C" struct router_lib *router_lib_create(int n_tok_min, int n_tok_max, int n_expert, int n_embd, int bias_dtype, size_t *ws_bytes)
 {
 	struct router_lib *l = new (std::nothrow) router_lib();
 	*ws_bytes = 0;
@@ -91,7 +91,7 @@ extern "C" struct router_lib *router_lib_create(int n_tok_max, int n_expert, int
 	ok = ok && !l->cublasLtMatmulPreferenceInit_internal(&pref, sizeof pref) &&
 	     !l->cublasLtMatmulPreferenceSetAttribute(&pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &most, sizeof most);
 	for (int with_bias = 0; ok && with_bias < 2; with_bias++)
-		for (int b = bucket_of(ROUTER_LIB_TOK_MIN); b <= bucket_of(n_tok_max); b++) {
+		for (int b = bucket_of(n_tok_min); b <= bucket_of(n_tok_max); b++) {
 			cublasLtMatrixLayoutOpaque_t m[3];
 			cublasLtMatmulHeuristicResult_t r;
 			int n = 0;
