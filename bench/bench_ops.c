@@ -20,6 +20,8 @@ struct bench {
 	FILE *json;
 	uint8_t *pool; /* random bytes: weights of every kind are windows of it */
 	size_t pool_bytes, at;
+	uint8_t *scl; /* e8m0 around 2^-7, as trained weights have them */
+	size_t scl_bytes, scl_at;
 	float *x, *h, *act, *d;
 	struct moe_tables t;
 	char **name;
@@ -62,7 +64,11 @@ static struct weight dense(struct bench *b, int64_t n, int64_t k)
 static struct weight experts(struct bench *b, int64_t n, int64_t k)
 {
 	struct weight w = { .dtype = DT_U8, .n_dim = 3, .shape = { N_EXPERT, n, k }, .data = window(b, (size_t)(N_EXPERT * n * k) / 2) };
-	w.scl = window(b, (size_t)(N_EXPERT * n * k) / 32);
+	size_t bytes = (size_t)(N_EXPERT * n * k) / 32;
+	if (b->scl_at + bytes > b->scl_bytes)
+		b->scl_at = 0;
+	w.scl = b->scl + b->scl_at;
+	b->scl_at += bytes;
 	return w;
 }
 
@@ -262,7 +268,7 @@ int bench_ops_main(int argc, char **argv)
 	}
 	b.isa = strstr(b.k->name, "amx") ? CPU_AMX : strstr(b.k->name, "avx512") ? CPU_AVX512 : strstr(b.k->name, "avx2") ? CPU_AVX2 : CPU_REF;
 	b.pool = map(b.pool_bytes + 65536);
-	/* weights of moderate size, whatever they are read as: bf16 with exponents around 1, mxfp4 scales around 2^-8 */
+	/* weights of moderate size when read as bf16, any code when read as MXFP4 */
 #pragma omp parallel for num_threads(b.k->n_thread)
 	for (size_t i = 0; i < b.pool_bytes; i += 8) {
 		uint64_t v = (i + 1) * 0x9e3779b97f4a7c15u;
@@ -270,6 +276,10 @@ int bench_ops_main(int argc, char **argv)
 		v = (v & 0x83ff83ff83ff83ffu) | 0x3c003c003c003c00u;
 		memcpy(b.pool + i, &v, 8);
 	}
+	b.scl_bytes = (size_t)128 << 20;
+	b.scl = map(b.scl_bytes + 65536);
+	for (size_t i = 0; i < b.scl_bytes; i++)
+		b.scl[i] = (uint8_t)(117 + (i * 2654435761u >> 13) % 7);
 	size_t n_act = (size_t)MAX_TOK * N_USED * N_FF * sizeof(float), n_pair = (size_t)MAX_TOK * N_USED;
 	b.x = map(n_act), b.h = map(n_act), b.act = map(n_act), b.d = map(n_act);
 	b.t = (struct moe_tables){ map(n_pair * 4), map(n_pair * 4), map(n_pair * 4), map(n_pair * 4) };

@@ -3,9 +3,10 @@
  * Weights are the A tile (16 rows of 32 k, for bf16 straight from the file), tokens the B tile (16 pairs of k by 16 tokens, as
  * pack_panel of avx512.c leaves them), C is [16 rows][16 tokens] of fp32, begun with the bias and transposed on its way out.
  * Two by two tiles: four products for four tile loads.  Sums over k run in order, 32 at a time.
- * MXFP4 rows are expanded into A tiles by the vector units while the tile unit multiplies the rows before them: each step of
- * the product also expands 16 rows by 32 k of the next block.  A tile of expanded weights costs some 35 cycles, a product 16,
- * so even one token is served best this way (a vector dot pays 4 VDPBF16PS and a FMA on top of the expansion).
+ * Beside the products of 32 rows the vector units expand the next 32 rows of MXFP4 into tiles, or fetch those of bf16 into L2.
+ * Measured on one core of an Emerald Rapids (see docs/cpu-kernels.md): four products 16.5 ns from registers, 21.8 ns with all four
+ * tiles from L2; expanding a tile 12 ns, hardly hidden.  Cutting k into chunks that stay in L1, with C parked in memory,
+ * lost more at the tile stores than it won.
  * Cost: 16384 flops a product; floor 16 cycles each, so 64 cycles for 4 KB of tile loads from L2.
  * Test: build/test_kernels   Bench: moxie bench op --isa amx
  */
@@ -45,25 +46,30 @@ INLINE void put_tile(float *y, int ldy, const float *c, int n_row, int n_tok)
 		_mm512_mask_storeu_ps(y + (int64_t)i * ldy, mask, _mm512_castsi512_ps(r[i]));
 }
 
-/* Work for the vector units beside a product: 32 rows expanded, or (dst NULL) fetched into L2, 16 rows by 32 k a step. */
+/* Work for the vector units beside the products: n_unit units, each 16 rows by 32 k, spread evenly over n_turn turns. */
 struct ahead {
-	bf16 *dst;
+	bf16 *dst; /* NULL: fetch only */
 	struct mx_tile tile[2];
 	const char *fetch;
 	size_t fetch_row;
-	int n_tile, n_step, done, a_step; /* steps of a tile; so far; each time */
+	int n_step, n_unit, n_turn, done, credit;
 };
 
-INLINE void ahead_run(struct ahead *h)
+INLINE void ahead_unit(struct ahead *h)
 {
-	for (int i = 0; i < h->a_step && h->done < h->n_tile * h->n_step; i++, h->done++) {
-		int t = h->done / h->n_step, g = h->done % h->n_step;
-		if (h->dst)
-			expand_group(h->dst + (int64_t)h->done * 512, h->tile + t, g);
-		else
-			for (int r = 0; r < 16; r++)
-				_mm_prefetch(h->fetch + (size_t)(t * 16 + r) * h->fetch_row + (size_t)g * 64, _MM_HINT_T1);
-	}
+	int t = h->done >= h->n_step, g = t ? h->done - h->n_step : h->done;
+	if (h->dst)
+		expand_group(h->dst + (int64_t)h->done * 512, h->tile + t, g);
+	else
+		for (int r = 0; r < 16; r++)
+			_mm_prefetch(h->fetch + (size_t)(t * 16 + r) * h->fetch_row + (size_t)g * 64, _MM_HINT_T1);
+	h->done++;
+}
+
+INLINE void ahead_turn(struct ahead *h)
+{
+	for (h->credit += h->n_unit; h->credit >= h->n_turn && h->done < h->n_unit; h->credit -= h->n_turn)
+		ahead_unit(h);
 }
 
 /* c[4] of [16][16] = two blocks of 16 rows by two panels.  lone_a, lone_b: there is no second block, or panel. */
@@ -88,7 +94,7 @@ INLINE void tiles_2x2(float *c, const float *bias, const struct a_tiles a[2], co
 			if (!lone_b)
 				_tile_dpbf16ps(3, 5, 7);
 		}
-		ahead_run(h);
+		ahead_turn(h);
 	}
 	_tile_stored(0, c, 64);
 	_tile_stored(1, c + 256, 64);
@@ -99,12 +105,11 @@ INLINE void tiles_2x2(float *c, const float *bias, const struct a_tiles a[2], co
 /* What is to be done for rows r .. r + 31 of the block before they are multiplied. */
 static struct ahead prepare(const struct mat *w, int r0, int r, int n_row, int n_tok, bf16 *dst)
 {
-	struct ahead h = { .n_tile = r >= n_row ? 0 : n_row - r > 16 ? 2 : 1, .n_step = w->n_in / 32, .a_step = n_tok > 32 ? 1 : 2 };
-	if (!h.n_tile)
-		return h;
+	int n_tile = r >= n_row ? 0 : n_row - r > 16 ? 2 : 1, n_step = w->n_in / 32;
+	struct ahead h = { .n_step = n_step, .n_unit = n_tile * n_step, .n_turn = (n_tok + 31) / 32 * n_step };
 	if (w->mx) {
 		h.dst = dst;
-		for (int i = 0; i < h.n_tile; i++)
+		for (int i = 0; i < n_tile; i++)
 			h.tile[i] = mx_tile_at(w, r0 + r + 16 * i, n_row - r - 16 * i);
 	} else {
 		h.fetch = (const char *)w->data + (int64_t)(r0 + r) * w->n_in * 2;
@@ -121,8 +126,8 @@ static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_t
 	_Alignas(64) float c[4 * 256], bias_tile[2 * 256];
 	struct ahead h = prepare(w, r0, 0, n_row, n_tok, expanded);
 	if (w->mx)
-		for (h.a_step = 1; h.done < h.n_tile * h.n_step;)
-			ahead_run(&h);
+		while (h.done < h.n_unit)
+			ahead_unit(&h);
 
 	_tile_loadconfig(&config);
 	for (int r = 0, turn = 0; r < n_row; r += 32, turn ^= 1) {
@@ -159,8 +164,8 @@ static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_t
 					put_tile(y + (int64_t)tt * ldy + rr, ldy, c + q * 256, n_row - rr < 16 ? n_row - rr : 16, n_tok - tt < 16 ? n_tok - tt : 16);
 			}
 		}
-		while (w->mx && h.done < h.n_tile * h.n_step)
-			ahead_run(&h);
+		while (h.done < h.n_unit)
+			ahead_unit(&h);
 	}
 	_tile_release(); /* a thread that leaves tiles in use pays for them at every context switch */
 }
@@ -186,7 +191,7 @@ const char *cpu_isa_amx(struct cpu_ops *ops)
 	ops->unit = 16;
 	ops->block = 128;
 	ops->min_panel = 8;
-	ops->min_panel_mx = 1;
+	ops->min_panel_mx = 6;
 	ops->tok_block = 192;
 	return missing;
 }
