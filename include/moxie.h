@@ -70,7 +70,7 @@ struct moxie_model_info {
 	int n_thread, n_chunk, n_seq;
 	uint64_t n_param, n_param_active; /* weights, and weights that one token touches */
 	uint64_t weight_bytes, token_bytes; /* in memory, and read for one token at an empty context */
-	uint64_t step_bytes;             /* step arena and kernel scratch */
+	uint64_t step_bytes;             /* step arena; kernels keep scratch of about this size beside it */
 	uint64_t kv_token_bytes;         /* full-attention layers, per token */
 	uint64_t kv_ring_bytes;          /* sliding layers, per session */
 	double load_seconds;

@@ -312,16 +312,17 @@ MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxi
 	m->n_seq = p.n_seq;
 	m->ops = model_ops_of(&m->config);
 	m->kv.plan = kv_plan_of(&m->config, p.kv_f32 ? DT_F32 : DT_BF16, p.n_chunk);
-	if (!p.dummy) {
-		if ((rc = safetensors_open(&m->st, p.path, err)) < 0 || (rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
-			goto out;
-		struct kern shape_only = { .act = DT_F32 }; /* a dry arena calls no op */
-		m->kern = &shape_only;
-		struct kern_limits lim = limits_of(&m->config, &p);
-		all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, err);
-		m->kern = NULL;
+	if (!p.dummy && (rc = safetensors_open(&m->st, p.path, err)) < 0)
+		goto out;
+	if ((rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
+		goto out;
+	struct kern shape_only = { .act = DT_F32 }; /* a dry arena calls no op */
+	struct kern_limits lim = limits_of(&m->config, &p);
+	m->kern = &shape_only;
+	all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, err);
+	m->kern = NULL;
+	if (m->st)
 		all.weight_bytes = safetensors_n_bytes(m->st);
-	}
 	for (size_t i = 0; on_tensor && m->st && i < safetensors_n(m->st); i++) {
 		const struct st_tensor *t = safetensors_at(m->st, i);
 		struct moxie_tensor_info ti = { .name = t->name, .dtype = dtype_name(t->dtype), .file = safetensors_file_name(m->st, t->file),

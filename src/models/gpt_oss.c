@@ -60,7 +60,7 @@ static float rope_init(float *inv_freq, const struct model_config *c)
 static int bind(struct model **out, const struct model_config *c, const struct safetensors *st, struct moxie_err *err)
 {
 	*out = NULL;
-	int rc = model_check_tensors(c, st, err);
+	int rc = st ? model_check_tensors(c, st, err) : 0;
 	if (rc < 0)
 		return rc;
 	size_t n_bytes = sizeof(struct model) + (size_t)c->n_layer * sizeof(struct layer);
@@ -74,6 +74,9 @@ static int bind(struct model **out, const struct model_config *c, const struct s
 	m->c = *c;
 	m->inv_freq = inv_freq;
 	m->mscale = rope_init(inv_freq, c);
+	*out = m;
+	if (!st)
+		return 0;
 	m->tok_embd = model_weight(st, "model.embed_tokens.weight");
 	m->out_norm = model_weight(st, "model.norm.weight");
 	m->lm_head = c->tie_embd ? m->tok_embd : model_weight(st, "lm_head.weight");
@@ -97,7 +100,6 @@ static int bind(struct model **out, const struct model_config *c, const struct s
 		L->moe.down = model_weight(st, "model.layers.%d.mlp.experts.down_proj", il);
 		L->moe.down_b = model_weight(st, "model.layers.%d.mlp.experts.down_proj_bias", il);
 	}
-	*out = m;
 	return 0;
 }
 

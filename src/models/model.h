@@ -21,7 +21,8 @@ struct forward_args {
 };
 
 struct model_ops {
-	/* Checks every tensor the config wants and points the weights at st, which must outlive the model.
+	/* Checks every tensor the config wants and points the weights at st, which must outlive the model.  st NULL: a model
+	 * without weights, only to plan memory with.
 	 *   MOXIE_E_SHAPE, MOXIE_E_FORMAT (missing): tensor, wanted and found are named */
 	int (*bind)(struct model **out, const struct model_config *c, const struct safetensors *st, struct moxie_err *err);
 
