@@ -93,6 +93,7 @@ extern volatile sig_atomic_t interrupted; /* set by SIGINT */
 /* From here on SIGINT sets `interrupted` and cancels s, if not NULL.  A second SIGINT ends the process, unless chat. */
 void catch_interrupt(bool chat);
 void cancel_on_interrupt(moxie_session *s);
+void interrupt_reads(bool yes); /* whether Ctrl-C ends a read that waits for input */
 
 /* ---- model.c ------------------------------------------------------------------------------------------------------- */
 

@@ -268,11 +268,9 @@ static char *read_plain(void)
 {
 	char *line = NULL;
 	size_t cap = 0;
-	ssize_t n;
-	do {
-		clearerr(stdin);
-		n = getline(&line, &cap, stdin);
-	} while (n < 0 && !feof(stdin) && errno == EINTR && !interrupted);
+	interrupt_reads(true);
+	ssize_t n = getline(&line, &cap, stdin);
+	interrupt_reads(false);
 	if (n < 0) {
 		free(line);
 		return NULL;

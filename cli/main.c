@@ -72,7 +72,16 @@ static void on_interrupt(int sig)
 
 void catch_interrupt(bool chat)
 {
-	struct sigaction act = { .sa_handler = on_interrupt, .sa_flags = chat ? 0 : (int)SA_RESETHAND };
+	/* Restart: a write that Ctrl-C interrupts must not count as lost output. */
+	struct sigaction act = { .sa_handler = on_interrupt, .sa_flags = SA_RESTART | (chat ? 0 : (int)SA_RESETHAND) };
+	sigaction(SIGINT, &act, NULL);
+}
+
+void interrupt_reads(bool yes)
+{
+	struct sigaction act;
+	sigaction(SIGINT, NULL, &act);
+	act.sa_flags = yes ? act.sa_flags & ~SA_RESTART : act.sa_flags | SA_RESTART;
 	sigaction(SIGINT, &act, NULL);
 }
 

@@ -30,6 +30,13 @@ if [ "$(id -u)" != 0 ]; then
 	fi
 fi
 echo "moxie: installing$want"
-$root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || echo "moxie: apt-get update failed, trying with the lists at hand" >&2
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+apt() { $root env DEBIAN_FRONTEND=noninteractive apt-get -y -qq "$@" >>"$log" 2>&1; }
+apt update || echo "moxie: apt-get update failed, trying with the lists at hand" >&2
 # shellcheck disable=SC2086
-$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $want >/dev/null
+if ! apt install --no-install-recommends $want; then
+	cat "$log" >&2
+	echo "moxie: the packages could not be installed" >&2
+	exit 1
+fi
