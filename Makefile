@@ -34,7 +34,7 @@ endif
 all: $(B)/moxie $(B)/libmoxie.a $(B)/$(SO)       ## build the command and the library, in build/
 run: export MOXIE_PROMPT := $(value PROMPT)
 run: $(B)/moxie                                  ## answer a question; PROMPT="..." asks your own
-	@$(B)/moxie run
+	@printf "> %s\n\n" "$$MOXIE_PROMPT" && $(B)/moxie run
 test: all $(TESTS)                               ## build and run every test
 	@tools/run_tests.sh $(B) $(TESTS) $(wildcard tests/test_*.sh)
 asan:                                            ## the same under the address and undefined-behaviour sanitizers

@@ -1,6 +1,7 @@
 /* bench.c - `moxie bench`: prefill and decode of a whole model at several context lengths, against the memory's floor. */
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,7 +15,6 @@ struct bench {
 	const struct opts *o;
 	moxie_model *m;
 	struct moxie_model_info info;
-	double bandwidth;         /* measured, bytes/s */
 	char cpu[128], commit[64];
 	FILE *out;
 };
@@ -23,6 +23,7 @@ struct point {
 	int n_ctx;                /* tokens before the decode */
 	double prefill_seconds, step_seconds; /* step: median of n_gen */
 	uint64_t bytes;           /* read for one token at n_ctx */
+	double bandwidth;         /* bytes/s: the better of two readings, before and after */
 	uint32_t hash;
 };
 
@@ -140,22 +141,24 @@ static int measure(const struct bench *b, struct point *pt)
 
 static void print_header(const struct bench *b)
 {
-	char w[32], t[32], bw[32];
+	char w[32], t[32];
 	printf("# moxie %s commit %s, %s, %d threads, %s\n# ", moxie_version(), b->commit, b->cpu, b->info.n_thread, b->info.kernels);
 	for (char **arg = b->o->argv; *arg; arg++)
 		printf("%s%s", *arg, arg[1] ? " " : "\n");
-	printf("# %s: %s of weights, %s read for one token; memory reads %s/s with all threads\n", b->o->model, human_bytes(b->info.weight_bytes, w),
-	       human_bytes(b->info.token_bytes, t), human_bytes((uint64_t)b->bandwidth, bw));
-	printf("%8s  %14s %12s | %12s %12s %10s %9s  %s\n", "context", "prefill tok/s", "s", "decode tok/s", "ms/tok", "GB/s", "of floor", "logits");
+	printf("# %s: %s of weights, %s read for one token, then %llu bytes for each of its context\n", b->o->model,
+	       human_bytes(b->info.weight_bytes, w), human_bytes(b->info.token_bytes, t), (unsigned long long)b->info.kv_token_bytes);
+	printf("%8s  %14s %10s | %12s %10s %8s  %-20s %s\n", "context", "prefill tok/s", "s", "decode tok/s", "ms/tok", "GB/s", "of what memory reads", "logits");
 	fflush(stdout);
 }
 
 static int print_point(const struct bench *b, const struct point *pt)
 {
 	double prefill = pt->n_ctx / pt->prefill_seconds, decode = 1 / pt->step_seconds, gbs = decode * (double)pt->bytes;
-	double floor = b->bandwidth > 0 ? gbs / b->bandwidth : 0;
-	printf("%8d  %14.1f %12.3f | %12.1f %12.2f %10.2f %7.0f %%  #%08x\n", pt->n_ctx, prefill, pt->prefill_seconds, decode, pt->step_seconds * 1e3,
-	       gbs * 1e-9, floor * 100, pt->hash);
+	double part = pt->bandwidth > 0 ? gbs / pt->bandwidth : 0;
+	char floor[32];
+	snprintf(floor, sizeof floor, "%3.0f %% of %.1f GB/s", part * 100, pt->bandwidth * 1e-9);
+	printf("%8d  %14.1f %10.3f | %12.1f %10.2f %8.2f  %-20s #%08x\n", pt->n_ctx, prefill, pt->prefill_seconds, decode, pt->step_seconds * 1e3,
+	       gbs * 1e-9, floor, pt->hash);
 	fflush(stdout);
 	if (!b->out)
 		return 0;
@@ -164,8 +167,8 @@ static int print_point(const struct bench *b, const struct point *pt)
 	json_t *row = json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:i, s:i, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:s}", "moxie", moxie_version(), "commit",
 	                        b->commit, "cpu", b->cpu, "kernels", b->info.kernels, "threads", b->info.n_thread, "model", b->o->model, "context",
 	                        pt->n_ctx, "gen", b->o->n_gen, "prefill_tok_s", prefill, "prefill_s", pt->prefill_seconds, "decode_tok_s", decode,
-	                        "token_bytes", (json_int_t)pt->bytes, "decode_gb_s", gbs * 1e-9, "read_gb_s", b->bandwidth * 1e-9, "floor_fraction",
-	                        floor, "logits", hash);
+	                        "token_bytes", (json_int_t)pt->bytes, "decode_gb_s", gbs * 1e-9, "read_gb_s", pt->bandwidth * 1e-9, "floor_fraction",
+	                        part, "logits", hash);
 	bool ok = row && json_dumpf(row, b->out, JSON_COMPACT) == 0 && fputc('\n', b->out) != EOF;
 	json_decref(row);
 	return ok ? 0 : (bad_input("%s: a row could not be written", b->o->output), EXIT_FAIL);
@@ -187,13 +190,13 @@ int bench_main(struct opts *o)
 		moxie_model_get_info(b.m, &b.info);
 		cpu_name(b.cpu, sizeof b.cpu);
 		commit_name(b.commit, sizeof b.commit);
-		b.bandwidth = bench_read_bandwidth(b.info.n_thread);
 		print_header(&b);
 		for (int i = 0; !rc && i < n; i++) {
 			if (!opts_given(o, "contexts") && ctx[i] + o->n_gen > b.info.n_ctx)
 				continue;
-			struct point pt = { .n_ctx = ctx[i] };
+			struct point pt = { .n_ctx = ctx[i], .bandwidth = bench_read_bandwidth(b.info.n_thread) };
 			rc = measure(&b, &pt);
+			pt.bandwidth = fmax(pt.bandwidth, bench_read_bandwidth(b.info.n_thread));
 			if (!rc)
 				rc = print_point(&b, &pt);
 		}
