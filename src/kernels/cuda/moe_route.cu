@@ -30,6 +30,8 @@
 #include "route_table.cuh"
 #include "route_topk.cuh"
 
+constexpr int BLOCK_TOK = 4; /* tokens of a CTA that all its threads score together */
+
 template <int J, int MODE>
 __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_cluster_kernel(const __grid_constant__ route_param p)
 {
@@ -37,27 +39,29 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 	__shared__ uint32_t base[MOXIE_ROUTE_MAX_EXPERT], part[32];
 	__shared__ uint2 sel[32][MOXIE_ROUTE_MAX_USED];
 	__shared__ int ids[MOXIE_ROUTE_MAX_USED];
-	__shared__ route_row_block block;
+	__shared__ route_row_block block[MODE == BY_SCORE ? BLOCK_TOK : 1];
+	__shared__ float select_bias[MODE == BY_SCORE ? MOXIE_ROUTE_MAX_EXPERT : 1];
 	__shared__ uint64_t barrier;
 	const int n_cta = gridDim.x, rank = blockIdx.x, warp = threadIdx.x / 32, t = rank * p.chunk + warp, stride = (p.n_expert_here + 3) & ~3;
 	uint32_t *const mine = n_cta > 1 ? mark + p.n_chunk * stride : mark;
-	const bool alone = MODE != BY_ID && p.chunk == 1; /* one token per CTA: all threads score */
+	/* Few tokens per CTA: all threads score.  Warp i scores for token i % chunk, chunk a power of two. */
+	const bool together = MODE != BY_ID && p.chunk <= (MODE == BY_SCORE ? BLOCK_TOK : 1);
 
 	grid_launch_dependents();
 	route_touch(p);
 	for (int i = threadIdx.x; i < stride; i += blockDim.x)
 		mine[i] = 0;
 	if (n_cta > 1) {
-		if (threadIdx.x == 0)
+		if (warp == 0)
 			inbox_open(&barrier, 4 * stride * p.n_chunk);
 		cluster_arrive();
 	}
-	float bias[J], bias_e = 0.f;
-	if (MODE == BY_SCORE) {
+	float bias[J];
+	if (MODE == BY_SCORE && !together)
 		route_load_bias<J>(p, bias);
-		if (p.select_bias && threadIdx.x < p.n_expert)
-			bias_e = p.select_bias[threadIdx.x];
-	}
+	if (MODE == BY_SCORE && together)
+		for (int e = threadIdx.x; e < p.n_expert; e += blockDim.x)
+			select_bias[e] = p.select_bias ? p.select_bias[e] : 0.f;
 	__syncthreads();
 	grid_wait();
 
@@ -65,21 +69,34 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 	int id = -1;
 	float w = 0.f, denominator = 0.f;
 	const bool has = warp < p.chunk && t < p.n_tok;
-	const int t_row = alone ? rank : t, bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
-	const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t_row * p.n_expert * bytes, p.logit_dtype };
-	if (alone && t_row < p.n_tok) {
-		if (threadIdx.x < p.n_expert)
-			block.put<MODE>(p, threadIdx.x, row.at(threadIdx.x), bias_e);
+	const int bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
+	auto row_of = [&](int t_row) {
+		return route_row_global{ static_cast<const char *>(p.logits) + (size_t)t_row * p.n_expert * bytes, p.logit_dtype };
+	};
+	const route_row_global row = row_of(t);
+	if (together && MODE == BY_LOGIT) { /* one token */
+		if (threadIdx.x < p.n_expert && rank < p.n_tok)
+			block[0].template put<MODE>(p, threadIdx.x, row_of(rank).at(threadIdx.x), 0.f);
 		__syncthreads();
 		if (has)
-			route_begin_block<J, MODE>(p, t, block, sel[0], id, denominator);
+			route_begin_block<J, MODE>(p, t, block[0], sel[0], id, denominator);
+	} else if (together) {
+		const int c = warp & (p.chunk - 1), n_warp = blockDim.x / 32 >> p.split_shift;
+		if (rank * p.chunk + c < p.n_tok) {
+			const route_row_global of_c = row_of(rank * p.chunk + c);
+			for (int e = (warp >> p.split_shift) * 32 + (threadIdx.x & 31); e < p.n_expert; e += n_warp * 32)
+				block[c].template put<MODE>(p, e, of_c.at(e), MODE == BY_SCORE ? select_bias[e] : 0.f);
+		}
+		__syncthreads();
+		if (has)
+			route_begin_block<J, MODE>(p, t, block[warp], sel[warp], id, denominator);
 	} else if (has) {
 		route_begin<J, MODE>(p, t, row, bias, sel[warp], id, w, denominator);
 	}
 	const int local = route_local_id(p, id);
 	auto finish = [&] {
 		if (MODE != BY_ID)
-			w = alone ? route_end<MODE>(p, block, sel[warp], denominator, id) : route_end<MODE>(p, row, sel[warp], denominator, id);
+			w = together ? route_end<MODE>(p, block[MODE == BY_SCORE ? warp : 0], sel[warp], denominator, id) : route_end<MODE>(p, row, sel[warp], denominator, id);
 		put_token(p, t, local, w);
 	};
 	if (p.n_tok == 1) {
@@ -290,13 +307,21 @@ extern "C" cudaError_t route_launch_cluster(const struct route_param *param, int
 	/* One thread per expert for the scan; for one token a warp for the weights and one thread more. */
 	const int experts = p.n_tok == 1 ? 32 + (p.n_expert_here + 32) / 32 * 32 : (p.n_expert_here + 31) / 32 * 32;
 	p.chunk = p.n_tok > n_cta ? (p.n_tok + n_cta - 1) / n_cta : 1;
+	const int mode = mode_of(&p), most = 32 * route_cluster_tok(p.n_expert);
+	const bool together = mode != BY_ID && p.chunk <= (mode == BY_SCORE ? BLOCK_TOK : 1);
+	p.split_shift = p.chunk <= 1 ? 0 : p.chunk <= 2 ? 1 : 2;
+	if (together)
+		p.chunk = 1 << p.split_shift;
 	p.n_chunk = p.n_tok ? (p.n_tok + p.chunk - 1) / p.chunk : 1;
 	int n_thread = 32 * p.chunk > experts ? 32 * p.chunk : experts;
 	n_thread = n_thread < 128 ? 128 : n_thread;
-	if (n_thread < p.n_expert && p.chunk == 1)
-		n_thread = (p.n_expert + 31) / 32 * 32; /* one thread per expert scores */
+	if (together) { /* one thread per expert and token, in whole warps per token */
+		int score = (p.n_expert + 31) / 32 * 32 << p.split_shift;
+		score = score > most ? most / (32 << p.split_shift) * (32 << p.split_shift) : score;
+		n_thread = score > n_thread ? score : (n_thread + (32 << p.split_shift) - 1) / (32 << p.split_shift) * (32 << p.split_shift);
+	}
 	const size_t smem = (size_t)(p.n_chunk + (n_cta > 1)) * ((p.n_expert_here + 3) & ~3) * 4;
-	return route_launch(moe_route_cluster_kernel_of(mode_of(&p), p.n_expert), dim3(n_cta), n_thread, smem, n_cta, &p, stream, pdl);
+	return route_launch(moe_route_cluster_kernel_of(mode, p.n_expert), dim3(n_cta), n_thread, smem, n_cta, &p, stream, pdl);
 }
 
 extern "C" void route_chunks(int n_tok, int *chunk, int *n_chunk)

@@ -32,7 +32,8 @@ struct route_param {
 	float *logits_out;
 	/* chunk tokens per CTA or block; n_chunk of them hold tokens (at least 1) */
 	int chunk, n_chunk;
-	/* joined form: blocks of 16 experts; n_split == 1 << split_shift parts of K */
+	/* joined form: blocks of 16 experts; n_split == 1 << split_shift parts of K.  Cluster form: chunk == 1 << split_shift
+	 * where all threads of a CTA score */
 	int n_row_block, n_split, split_shift;
 	/* two-launch form */
 	uint16_t *hist; /* [n_chunk, hist_stride] pairs of each expert in a chunk */

@@ -49,7 +49,7 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 		router_load_w(f, wr, hi_step, slice_first(n_block, s0 + warp), slice_first(n_block, s0 + warp + 1));
 	for (int i = threadIdx.x; i < p.n_chunk * stride; i += blockDim.x)
 		mark[i] = 0;
-	if (threadIdx.x == 0) {
+	if (warp == 0) {
 		inbox_open(&logits_in, rank < p.n_tok ? 4 * p.n_split * p.n_expert : 0);
 		inbox_open(&marks_in, 4 * p.n_tok * p.n_used);
 	}

@@ -41,13 +41,17 @@ __device__ __forceinline__ void cluster_store4(uint32_t address, uint4 v, uint32
 	             "r"(v.z), "r"(v.w), "r"(barrier)
 	             : "memory");
 }
-/* One arrival, by the one thread that calls this, and n_bytes of remote stores complete the barrier's only phase.  Before
+/* One arrival and n_bytes of remote stores complete the barrier's only phase.  Called by one whole warp, before
  * cluster_arrive, so that no byte comes earlier. */
 __device__ __forceinline__ void inbox_open(uint64_t *barrier, uint32_t n_bytes)
 {
 	const uint32_t b = (uint32_t)__cvta_generic_to_shared(barrier);
-	asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(b) : "memory");
-	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(n_bytes) : "memory");
+	if ((threadIdx.x & 31) == 0)
+		asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(b) : "memory");
+	__syncwarp();
+	if ((threadIdx.x & 31) == 0)
+		asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(n_bytes) : "memory");
+	__syncwarp();
 }
 __device__ __forceinline__ void inbox_wait(uint64_t *barrier)
 {

@@ -42,7 +42,7 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 	if (warp < n_local)
 		router_load_w(f, w, hi_step, slice_first(n_block, s0), slice_first(n_block, s0 + 1));
 	if (p.n_split > 1) {
-		if (threadIdx.x == 0)
+		if (warp == 0)
 			inbox_open(&barrier, 4 * TILE);
 		cluster_arrive();
 	}
