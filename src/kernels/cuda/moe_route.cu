@@ -14,13 +14,14 @@
  * an expert twice (hash table, GIVEN): the first slot takes the sum of the weights, the others get id -1.
  * Empty slots (padding rows, ids out of range, experts of other ranks) are id -1 and appear in no table.
  *
- * Map: one warp per token (route_topk.cuh).
- *   up to there    one cluster of 1..16 CTAs.  Every CTA sets its tokens' marks in the shared memory of all (one 32-bit
- *                  word per expert and CTA), one cluster barrier, then each CTA scans the counts and places its pairs.
+ * Map: one warp per token (route_topk.cuh); where a CTA has one token (scored rules: up to 4), all its threads rank.
+ *   up to there    one cluster of 1..16 CTAs.  Every CTA marks its tokens, one 32-bit word per expert, and sends the row of
+ *                  marks to all (st.async on an mbarrier); then each CTA scans the counts and places its own pairs.
  *   above          chunks of 8..1024 tokens, one block each: marks in shared memory, count per (chunk, expert) and rank
  *                  per pair to the workspace; a second launch sums the counts of the chunks before its own.
  * Numerics: f32, IEEE operations in a fixed order (route_math.h): bitwise equal to the C twin in the test.
- * Cost: reads 4 E bytes per token, writes 12 k; one token 1.x us in a graph, see docs/routing.md.
+ * Cost: reads 4 E bytes per token, writes 12 k; 1.6 .. 2.5 us for one token, 3.1 .. 7.4 us for 256, in a PDL chain on an
+ *   H200; 13 us (E = 128, k = 8) and 22 us (E = 256, k = 6, scored) for 8192.  docs/routing.md has all times.
  * Limits: n_expert <= 512, n_used <= 16, groups a power of two with n_expert a power of two.
  * Source: models' own code (openai/gpt-oss, transformers gemma4 and deepseek_v3, deepseek_v4 inference).
  * Test: build/test_route    Bench: build/bench_route
