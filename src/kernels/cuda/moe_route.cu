@@ -10,7 +10,7 @@
  *
  * Order and odd values, for every rule: descending rank, equal ranks by ascending id; -0 equals +0; NaN ranks below
  * -inf, so it is selected only when fewer than k others exist, and weighs like -inf (SOFTMAX) or 0 (scored rules);
- * +inf logits share the weight (SOFTMAX) or count as the largest float; all -inf: equal weights.  A token that names
+ * +inf logits share the weight (SOFTMAX) or count as 1e30; all -inf: equal weights.  A token that names
  * an expert twice (hash table, GIVEN): the first slot takes the sum of the weights, the others get id -1.
  * Empty slots (padding rows, ids out of range, experts of other ranks) are id -1 and appear in no table.
  *
