@@ -43,17 +43,17 @@ INLINE struct mx_tile mx_tile_at(const struct mat *w, int row, int n_row)
 /* Group g of a tile's rows as bf16 [16][32].  The scale is a power of two and the product exact, so it is part of the table. */
 INLINE void expand_group(bf16 *dst, const struct mx_tile *t, int g)
 {
-	const uint8_t *blk = t->blk + g * 16, *scl = t->scl + g, *ahead = blk + 16 * t->blk_row;
+	const uint8_t *blk = t->blk + g * 16, *scl = t->scl + g, *ahead = blk + 32 * t->blk_row;
 	for (int r = 0; r < 16; r++) {
 		__m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)blk));
 		__m512i code = _mm512_or_si512(b, _mm512_slli_epi32(b, 12)); /* low nibble in the even word, high one in the odd */
 		_mm512_storeu_si512(dst + 32 * r, _mm512_permutexvar_epi16(code, _mm512_loadu_si512(mx_table[*scl])));
-		if (g % 4 == 0) /* a line of the row 16 further on, which the next tile but one starts with */
+		if (g % 4 == 0) /* a line of the row 32 further on */
 			_mm_prefetch((const char *)(ahead + r * t->blk_row), _MM_HINT_T1);
 		if (r + 1 < t->n_row) {
 			blk += t->blk_row;
 			scl += t->scl_row;
 		}
 	}
-	_mm_prefetch((const char *)(t->scl + 16 * t->scl_row + 16 * g), _MM_HINT_T1);
+	_mm_prefetch((const char *)(t->scl + 32 * t->scl_row + 16 * g), _MM_HINT_T1);
 }
