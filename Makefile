@@ -47,7 +47,7 @@ style:                                           ## check includes and forbidden
 clean:                                           ## remove everything that was made
 	rm -rf $(B) $(B)-*
 help:                                            ## print this
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1@/p' $(MAKEFILE_LIST) | column -t -s@
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1@/p' Makefile $(wildcard cuda.mk) | column -t -s@
 
 $(B)/.ready: tools/setup.sh
 	@tools/setup.sh && mkdir -p $(B) && touch $@
