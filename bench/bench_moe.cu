@@ -2,9 +2,12 @@
  *
  * One CUDA graph holds n_call calls, each with its own routing (and with two weight sets where one is small), so that no call
  * finds its weights in L2; value = median replay / n_call.  Random data.  Prints CSV with floor and fraction.
- * Usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--header text]
+ * Usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--header text]
+ *   --rest      pause before each replay: the clock of a rested chip instead of the sustained, power-limited one
  *   --experts   tables are given and reset by a small kernel (about 1 us a call); otherwise routing is part of the time
  */
+#include <unistd.h>
+
 #include "../tests/cuda/moe_data.cuh"
 
 #ifndef BENCH_ROUTE
@@ -34,7 +37,7 @@ static double median(std::vector<float> v)
 	return v[v.size() / 2];
 }
 
-static void bench(const shape &s, const std::vector<int> &tokens, bool experts_only, int replays)
+static void bench(const shape &s, const std::vector<int> &tokens, bool experts_only, int replays, int rest_ms)
 {
 	const moe_model &m = s.m;
 	const int n_set = m.n_expert <= 64 ? 2 : 1, max_tok = *std::max_element(tokens.begin(), tokens.end());
@@ -156,6 +159,7 @@ static void bench(const shape &s, const std::vector<int> &tokens, bool experts_o
 		std::vector<float> us;
 		for (int r = 0; r < replays + 3; r++) {
 			float ms;
+			if (rest_ms) usleep(rest_ms * 1000);
 			CU(cudaEventRecord(a, stream));
 			CU(cudaGraphLaunch(exec, stream));
 			CU(cudaEventRecord(b, stream));
@@ -198,17 +202,18 @@ int main(int argc, char **argv)
 	bool experts_only = !BENCH_ROUTE;
 	const char *only = NULL, *header = "";
 	std::vector<int> tokens;
-	int replays = 30;
+	int replays = 30, rest_ms = 0;
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--experts")) experts_only = true;
 		else if (!strcmp(argv[i], "--shape") && i + 1 < argc) only = argv[++i];
 		else if (!strcmp(argv[i], "--replays") && i + 1 < argc) replays = atoi(argv[++i]);
+		else if (!strcmp(argv[i], "--rest") && i + 1 < argc) rest_ms = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--header") && i + 1 < argc) header = argv[++i];
 		else if (!strcmp(argv[i], "--tokens") && i + 1 < argc)
 			for (char *p = argv[++i]; *p; p += *p == ',')
 				tokens.push_back((int)strtol(p, &p, 10));
 		else {
-			fprintf(stderr, "usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--header text]\n");
+			fprintf(stderr, "usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--header text]\n");
 			return 2;
 		}
 	}
@@ -221,6 +226,6 @@ int main(int argc, char **argv)
 	printf("\n# floor: max(weight + activation bytes / 4.3 TB/s, flops / 790 TFLOP/s)\n");
 	printf("shape,n_tok,what,weights,experts_hit,tiles,us,weight_TB_s,TFLOP_s,floor_us,fraction,goal_us,met\n");
 	for (const shape &s : shapes)
-		if (!only || !strcmp(only, s.name)) bench(s, tokens.empty() ? s.n_tok : tokens, experts_only, replays);
+		if (!only || !strcmp(only, s.name)) bench(s, tokens.empty() ? s.n_tok : tokens, experts_only, replays, rest_ms);
 	return 0;
 }

@@ -5,7 +5,7 @@
  *   out  [n_tok, n_embd]              bf16 out; may be residual
  *   y    [n_split, n_tok * k, n_embd] bf16 or fp32; rows of skipped slots (topk_id = -1) are never read
  *
- * Map: a thread has 8 channels of one token.  Slots and parts are added in ascending order in fp32: bitwise repeatable.
+ * Map: a thread has 8 channels of one token.  Slots (by fours) and parts are added in fixed order in fp32: bitwise repeatable.
  * Cost: n_tok n_embd (k n_split sizeof y + 2..6) bytes.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
  */
@@ -49,14 +49,20 @@ template <bool F32> __global__ void __launch_bounds__(256) moe_combine_kernel(co
 	if (t >= a.n_tok) return;
 	float sum[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
 	const size_t part = (size_t)a.n_tok * a.n_used * a.n_embd;
-#pragma unroll 4
-	for (int s = 0; s < a.n_used; s++) {
-		const int pair = t * a.n_used + s;
-		if (a.topk_id[pair] < 0) continue;
-		const float w = a.topk_w[pair];
-		const size_t row = a.row_of_pair[pair];
+	for (int s0 = 0; s0 < a.n_used; s0 += 4) { /* ids, weights and rows of four slots at once, then their y: two round trips */
+		int row[4];
+		float w[4];
+#pragma unroll
+		for (int j = 0; j < 4; j++) {
+			const int pair = t * a.n_used + min(s0 + j, a.n_used - 1);
+			row[j] = __ldcg(a.row_of_pair + pair);
+			w[j] = __ldcg(a.topk_w + pair);
+			if (s0 + j >= a.n_used || __ldcg(a.topk_id + pair) < 0) row[j] = -1;
+		}
 		for (int c = 0; c < a.n_split; c++)
-			add_y<F32>(sum, a.y, c * part + row * a.n_embd + ch, w);
+#pragma unroll
+			for (int j = 0; j < 4; j++)
+				if (row[j] >= 0) add_y<F32>(sum, a.y, c * part + (size_t)row[j] * a.n_embd + ch, w[j]);
 	}
 #pragma unroll
 	for (int j = 0; j < 8; j++)

@@ -1,55 +1,49 @@
 /* moe_experts.cu - the plan of the expert launches: which instance serves which number of tokens, and the run itself. */
 #include <new>
-#include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 
+extern "C" {
+#include "base/err.h"
+}
 #include "moe_experts.h"
 #include "moxie_ops.h"
 
-/* From n_tok_min tokens on, tokens per expert permitting: see choose(). */
-static const struct moe_instance *const instances[] = {
-	&moe_instance_rows64_n8, &moe_instance_rows256_n16, &moe_instance_rows256_n40, &moe_instance_rows256_n64, &moe_instance_rows256_n128,
+/* By ascending width; see choose(). */
+enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N64, ROWS256_N128, ROWS256_N144, ROWS128_N256, N_INSTANCE };
+static const struct moe_instance *const instances[N_INSTANCE] = {
+	&moe_instance_loose_n8,      &moe_instance_rows256_n16,  &moe_instance_rows256_n40,  &moe_instance_rows256_n64,
+	&moe_instance_rows256_n128,  &moe_instance_rows256_n144, &moe_instance_rows128_n256,
 };
-enum { N_INSTANCE = sizeof instances / sizeof *instances };
 
 struct moxie_moe_plan {
 	struct moxie_moe_desc d;
 	int device, n_sm;
-	int n_split;      /* of the second product in the RB = 1 instance */
-	int wide_max_tok; /* most tokens of the RB = 1 instance */
+	int n_split;      /* of the second product in the loose instance */
+	int loose_max_tok; /* most tokens of the loose instance */
 };
 
-static int fail(struct moxie_err *err, int code, const char *fmt, ...)
-{
-	if (err) {
-		va_list ap;
-		va_start(ap, fmt);
-		err->code = code;
-		vsnprintf(err->text, sizeof err->text, fmt, ap);
-		va_end(ap);
-	}
-	return code;
-}
 static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
 {
-	return fail(err, MOXIE_E_DEVICE, "%s: %s", what, cudaGetErrorString(e));
+	return err_set(err, MOXIE_E_DEVICE, "%s: %s", what, cudaGetErrorString(e));
 }
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* The instance for n_tok tokens.  Few tokens: 64-row items, so that all SMs have equal shares of few experts.  Then the
- * narrowest 256-row instance whose tile holds the rows of nearly every expert under even routing (mean + 2 sigma). */
+/* The instance for n_tok tokens.  Few tokens: loose items, so that all SMs have equal shares of few experts.  Then the
+ * narrowest instance whose tile holds the rows of nearly every expert under even routing (mean + 2 sigma): an expert with more
+ * rows has two tiles and is read and expanded twice.  Above 144 rows: one tile of up to 256 where that holds the mean, else
+ * tiles of 128 .. 144, which keep the tensor cores busier (1163 us against 1266 at 512 rows an expert). */
 static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_tok)
 {
-	if (n_tok <= p->wide_max_tok) return instances[0];
+	if (n_tok <= p->loose_max_tok) return instances[LOOSE_N8];
 	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert;
 	double sigma = 1;
 	while (sigma * sigma < mean)
 		sigma += 0.25;
-	for (int i = 1; i < N_INSTANCE - 1; i++)
+	for (int i = ROWS256_N16; i <= ROWS256_N128; i++)
 		if (mean + 2 * sigma <= instances[i]->tile_n) return instances[i];
-	return instances[N_INSTANCE - 1];
+	if (mean + 1.4 * sigma > 144 && mean <= 224) return instances[ROWS128_N256];
+	return instances[ROWS256_N144];
 }
 
 int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *desc, int device, struct moxie_err *err)
@@ -57,12 +51,12 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	*out = NULL;
 	const struct moxie_moe_desc &d = *desc;
 	if (d.n_embd <= 0 || d.n_embd % 64 || d.n_ff <= 0 || d.n_ff % 64)
-		return fail(err, MOXIE_E_SHAPE, "n_embd is %d and n_ff %d, wanted positive multiples of 64", d.n_embd, d.n_ff);
+		return err_set(err, MOXIE_E_SHAPE, "n_embd is %d and n_ff %d, wanted positive multiples of 64", d.n_embd, d.n_ff);
 	if (d.n_expert < 1 || d.n_used < 1 || d.n_used > 16 || d.n_used > d.n_expert)
-		return fail(err, MOXIE_E_SHAPE, "%d of %d experts per token, wanted 1 <= n_used <= 16 and n_used <= n_expert", d.n_used, d.n_expert);
+		return err_set(err, MOXIE_E_SHAPE, "%d of %d experts per token, wanted 1 <= n_used <= 16 and n_used <= n_expert", d.n_used, d.n_expert);
 	if (d.max_tok < 0 || (int64_t)d.max_tok * d.n_used > INT32_MAX / 2)
-		return fail(err, MOXIE_E_ARG, "max_tok is %d with n_used %d, wanted 0 <= max_tok * n_used <= %d", d.max_tok, d.n_used, INT32_MAX / 2);
-	if (d.act < 0 || d.act > MOXIE_ACT_GEGLU_TANH) return fail(err, MOXIE_E_ARG, "act is %d, wanted 0..2", d.act);
+		return err_set(err, MOXIE_E_ARG, "max_tok is %d with n_used %d, wanted 0 <= max_tok * n_used <= %d", d.max_tok, d.n_used, INT32_MAX / 2);
+	if (d.act < 0 || d.act > MOXIE_ACT_GEGLU_TANH) return err_set(err, MOXIE_E_ARG, "act is %d, wanted 0..2", d.act);
 
 	int major = 0, minor = 0, smem = 0, n_sm = 0, before = 0;
 	cudaError_t e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -71,13 +65,13 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	if (e == cudaSuccess) e = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
 	if (e != cudaSuccess) return fail_cuda(err, e, "device attributes");
 	if (major != 9 || minor != 0)
-		return fail(err, MOXIE_E_UNSUPPORTED, "device %d is sm_%d%d; the expert kernels are built for sm_90a", device, major, minor);
+		return err_set(err, MOXIE_E_UNSUPPORTED, "device %d is sm_%d%d; the expert kernels are built for sm_90a", device, major, minor);
 	e = cudaGetDevice(&before);
 	if (e == cudaSuccess) e = cudaSetDevice(device);
 	for (int i = 0; i < N_INSTANCE && e == cudaSuccess; i++) {
 		if (instances[i]->smem > smem) {
 			cudaSetDevice(before);
-			return fail(err, MOXIE_E_UNSUPPORTED, "kernel %s needs %d bytes of shared memory, device %d has %d", instances[i]->name,
+			return err_set(err, MOXIE_E_UNSUPPORTED, "kernel %s needs %d bytes of shared memory, device %d has %d", instances[i]->name,
 			            instances[i]->smem, device, smem);
 		}
 		e = cudaFuncSetAttribute(instances[i]->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, instances[i]->smem);
@@ -86,12 +80,12 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	if (e != cudaSuccess) return fail_cuda(err, e, "kernel attributes");
 
 	struct moxie_moe_plan *p = new (std::nothrow) moxie_moe_plan;
-	if (!p) return fail(err, MOXIE_E_NOMEM, "out of memory: %zu bytes for a plan", sizeof *p);
+	if (!p) return err_set(err, MOXIE_E_NOMEM, "out of memory: %zu bytes for a plan", sizeof *p);
 	p->d = d;
 	if (p->d.routed_scale == 0) p->d.routed_scale = 1;
 	p->device = device;
 	p->n_sm = n_sm;
-	p->wide_max_tok = 8;
+	p->loose_max_tok = 1;
 	/* Split the second product until one token's items fill the SMs about three times; a divisor of K keeps the parts equal. */
 	p->n_split = 1;
 	while (p->n_split < 8 && p->n_split * 16 < d.n_ff / 64 && (int64_t)d.n_used * (d.n_embd / 64) * p->n_split < 2 * n_sm)
@@ -111,7 +105,7 @@ static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
 static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
-	return round_up(choose(p, n_tok)->rb == 1 ? n * 4 * p->n_split : n * 2, 256);
+	return round_up(choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
 uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok) 
 {
@@ -121,12 +115,12 @@ uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok)
 int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void *stream, struct moxie_err *err)
 {
 	const struct moxie_moe_desc &d = p->d;
-	if (r->n_tok < 0 || r->n_tok > d.max_tok) return fail(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d", r->n_tok, d.max_tok);
+	if (r->n_tok < 0 || r->n_tok > d.max_tok) return err_set(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d", r->n_tok, d.max_tok);
 	if (r->n_tok == 0) return MOXIE_OK;
 	const struct moe_instance *in = choose(p, r->n_tok);
 	if (r->t->tile_n != in->tile_n)
-		return fail(err, MOXIE_E_ARG, "the tables have tiles of %d rows, the plan wants %d for %d tokens", r->t->tile_n, in->tile_n, r->n_tok);
-	const int n_split = in->rb == 1 ? p->n_split : 1, rows0 = d.n_ff / 32, rows1 = d.n_embd / 64;
+		return err_set(err, MOXIE_E_ARG, "the tables have tiles of %d rows, the plan wants %d for %d tokens", r->t->tile_n, in->tile_n, r->n_tok);
+	const int n_split = in->loose ? p->n_split : 1, rows0 = d.n_ff / 32, rows1 = d.n_embd / 64;
 
 	struct moe_experts_args a = {};
 	a.p[0].w = (const uint8_t *)r->w->gate_up;
@@ -136,7 +130,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.p[0].src_pitch = d.n_embd / 8;
 	a.p[0].k_atoms = d.n_embd / 64;
 	a.p[0].row_blocks = rows0;
-	a.p[0].n_group = (rows0 + in->rb - 1) / in->rb;
+	a.p[0].n_group = in->loose ? rows0 : (rows0 + in->rb - 1) / in->rb;
 	a.p[0].n_split = 1;
 	a.act = (__nv_bfloat16 *)r->workspace;
 	a.y = (char *)r->workspace + act_bytes(p, r->n_tok);
@@ -147,7 +141,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.p[1].src_pitch = d.n_ff / 8;
 	a.p[1].k_atoms = d.n_ff / 64;
 	a.p[1].row_blocks = rows1;
-	a.p[1].n_group = (rows1 + in->rb - 1) / in->rb;
+	a.p[1].n_group = in->loose ? rows1 : (rows1 + in->rb - 1) / in->rb;
 	a.p[1].n_split = n_split;
 	a.sorted_pair = r->t->sorted_pair;
 	a.tiles = (struct moe_tile *)r->t->tiles;
@@ -156,6 +150,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.n_pair = r->n_tok * d.n_used;
 	a.n_embd = d.n_embd;
 	a.n_ff = d.n_ff;
+	a.max_tile = (int)moe_max_tiles(r->n_tok, d.n_used, d.n_expert, in->tile_n);
 	a.row_of_pair = (int32_t *)((char *)a.y + y_bytes(p, r->n_tok));
 	const float inf = __builtin_inff();
 	a.c1 = 1;
@@ -199,7 +194,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	b.n_embd = d.n_embd;
 	b.n_split = n_split;
 	b.scale = d.routed_scale;
-	e = moe_combine(&b, in->rb == 1, (cudaStream_t)stream);
+	e = moe_combine(&b, in->loose, (cudaStream_t)stream);
 	return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_combine");
 }
 
@@ -218,8 +213,8 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 			hi--;
 		len += snprintf(len < (int)n_bytes ? text + len : NULL, len < (int)n_bytes ? n_bytes - len : 0,
 		                "  %6d .. %-6d tokens  %-14s one launch + combine, items of %d rows x <= %d tokens, split-K %d: %s\n", lo, hi, in->name,
-		                in->rb * 64, in->tile_n, in->rb == 1 ? p->n_split : 1,
-		                in->rb == 1 ? "few experts: small items give every SM the same share" : "narrowest tile that holds mean + 2 sigma rows of an expert");
+		                in->rb * 64, in->tile_n, in->loose ? p->n_split : 1,
+		                in->loose ? "few experts: single row blocks give every SM the same share" : "narrowest tile that holds mean + 2 sigma rows of an expert");
 		lo = hi + 1;
 	}
 	return len;

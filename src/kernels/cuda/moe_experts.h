@@ -15,8 +15,8 @@ struct moe_phase {
 	const uint4 *src;  /* rows of activations */
 	int src_pitch;     /* row pitch in 16-byte units */
 	int k_atoms, row_blocks;
-	int n_group;       /* items along the rows */
-	int n_split;       /* fixed parts of K; phase 1 of the RB = 1 instances only */
+	int n_group;       /* items along the rows; loose: row blocks */
+	int n_split;       /* fixed parts of K; phase 1 of the loose instances only */
 };
 
 struct moe_experts_args {
@@ -28,6 +28,7 @@ struct moe_experts_args {
 	void *y;                     /* [n_split, n_pair, n_embd], rows as in act */
 	int32_t *row_of_pair;        /* [n_pair] sorted row of a pair, out */
 	int n_used, n_pair, n_embd, n_ff;
+	int max_tile;                /* entries of tiles that may be read */
 	float c1, c3, beta, limit;   /* activation: see moe_experts_sm90.cuh */
 };
 
@@ -46,13 +47,14 @@ struct moe_combine_args {
 struct moe_instance {
 	const char *name;
 	int tile_n;    /* most tokens of a tile */
-	int rb;        /* row blocks of an item; 1: K shared by two warpgroups, y in fp32 */
+	int rb;        /* row blocks of an item */
+	int loose;     /* an item's row blocks need not belong together; y in fp32 */
 	int n_thread;
 	int smem;
 	const void *kernel;
 };
-extern const struct moe_instance moe_instance_rows64_n8, moe_instance_rows256_n16, moe_instance_rows256_n40, moe_instance_rows256_n64,
-	moe_instance_rows256_n128;
+extern const struct moe_instance moe_instance_loose_n8, moe_instance_rows256_n16, moe_instance_rows256_n40, moe_instance_rows256_n64,
+	moe_instance_rows256_n128, moe_instance_rows256_n144, moe_instance_rows128_n256;
 
 cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_t stream);
 

@@ -1,5 +1,5 @@
 #include "moe_experts_sm90.cuh"
 
-using shape = moe_shape<2, 2, false, 2, 4, 128>;
-const struct moe_instance moe_instance_rows256_n128 = { "rows256_n128", 128, shape::RB, shape::THREADS, shape::SMEM,
-	                                      (const void *)moe_experts_sm90_kernel<shape, 96, 112, 128> };
+using shape = moe_shape<2, 2, false, 4, 2, 72, 128, 8>;
+const struct moe_instance moe_instance_rows256_n128 = { "rows256_n128", shape::NMAX, shape::RB, shape::LOOSE, shape::THREADS, shape::SMEM,
+	                                      (const void *)moe_experts_sm90_kernel<shape> };

@@ -6,7 +6,7 @@
  *   phase 1   y[r] = W_down[e] . act[r] + b_down
  *
  *   x     [n_tok, n_embd]        bf16 in     act  [n_pair, n_ff]            bf16 scratch, sorted order
- *   w     atoms (moe_layout.h)   u8   in     y    [n_split, n_pair, n_embd] bf16, or fp32 where C::SPLIT; sorted order, out
+ *   w     atoms (moe_layout.h)   u8   in     y    [n_split, n_pair, n_embd] bf16, or fp32 where C::LOOSE; sorted order, out
  *   row_of_pair [n_pair]         i32  out    the sorted row of a pair
  *   tables of moe_layout.h, in; tiles[].done is counted up from 0
  *
@@ -19,7 +19,7 @@
  *              between cp.async and wgmma: it cost 6 % on the math side, and public cp.async + wgmma main loops have none)
  *   warp 3     works out the items ahead of their use, and counts tiles[].done when the math warps have stored one: the
  *              memory barrier that this needs would cost the math warps a microsecond an item
- *   SPLIT: 64 rows an item; the warpgroups share K, summed in order.  Else a warpgroup owns MT row blocks.
+ *   A warpgroup owns MT row blocks of its item.
  * Numerics: fp32 accumulation in k order, one rounding at act, one at y; bitwise repeatable.  exp by ex2.approx (2 ulp).
  * Cost: 17/32 B per weight of each expert hit + tokens; floor = bytes / 4.4 TB/s or 6 n_pair n_embd n_ff / 790 TFLOP/s.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
@@ -34,62 +34,70 @@
 #include "device/wgmma.cuh"
 #include "moe_experts.h"
 
-/* WGS  math warpgroups                             NMAX    most tokens of a tile; a tile takes the smallest fitting width
+/* WGS  math warpgroups                             NMIN, NMAX, NSTEP   instruction widths; NMAX = most tokens of a tile
  * MT   row blocks of a warpgroup                   STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy
- * KT   k atoms of a stage                          SPLIT   one row block an item, the warpgroups share K */
-template <int WGS_, int MT_, bool SPLIT_, int KT_, int STAGES_, int NMAX_> struct moe_shape {
-	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMAX = NMAX_;
-	static const bool SPLIT = SPLIT_;
-	static const int RB = SPLIT ? 1 : MT * WGS;            /* row blocks of an item */
-	static const int WAYS = SPLIT ? WGS : 1;               /* warpgroups that share K */
+ * KT   k atoms of a stage                          LOOSE   an item is any up to four row blocks, each with its own tokens */
+template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int NMAX_, int NSTEP_> struct moe_shape {
+	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMIN = NMIN_, NMAX = NMAX_, NSTEP = NSTEP_;
+	static const bool LOOSE = LOOSE_;
+	static const int RB = MT * WGS;                        /* row blocks of an item */
+	static const int UNITS = LOOSE ? RB : 1;               /* token tiles of an item */
 	static const int X_TILE = NMAX * 128;                  /* one k atom of a token tile */
-	static const int X_STAGE = KT * X_TILE, W_STAGE = RB * KT * MOE_ATOM_BYTES;
-	static const int SUM = NMAX / 2 * 128 * 4;             /* accumulators of a warpgroup */
+	static const int X_UNIT = KT * X_TILE, X_STAGE = UNITS * X_UNIT, W_STAGE = RB * KT * MOE_ATOM_BYTES;
 	static const int QUEUE = 2;                            /* items worked out ahead */
-	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + (WAYS - 1) * SUM + STAGES * 16 + QUEUE * (32 + 16);
+	static const int WORK = UNITS * 32;                    /* bytes of an item in the queue */
+	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + STAGES * 16 + QUEUE * (WORK + 16);
+	/* Clocks by which warpgroup 1 starts late, so that one multiplies while the other is in its epilogue. */
+#ifndef MOE_SKEW
+#define MOE_SKEW 3000
+#endif
+	static const int SKEW = WGS == 2 && NMAX > 64 ? MOE_SKEW : 0;
 	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
 	/* of the registers given at launch: 96 x 5 or 168 x 3 warpgroups */
 	static const int MATH_REGS = WGS == 4 ? 104 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = WGS == 4 ? 64 : NMAX <= 64 ? 88 : 56;
 	static_assert(SMEM <= 227 * 1024, "shared memory");
-	static_assert(MT == 1 || (MT == 2 && !SPLIT), "one row block, in pairs of k atoms, or two");
-	static_assert(W_STAGE % 16 == 0 && X_STAGE % 1024 == 0, "alignment of bulk copies and swizzled tiles");
+	static_assert((NMAX - NMIN) % NSTEP == 0, "widths");
+	static_assert(MT == 1 || (MT == 2 && !LOOSE), "one row block, in pairs of k atoms, or two");
+	static_assert(W_STAGE % 16 == 0 && X_TILE % 1024 == 0, "alignment of bulk copies and swizzled tiles");
 };
 
 /* ---- the items ------------------------------------------------------------------------------------------------------ */
 struct moe_work {
 	int phase; /* 0, 1; -1: no more work */
-	int tile, group, split;
-	int expert, row0, n_row;
+	int tile, rb;            /* rb: first row block */
+	int part;                /* LOOSE: part of K; else: the row block after the last */
+	int expert, row0, n_row; /* n_row 0: nothing for this warpgroup (LOOSE) */
 	int n_k;   /* k atoms */
 };
 
-/* Item ix of the launch: all of phase 0, then all of phase 1, each tile by tile. */
-__device__ __forceinline__ moe_work moe_work_of(const struct moe_experts_args &a, int ix, int n_tile)
+/* Item ix of a phase that is dealt tile by tile, then part of K by part, then by `step` row blocks.  near: tile number `lane`;
+ * rows: `part` is the row block after the last. */
+__device__ __forceinline__ moe_work moe_work_of(const struct moe_experts_args &a, const int4 &near, bool rows, int phase, int ix, int step)
 {
-	const int n0 = n_tile * a.p[0].n_group;
 	moe_work w = {};
-	w.phase = ix >= n0;
-	const struct moe_phase &p = a.p[w.phase];
-	ix -= w.phase ? n0 : 0;
-	w.tile = ix / (p.n_group * p.n_split);
-	if (w.tile >= n_tile) {
-		w.phase = -1;
-		return w;
-	}
-	ix -= w.tile * p.n_group * p.n_split;
-	w.split = ix / p.n_group;
-	w.group = ix - w.split * p.n_group;
-	const int4 t = __ldcg((const int4 *)(a.tiles + w.tile));
+	const struct moe_phase &p = a.p[phase];
+	const int n_group = (p.row_blocks + step - 1) / step;
+	w.phase = phase;
+	w.tile = ix / (n_group * p.n_split);
+	ix -= w.tile * n_group * p.n_split;
+	w.part = ix / n_group;
+	w.rb = (ix - w.part * n_group) * step;
+	int4 t;
+	t.x = __shfl_sync(0xffffffff, near.x, w.tile);
+	t.y = __shfl_sync(0xffffffff, near.y, w.tile);
+	t.z = __shfl_sync(0xffffffff, near.z, w.tile);
+	if (w.tile >= 32) t = __ldcg((const int4 *)(a.tiles + w.tile));
 	w.expert = t.x;
 	w.row0 = t.y;
 	w.n_row = t.z;
-	w.n_k = p.k_atoms * (w.split + 1) / p.n_split - p.k_atoms * w.split / p.n_split;
+	w.n_k = p.k_atoms * (w.part + 1) / p.n_split - p.k_atoms * w.part / p.n_split;
+	if (rows) w.part = min(w.rb + step, p.row_blocks);
 	return w;
 }
 
 /* The ring of stages and the queue of items, as one role sees them.  Barriers: stage full, stage empty; item known, stored. */
 template <class C> struct moe_ring {
-	uint32_t x, w, bars, queue, sum;
+	uint32_t x, w, bars, queue;
 	int s = 0, parity = 0, item = 0;
 	__device__ uint32_t full() const { return bars + s * 16; }
 	__device__ uint32_t empty() const { return bars + s * 16 + 8; }
@@ -102,31 +110,80 @@ template <class C> struct moe_ring {
 			parity ^= 1;
 		}
 	}
-	__device__ moe_work next_work()
+	__device__ moe_work work(int unit) const
 	{
-		mbar_wait(known(item), item / C::QUEUE & 1);
-		const uint4 u = lds128(queue + item % C::QUEUE * 32), v = lds128(queue + item % C::QUEUE * 32 + 16);
-		item++;
+		const uint32_t at = queue + item % C::QUEUE * C::WORK + unit * 32;
+		const uint4 u = lds128(at), v = lds128(at + 16);
 		return { (int)u.x, (int)u.y, (int)u.z, (int)u.w, (int)v.x, (int)v.y, (int)v.z, (int)v.w };
 	}
+	__device__ void wait_work() const { mbar_wait(known(item), item / C::QUEUE & 1); }
 };
 
 /* ---- producers ---------------------------------------------------------------------------------------------------- */
-/* Works items out and counts stored ones; one warp, lane 0 writes.  The first items are fixed, the rest are claimed from a
- * counter: SMs differ in speed by several per cent.  What an item computes does not depend on who computes it.  Long items are
- * claimed as late as their loads allow, short ones (SPLIT) one item earlier. */
+/* The items of this CTA, one after the other; a warp calls it together, lane l answers for unit l.
+ * LOOSE: a CTA has an equal share of consecutive row blocks of each phase, four at a time.  Else the first two items are fixed
+ * and the rest are claimed from a counter: SMs differ in speed by several per cent.  What an item computes does not depend on
+ * who computes it. */
+template <class C> struct moe_dealer {
+	const struct moe_experts_args &a;
+	const int n_tile;
+	const int4 near; /* tile number `lane`: read together with n_tile, so that the first items cost one round trip */
+	int phase = 0, at, end;
+
+	__device__ moe_dealer(const struct moe_experts_args &args)
+	    : a(args), n_tile(__ldcg(&args.head->n_tile)), near(__ldcg((const int4 *)(args.tiles + min((int)threadIdx.x % 32, args.max_tile - 1))))
+	{
+		share();
+	}
+	__device__ void share()
+	{
+		const int64_t n = (int64_t)n_tile * a.p[phase].row_blocks * a.p[phase].n_split;
+		at = (int)(n * blockIdx.x / gridDim.x);
+		end = (int)(n * (blockIdx.x + 1) / gridDim.x);
+	}
+	__device__ moe_work get(int i)
+	{
+		const int lane = threadIdx.x % 32;
+		moe_work w = {};
+		if constexpr (C::LOOSE) {
+			while (at == end && phase < 2)
+				if (++phase < 2) share();
+			w.phase = -1;
+			if (phase == 2) return w;
+			const bool some = at + lane < end;
+			w = moe_work_of(a, near, !C::LOOSE, phase, min(at + lane, end - 1), 1);
+			const int n_k = __shfl_sync(0xffffffff, w.n_k, 0);
+			/* Parts of K may differ by an atom: such blocks do not share an item. */
+			const uint32_t same = __ballot_sync(0xffffffff, some && w.n_k == n_k && lane < C::UNITS);
+			const int n = __ffs(~same) - 1;
+			if (lane >= n) w.n_row = 0;
+			w.n_k = n_k;
+			at += n;
+		} else {
+			int ix = i * gridDim.x + blockIdx.x;
+			if (i >= 2) {
+				if (lane == 0) ix = 2 * gridDim.x + atomicAdd(&a.head->zero[0], 1);
+				ix = __shfl_sync(0xffffffff, ix, 0);
+			}
+			/* The last items are half as long, so that the SMs end together. */
+			constexpr int HALF = C::RB / 2;
+			const int half_groups = (a.p[1].row_blocks + HALF - 1) / HALF, n_half = min(n_tile, (2 * (int)gridDim.x + half_groups - 1) / half_groups);
+			const int n0 = n_tile * a.p[0].n_group, n1 = (n_tile - n_half) * a.p[1].n_group, n2 = n_half * half_groups;
+			if (ix < n0) w = moe_work_of(a, near, !C::LOOSE, 0, ix, C::RB);
+			else if (ix < n0 + n1) w = moe_work_of(a, near, !C::LOOSE, 1, ix - n0, C::RB);
+			else if (ix < n0 + n1 + n2) w = moe_work_of(a, near, !C::LOOSE, 1, ix - n0 - n1 + (n_tile - n_half) * half_groups, HALF);
+			else w.phase = -1;
+		}
+		return w;
+	}
+};
+
+/* Works items out and counts stored ones; one warp.  LOOSE items are fixed and short: worked out one item earlier. */
 template <class C> __device__ void moe_deal_items(const struct moe_experts_args &a, moe_ring<C> ring)
 {
-	const int lane = threadIdx.x % 32, n_tile = __ldcg(&a.head->n_tile);
-	const auto claim = [&](int i) {
-		int ix = i * gridDim.x + blockIdx.x;
-		if (i >= 2) {
-			if (lane == 0) ix = 2 * gridDim.x + atomicAdd(&a.head->zero[0], 1);
-			ix = __shfl_sync(0xffffffff, ix, 0);
-		}
-		return moe_work_of(a, ix, n_tile);
-	};
-	int tile[C::QUEUE]; /* of the items in the queue; -1: nothing to count; NONE: not yet used; END */
+	const int lane = threadIdx.x % 32;
+	moe_dealer<C> dealer(a);
+	int tile[C::QUEUE]; /* of this lane's unit of the items in the queue; -1: nothing to count; NONE: not yet used; END */
 	const int NONE = -2, END = -3;
 #pragma unroll
 	for (int i = 0; i < C::QUEUE; i++)
@@ -137,21 +194,22 @@ template <class C> __device__ void moe_deal_items(const struct moe_experts_args 
 			const int i = i0 + q;
 			moe_work w = {};
 			if (tile[q] == END) more = 0; /* dealt a round ago: all items are stored */
-			if (C::SPLIT && more) w = claim(i);
+			if (C::LOOSE && more) w = dealer.get(i);
 			if (tile[q] >= -1) {
 				mbar_wait(ring.stored(i), (i / C::QUEUE - 1) & 1);
-				if (lane == 0 && tile[q] >= 0) red_release(&a.tiles[tile[q]].done, 1);
+				if (lane < C::UNITS && tile[q] >= 0) red_release(&a.tiles[tile[q]].done, 1);
 				__syncwarp();
 			}
 			if (more) {
-				if (!C::SPLIT) w = claim(i);
-				if (lane == 0) {
-					const uint32_t at = ring.queue + q * 32;
-					sts128(at, make_uint4(w.phase, w.tile, w.group, w.split));
+				if (!C::LOOSE) w = dealer.get(i);
+				if (lane < C::UNITS) {
+					const uint32_t at = ring.queue + q * C::WORK + lane * 32;
+					sts128(at, make_uint4(w.phase, w.tile, w.rb, w.part));
 					sts128(at + 16, make_uint4(w.expert, w.row0, w.n_row, w.n_k));
-					mbar_arrive(ring.known(i));
 				}
-				tile[q] = w.phase < 0 ? END : w.phase == 0 ? w.tile : -1;
+				__syncwarp();
+				if (lane == 0) mbar_arrive(ring.known(i));
+				tile[q] = w.phase < 0 ? END : w.phase == 0 && w.n_row > 0 ? w.tile : -1;
 			}
 		}
 }
@@ -159,16 +217,21 @@ template <class C> __device__ void moe_deal_items(const struct moe_experts_args 
 template <class C> __device__ void moe_load_weights(const struct moe_experts_args &a, moe_ring<C> ring)
 {
 	const int lane = threadIdx.x % 32;
-	for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
+	for (;; ring.item++) {
+		ring.wait_work();
+		const moe_work w = ring.work(C::LOOSE ? lane % C::UNITS : 0);
+		if (w.phase < 0) break;
 		const struct moe_phase &p = a.p[w.phase];
-		const int n_block = min(C::RB, p.row_blocks - w.group * C::RB), k0 = p.k_atoms * w.split / p.n_split;
-		const uint8_t *src = p.w + ((size_t)(w.expert * p.row_blocks + w.group * C::RB + lane) * p.k_atoms + k0) * MOE_ATOM_BYTES;
+		const int k0 = C::LOOSE ? p.k_atoms * w.part / p.n_split : 0, rb = w.rb + (C::LOOSE ? 0 : lane);
+		const bool mine = lane < C::RB && (C::LOOSE ? w.n_row > 0 : rb < w.part);
+		const int n_block = __popc(__ballot_sync(0xffffffff, mine));
+		const uint8_t *src = p.w + ((size_t)(w.expert * p.row_blocks + rb) * p.k_atoms + k0) * MOE_ATOM_BYTES;
 		for (int k = 0; k < w.n_k; k += C::KT) {
 			const int bytes = min(C::KT, w.n_k - k) * MOE_ATOM_BYTES;
 			mbar_wait(ring.empty(), ring.parity ^ 1);
 			if (lane == 0) mbar_expect(ring.full(), n_block * bytes);
 			__syncwarp();
-			if (lane < n_block) bulk_load(ring.w + ring.s * C::W_STAGE + lane * C::KT * MOE_ATOM_BYTES, src, bytes, ring.full());
+			if (mine) bulk_load(ring.w + ring.s * C::W_STAGE + lane * C::KT * MOE_ATOM_BYTES, src, bytes, ring.full());
 			src += bytes;
 			ring.next();
 		}
@@ -177,72 +240,105 @@ template <class C> __device__ void moe_load_weights(const struct moe_experts_arg
 
 template <class C> __device__ void moe_gather_tokens(const struct moe_experts_args &a, moe_ring<C> ring)
 {
-	const int t = threadIdx.x - (C::MATH + 32), chunk = t & 7, row = t >> 3; /* 16-byte chunk of a row's atom; 8 rows a pass */
+	constexpr int PASS = C::NMAX / 8; /* 8 rows a pass */
+	const int t = threadIdx.x - (C::MATH + 32), chunk = t & 7, row = t >> 3; /* 16-byte chunk of a row's atom */
 	const uint32_t dst0 = ring.x + row * 128 + ((chunk ^ row) << 4);
 	int ready = -1;
-	for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
-		const struct moe_phase &p = a.p[w.phase];
-		const uint4 *src = p.src + p.k_atoms * w.split / p.n_split * 8 + chunk;
-		uint32_t off[C::NMAX / 8];
+	for (;; ring.item++) {
+		ring.wait_work();
+		uint32_t off[C::UNITS][PASS]; /* in 16 bytes */
+		int n_row[C::UNITS], phase = -1, n_k = 0;
+		const uint4 *src = NULL;
 #pragma unroll
-		for (int j = 0; j < C::NMAX / 8; j++) {
-			const int r = row + 8 * j;
-			int from = w.row0 + r;
-			if (w.phase == 0 && r < w.n_row) {
-				const int pair = a.sorted_pair[from];
-				if (w.group == 0 && chunk == 0) a.row_of_pair[pair] = from;
-				from = pair / a.n_used;
+		for (int u = 0; u < C::UNITS; u++) {
+			const moe_work w = ring.work(u);
+			if (w.phase < 0) {
+				cp_async_wait<0>();
+				return;
 			}
-			off[j] = from * p.src_pitch;
+			const struct moe_phase &p = a.p[w.phase];
+			phase = w.phase;
+			n_k = w.n_k;
+			n_row[u] = w.n_row;
+			src = p.src + chunk;
+#pragma unroll
+			for (int j = 0; j < PASS; j++) {
+				int from = w.row0 + row + 8 * j;
+				if (phase == 0 && row + 8 * j < w.n_row) {
+					const int pair = a.sorted_pair[from];
+					if (w.rb == 0 && chunk == 0) a.row_of_pair[pair] = from;
+					from = pair / a.n_used;
+				}
+				off[u][j] = from * p.src_pitch + (C::LOOSE ? p.k_atoms * w.part / p.n_split * 8 : 0);
+			}
+			if (phase && w.n_row > 0 && ready != w.tile) { /* the rows of act must be complete */
+				if (t % 32 == 0)
+					while (ld_acquire(&a.tiles[w.tile].done) < a.p[0].n_group)
+						;
+				__syncwarp();
+				ready = w.tile;
+			}
 		}
-		if (w.phase && ready != w.tile) { /* the rows of act must be complete */
-			if (t % 32 == 0)
-				while (ld_acquire(&a.tiles[w.tile].done) < a.p[0].n_group)
-					;
-			__syncwarp();
-			ready = w.tile;
-		}
-		for (int k = 0; k < w.n_k; k += C::KT) {
+		for (int k = 0; k < n_k; k += C::KT) {
 			const uint32_t dst = dst0 + ring.s * C::X_STAGE;
 			mbar_wait(ring.empty(), ring.parity ^ 1);
-			if (w.n_k - k >= C::KT) {
 #pragma unroll
-				for (int j = 0; j < C::NMAX / 8; j++)
-					if (row + 8 * j < w.n_row) {
-						const uint4 *from = src + off[j];
+			for (int u = 0; u < C::UNITS; u++)
+				if (n_k - k >= C::KT) {
 #pragma unroll
-						for (int ka = 0; ka < C::KT; ka++)
-							cp_async16(dst + j * 1024 + ka * C::X_TILE, from + ka * 8);
-					}
-			} else
-				for (int ka = 0; ka < w.n_k - k; ka++)
+					for (int j = 0; j < PASS; j++)
+						if (row + 8 * j < n_row[u]) {
+							const uint4 *from = src + off[u][j];
 #pragma unroll
-					for (int j = 0; j < C::NMAX / 8; j++)
-						if (row + 8 * j < w.n_row) cp_async16(dst + j * 1024 + ka * C::X_TILE, src + off[j] + ka * 8);
+							for (int ka = 0; ka < C::KT; ka++)
+								cp_async16(dst + u * C::X_UNIT + j * 1024 + ka * C::X_TILE, from + ka * 8);
+						}
+				} else
+					for (int ka = 0; ka < n_k - k; ka++)
+#pragma unroll
+						for (int j = 0; j < PASS; j++)
+							if (row + 8 * j < n_row[u]) cp_async16(dst + u * C::X_UNIT + j * 1024 + ka * C::X_TILE, src + off[u][j] + ka * 8);
 			cp_async_arrive(ring.full());
 			src += C::KT * 8;
 			ring.next();
 		}
 	}
-	cp_async_wait<0>();
 }
 
 /* ---- math --------------------------------------------------------------------------------------------------------- */
+/* d += fragments x tokens with the narrowest instruction of LO, LO + STEP .. HI that holds n_row tokens.  One main loop serves
+ * all widths: with a loop for each, ptxas keeps every loop's fragments alive around the item loop and runs out of registers
+ * (C7512).  Fence and commit stand in each branch, next to their wgmma, or ptxas adds its own (C7519). */
+template <int LO, int HI, int STEP, int NR>
+__device__ __forceinline__ void moe_wgmma_atom(float (&d)[NR], const uint32_t (&frag)[4][4], uint32_t desc, int n_row)
+{
+	if constexpr (LO == HI) {
+		wgmma_fence();
+#pragma unroll
+		for (int k = 0; k < 4; k++)
+			wgmma<HI>::rs(*(float(*)[HI / 2]) & d, frag[k], wgmma_desc(desc + 2 * k));
+		wgmma_commit();
+	} else {
+		constexpr int MID = LO + (HI - LO) / STEP / 2 * STEP;
+		if (n_row <= MID) moe_wgmma_atom<LO, MID, STEP>(d, frag, desc, n_row);
+		else moe_wgmma_atom<MID + STEP, HI, STEP>(d, frag, desc, n_row);
+	}
+}
+
 /* One item's product: d[m] += W x over n_k atoms.  Atoms are taken in pairs, one per fragment set, so that a set is rewritten
  * only after its instructions have retired (wait 1).  MT = 2: a pair is one k atom of the two row blocks; MT = 1: two k atoms
  * of the one row block.  The loop over pairs is not unrolled: with four atoms in a row ptxas can no longer prove the fragments
  * safe and serialises every wgmma (C7513). */
-template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][N / 2], moe_ring<C> &ring, int n_k, int wg, int t)
+template <class C, int LO, int HI> __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][HI / 2], moe_ring<C> &ring, int n_k, int n_row, int wg, int t)
 {
 	constexpr int ATOM = MOE_ATOM_BYTES;
 	constexpr bool ALONG_K = C::MT == 1;
-	constexpr int W_STEP = ALONG_K ? ATOM : C::KT * ATOM, W_PAIR = ALONG_K ? 2 * C::WAYS * ATOM : ATOM;
-	constexpr int X_STEP = ALONG_K ? C::X_TILE : 0, X_PAIR = ALONG_K ? 2 * C::WAYS * C::X_TILE : C::X_TILE;
-	const int way = C::SPLIT ? wg : 0; /* this warpgroup's pairs of a stage: way, way + WAYS, ... */
-	const uint32_t base = ring.w + (C::SPLIT ? wg * 2 * ATOM : wg * C::MT * C::KT * ATOM);
+	constexpr int W_STEP = ALONG_K ? ATOM : C::KT * ATOM, W_PAIR = ALONG_K ? 2 * ATOM : ATOM;
+	constexpr int X_STEP = ALONG_K ? C::X_TILE : 0, X_PAIR = ALONG_K ? 2 * C::X_TILE : C::X_TILE;
+	const uint32_t base = ring.w + wg * C::MT * C::KT * ATOM;
 	const uint32_t codes = base + t * 16, scales = base + MOE_ATOM_CODES + (t / 32 * 8 + t % 32 / 4) * 4;
-	const uint32_t desc0 = wgmma_desc_low(ring.x + way * 2 * C::X_TILE);
-	const auto n_pair_of = [&](int kt) { return ALONG_K ? kt / (2 * C::WAYS) + (kt % (2 * C::WAYS) >= 2 * way + 2) : kt; };
+	const uint32_t desc0 = wgmma_desc_low(ring.x + (C::LOOSE ? wg * C::X_UNIT : 0));
+	const auto n_pair_of = [&](int kt) { return ALONG_K ? kt / 2 : kt; };
 	const auto release = [&](int stage) {
 		__syncwarp();
 		if (t % 32 == 0) mbar_arrive(ring.bars + stage * 16 + 8);
@@ -254,7 +350,7 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 #pragma unroll
 	for (int m = 0; m < C::MT; m++)
 #pragma unroll
-		for (int i = 0; i < N / 2; i++)
+		for (int i = 0; i < HI / 2; i++)
 			d[m][i] = 0;
 	const uint32_t merge = mxfp4_merge_mask();
 	uint32_t frag[2][4][4];
@@ -277,11 +373,7 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 #pragma unroll 1
 		for (int pair = 0; pair < n_pair; pair++) {
 			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
-			wgmma_fence();
-#pragma unroll
-			for (int k = 0; k < 4; k++)
-				wgmma<N>::rs(d[0], frag[0][k], wgmma_desc(desc + 2 * k));
-			wgmma_commit();
+			moe_wgmma_atom<LO, HI, C::NSTEP>(d[0], frag[0], desc, n_row);
 			wgmma_wait<1>();
 			if (pair == 0 && last >= 0) release(last);
 			uint32_t at = ring.s * C::W_STAGE + (pair + 1) * W_PAIR;
@@ -293,11 +385,7 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 			code[0] = lds128(codes + at); /* after the last stage: not used */
 			scale[0] = lds32(scales + at);
 			mxfp4_expand_atom(code[1], scale[1], merge, frag[1]);
-			wgmma_fence();
-#pragma unroll
-			for (int k = 0; k < 4; k++)
-				wgmma<N>::rs(d[C::MT - 1], frag[1][k], wgmma_desc(desc + X_STEP / 16 + 2 * k));
-			wgmma_commit();
+			moe_wgmma_atom<LO, HI, C::NSTEP>(d[C::MT - 1], frag[1], desc + X_STEP / 16, n_row);
 			code[1] = lds128(codes + at + W_STEP);
 			scale[1] = lds32(scales + at + W_STEP);
 			wgmma_wait<1>();
@@ -316,17 +404,13 @@ template <class C, int N> __device__ __forceinline__ void moe_multiply(float (&d
 			last = ring.s;
 			ring.next();
 		}
-		if (kt_last % (2 * C::WAYS) == 2 * way + 1) {
+		if (kt_last & 1) {
 			const uint32_t at = last * C::W_STAGE + n_pair_last * W_PAIR;
 			const uint32_t desc = __shfl_sync(0xffffffff, desc0 + last * (C::X_STAGE / 16) + n_pair_last * (X_PAIR / 16), 0);
 			code[0] = lds128(codes + at);
 			scale[0] = lds32(scales + at);
 			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
-			wgmma_fence();
-#pragma unroll
-			for (int k = 0; k < 4; k++)
-				wgmma<N>::rs(d[0], frag[0][k], wgmma_desc(desc + 2 * k));
-			wgmma_commit();
+			moe_wgmma_atom<LO, HI, C::NSTEP>(d[0], frag[0], desc, n_row);
 			wgmma_wait<0>();
 			pin(d[0]);
 		}
@@ -418,7 +502,7 @@ template <class C> __device__ __forceinline__ moe_factors moe_load_factors(const
 #pragma unroll
 	for (int m = 0; m < C::MT; m++) {
 		f.bias[m][0] = f.bias[m][1] = 0;
-		if (p.bias && w.split == 0 && rb + m < p.row_blocks) {
+		if (p.bias && (C::LOOSE ? w.part == 0 : rb + m < w.part)) {
 			const float *b = p.bias + (w.phase ? (size_t)w.expert * a.n_embd + (rb + m) * 64 + t / 32 * 16 + g
 			                                   : ((size_t)w.expert * a.n_ff + (rb + m) * 32 + t / 32 * 8 + g) * 2);
 			f.bias[m][0] = ld_const(b);
@@ -436,6 +520,7 @@ template <int N> __device__ __forceinline__ void moe_store_act(const struct moe_
 	__nv_bfloat16 *out = a.act + (size_t)(w.row0 + lane / 4) * a.n_ff + ch + lane % 4 * 2;
 #pragma unroll
 	for (int j = 0; j < N / 8; j++) {
+		if (8 * j >= w.n_row) break;
 		float v[2];
 #pragma unroll
 		for (int i = 0; i < 2; i++)
@@ -452,7 +537,7 @@ template <int N, bool F32> __device__ __forceinline__ void moe_store_y(const str
 {
 	const int lane = t % 32, ch = rb * 64 + t / 32 * 16, stride = opaque(8 * a.n_embd);
 	if constexpr (F32) {
-		float *out = (float *)a.y + ((size_t)w.split * a.n_pair + w.row0 + lane % 4 * 2) * a.n_embd + ch + lane / 4;
+		float *out = (float *)a.y + ((size_t)w.part * a.n_pair + w.row0 + lane % 4 * 2) * a.n_embd + ch + lane / 4;
 #pragma unroll
 		for (int j = 0; j < N / 8; j++) {
 #pragma unroll
@@ -467,6 +552,7 @@ template <int N, bool F32> __device__ __forceinline__ void moe_store_y(const str
 		__nv_bfloat16 *out = (__nv_bfloat16 *)a.y + (size_t)(w.row0 + lane / 4) * a.n_embd + ch + lane % 4 * 2;
 #pragma unroll
 		for (int j = 0; j < N / 8; j++) {
+			if (8 * j >= w.n_row) break;
 			uint32_t v[2];
 #pragma unroll
 			for (int h = 0; h < 2; h++)
@@ -480,59 +566,35 @@ template <int N, bool F32> __device__ __forceinline__ void moe_store_y(const str
 	}
 }
 
-enum { BAR_SUM_FULL = 3, BAR_SUM_FREE = 4 };
-
-template <class C, int N> __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
+template <class C, int LO, int HI>
+__device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
 {
-	const int rb = C::SPLIT ? w.group : w.group * C::RB + wg * C::MT;
-	const moe_factors f = moe_load_factors<C>(a, w, rb, t);
-	float d[C::MT][N / 2];
-	moe_multiply<C, N>(d, ring, w.n_k, wg, t);
-	if constexpr (C::SPLIT) { /* warpgroup 0 adds the others' sums in order */
-		constexpr int COUNT = C::MATH;
-		if (wg > 0) {
-			bar_sync<BAR_SUM_FREE, COUNT>();
-#pragma unroll
-			for (int i = 0; i < N / 2; i++)
-				sts_f32(ring.sum + (wg - 1) * C::SUM + i * 512 + t * 4, d[0][i]);
-			bar_arrive<BAR_SUM_FULL, COUNT>();
-			return;
-		}
-		bar_sync<BAR_SUM_FULL, COUNT>();
-#pragma unroll
-		for (int g = 0; g < C::WGS - 1; g++)
-#pragma unroll
-			for (int i = 0; i < N / 2; i++)
-				d[0][i] += lds_f32(ring.sum + g * C::SUM + i * 512 + t * 4);
-		bar_arrive<BAR_SUM_FREE, COUNT>();
+	if constexpr (HI - LO == C::NSTEP) { /* two widths can have a loop each, which saves a branch an atom */
+		if (w.n_row <= LO) moe_item<C, LO, LO>(a, w, ring, wg, t);
+		else moe_item<C, HI, HI>(a, w, ring, wg, t);
+		return;
 	}
+	const int rb = w.rb + (C::LOOSE ? 0 : wg * C::MT);
+	const moe_factors f = moe_load_factors<C>(a, w, rb, t);
+	float d[C::MT][HI / 2];
+	moe_multiply<C, LO, HI>(d, ring, w.n_k, w.n_row, wg, t);
 #pragma unroll
 	for (int m = 0; m < C::MT; m++)
-		if (rb + m < a.p[w.phase].row_blocks) {
-			if (w.phase == 0) moe_store_act<N>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
-			else moe_store_y<N, C::SPLIT>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
+		if (C::LOOSE || rb + m < w.part) {
+			if (w.phase == 0) moe_store_act<HI>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
+			else moe_store_y<HI, C::LOOSE>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
 		}
 }
 
-/* The smallest compiled width that holds the tile's rows. */
-template <class C, int N, int... WIDER>
-__device__ __forceinline__ void moe_item_of_width(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
-{
-	if constexpr (sizeof...(WIDER) == 0) moe_item<C, N>(a, w, ring, wg, t);
-	else if (w.n_row <= N) moe_item<C, N>(a, w, ring, wg, t);
-	else moe_item_of_width<C, WIDER...>(a, w, ring, wg, t);
-}
-
-template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
+template <class C> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_sm90_kernel(const __grid_constant__ struct moe_experts_args a)
 {
 	extern __shared__ __align__(1024) uint8_t raw[];
 	const uint32_t base = (smem_u32(raw) + 1023) & ~1023u;
 	moe_ring<C> ring;
 	ring.x = base;
 	ring.w = ring.x + C::STAGES * C::X_STAGE;
-	ring.sum = ring.w + C::STAGES * C::W_STAGE;
-	ring.queue = ring.sum + (C::WAYS - 1) * C::SUM;
-	ring.bars = ring.queue + C::QUEUE * 32;
+	ring.queue = ring.w + C::STAGES * C::W_STAGE;
+	ring.bars = ring.queue + C::QUEUE * C::WORK;
 
 	if (threadIdx.x == 0) {
 		for (int s = 0; s < C::STAGES; s++) {
@@ -558,12 +620,19 @@ template <class C, int... NS> __global__ void __launch_bounds__(C::THREADS, 1) m
 	} else {
 		regs_inc<C::MATH_REGS>();
 		const int wg = __shfl_sync(0xffffffff, threadIdx.x / 128, 0), t = threadIdx.x % 128;
-		if (C::SPLIT && wg == 0) bar_arrive<BAR_SUM_FREE, C::MATH>();
-		for (moe_work w = ring.next_work(); w.phase >= 0; w = ring.next_work()) {
-			if (!C::SPLIT && w.group * C::RB + wg * C::MT >= a.p[w.phase].row_blocks) moe_skip<C>(ring, w.n_k, t);
-			else moe_item_of_width<C, NS...>(a, w, ring, wg, t);
+		for (;; ring.item++) {
+			ring.wait_work();
+			const moe_work w = ring.work(C::LOOSE ? wg : 0);
+			if (w.phase < 0) break;
+			if (C::SKEW && wg == 1 && ring.item == 0) {
+				mbar_wait(ring.full(), 0);
+				for (const int t0 = clock(); clock() - t0 < C::SKEW;)
+					;
+			}
+			if (C::LOOSE ? w.n_row == 0 : w.rb + wg * C::MT >= w.part) moe_skip<C>(ring, w.n_k, t);
+			else moe_item<C, C::NMIN, C::NMAX>(a, w, ring, wg, t);
 			__syncwarp();
-			if (t % 32 == 0) mbar_arrive(ring.stored(ring.item - 1));
+			if (t % 32 == 0) mbar_arrive(ring.stored(ring.item));
 		}
 	}
 }

@@ -1,0 +1,37 @@
+# cuda.mk - the CUDA backend, a library of its own: `make cuda`, `make test-gpu`, `make bench-gpu`.  Nothing here is built unless asked.
+# Kernels are built for sm_90a.  A ptxas warning that wgmma was serialised or given too few registers (C75xx), or a spill in an
+# expert kernel, fails the build: it costs more than any tuning gains.
+
+NVCC      = nvcc
+NVCCFLAGS = -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -Iinclude -Isrc -Isrc/kernels/cuda --cudart static
+CU_HEAD  := $(wildcard src/kernels/cuda/*.h src/kernels/cuda/*.cuh src/kernels/cuda/device/*.cuh include/*.h)
+CU_OBJ   := $(patsubst src/kernels/cuda/%.cu,$(B)/cuda/%.o,$(wildcard src/kernels/cuda/*.cu)) $(B)/cuda/err.o
+CU_TESTS := $(patsubst tests/cuda/%.cu,$(B)/cuda/%,$(wildcard tests/cuda/test_*.cu))
+CU_BENCH := $(patsubst bench/%.cu,$(B)/cuda/%,$(wildcard bench/bench_*.cu))
+BENCH_GPU_ARGS =# passed to each bench
+
+.PHONY: cuda test-gpu bench-gpu
+cuda: $(B)/libmoxie-cuda.so                      ## build the CUDA backend, needs nvcc
+test-gpu: $(CU_TESTS)                            ## build and run the tests of the CUDA backend, needs a GPU
+	@for t in $^; do echo "$$t"; $$t || exit 1; done
+bench-gpu: $(CU_BENCH)                           ## measure the CUDA backend, needs a GPU
+	@for b in $^; do $$b $(BENCH_GPU_ARGS) || exit 1; done
+
+$(B)/cuda/err.o: src/base/err.c src/base/err.h include/moxie_status.h
+	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
+$(B)/cuda/%.o: src/kernels/cuda/%.cu $(CU_HEAD)
+	@mkdir -p $(@D) && echo "NVCC $<"
+	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
+	@! grep -E 'warning|\(C75[0-9]+\)' $@.log || { rm -f $@; exit 1; }
+$(B)/cuda/moe_experts_%.o: src/kernels/cuda/moe_experts_%.cu $(CU_HEAD)
+	@mkdir -p $(@D) && echo "NVCC $<"
+	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
+	@! grep -E 'warning|\(C75[0-9]+\)|[1-9][0-9]* bytes spill' $@.log || { rm -f $@; exit 1; }
+$(B)/libmoxie-cuda.so: $(CU_OBJ)
+	@$(NVCC) -shared --cudart static -o $@ $^ -ldl
+$(B)/cuda/test_%: tests/cuda/test_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
+	@echo "NVCC $<"
+	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) -ldl
+$(B)/cuda/bench_%: bench/bench_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
+	@echo "NVCC $<"
+	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) -ldl
