@@ -233,13 +233,16 @@ static void all_lines(struct bench *b)
 
 int bench_ops_main(int argc, char **argv)
 {
-	static const struct option opt[] = { { "threads", 1, 0, 't' }, { "isa", 1, 0, 'i' }, { "json", 1, 0, 'j' }, { "seconds", 1, 0, 's' }, { 0 } };
+	static const struct option opt[] = { { "threads", 1, 0, 't' }, { "isa", 1, 0, 'i' }, { "json", 1, 0, 'j' }, { "seconds", 1, 0, 's' },
+		{ "help", 0, 0, 'h' }, { 0 } };
 	static const char *const isa_word[] = { "ref", "avx2", "avx512", "amx", "auto" };
 	struct bench b = { .seconds = 1, .pool_bytes = (size_t)2 << 30 };
 	int n_thread = 0, isa = CPU_AUTO;
 	const char *json = NULL;
+	static const char usage[] = "usage: moxie bench op [NAME...] [--isa ref|avx2|avx512|amx|auto] [--threads N] [--seconds S] [--json FILE]\n"
+				    "Ops whose name contains NAME; S seconds each.\n";
 	optind = 1;
-	for (int o; (o = getopt_long(argc, argv, "t:i:j:s:", opt, NULL)) != -1;) {
+	for (int o; (o = getopt_long(argc, argv, "t:i:j:s:h", opt, NULL)) != -1;) {
 		if (o == 't')
 			n_thread = atoi(optarg);
 		else if (o == 'j')
@@ -247,10 +250,16 @@ int bench_ops_main(int argc, char **argv)
 		else if (o == 's')
 			b.seconds = atof(optarg);
 		else if (o == 'i') {
-			for (isa = 0; isa <= CPU_AUTO && strcmp(optarg, isa_word[isa]); isa++)
+			for (isa = 0; isa < CPU_AUTO && strcmp(optarg, isa_word[isa]); isa++)
 				;
-		} else
-			return 2;
+			if (strcmp(optarg, isa_word[isa])) {
+				fprintf(stderr, "moxie bench: no instruction set '%s'\n%s", optarg, usage);
+				return 2;
+			}
+		} else {
+			fputs(usage, o == 'h' ? stdout : stderr);
+			return o == 'h' ? 0 : 2;
+		}
 	}
 	b.name = argv + optind;
 	b.n_name = argc - optind;
