@@ -47,11 +47,7 @@ template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int N
 	static const int QUEUE = 2;                            /* items worked out ahead */
 	static const int WORK = UNITS * 32;                    /* bytes of an item in the queue */
 	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + STAGES * 16 + QUEUE * (WORK + 16);
-	/* Clocks by which warpgroup 1 starts late, so that one multiplies while the other is in its epilogue. */
-#ifndef MOE_SKEW
-#define MOE_SKEW 3000
-#endif
-	static const int SKEW = WGS == 2 && NMAX > 64 ? MOE_SKEW : 0;
+	static const int SKEW = WGS == 2 ? 3000 : 0;           /* clocks: warpgroup 1 starts late, to multiply while the other stores */
 	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
 	/* of the registers given at launch: 96 x 5 or 168 x 3 warpgroups */
 	static const int MATH_REGS = WGS == 4 ? 104 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = WGS == 4 ? 64 : NMAX <= 64 ? 88 : 56;
@@ -63,11 +59,11 @@ template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int N
 
 /* ---- the items ------------------------------------------------------------------------------------------------------ */
 struct moe_work {
-	int phase; /* 0, 1; -1: no more work */
+	int phase;               /* 0, 1; -1: no more work */
 	int tile, rb;            /* rb: first row block */
 	int part;                /* LOOSE: part of K; else: the row block after the last */
 	int expert, row0, n_row; /* n_row 0: nothing for this warpgroup (LOOSE) */
-	int n_k;   /* k atoms */
+	int n_k;                 /* k atoms */
 };
 
 /* Item ix of a phase that is dealt tile by tile, then part of K by part, then by `step` row blocks.  near: tile number `lane`;
