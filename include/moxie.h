@@ -217,13 +217,57 @@ struct moxie_generate_result {
 	size_t struct_size;
 	enum moxie_finish finish;
 	size_t n_prompt, n_reused, n_out; /* tokens */
-	double prefill_seconds, decode_seconds, first_token_seconds;
+	double prefill_seconds, decode_seconds, first_token_seconds, queue_seconds;
 };
 
 /* Feeds ids (keeping what the timeline shares with them), then samples until the answer ends.  The text of an answer comes
  * through on_event alone.  Returns 0 for every finish above. */
 MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, const struct moxie_generate_params *p,
                              struct moxie_generate_result *r, struct moxie_err *err);
+
+/* ---- many requests at once -------------------------------------------------------------------------------------------- */
+
+/* A thread of its own that steps a model's requests together: running ones decode in one batch, waiting ones are prefilled
+ * a chunk at a time between the steps, in order of arrival.  Nobody else may step the model meanwhile. */
+typedef struct moxie_engine moxie_engine;
+
+struct moxie_engine_params {
+	size_t struct_size;
+	int n_ctx;        /* most tokens of one request, prompt and answer; 0: as moxie_session_create */
+	int n_queued;     /* most requests waiting; 0: 1024 */
+	int no_reuse;     /* 1: never continue an earlier request's KV cache */
+};
+
+/* Up to the model's n_seq requests run at once. */
+MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const struct moxie_engine_params *p, struct moxie_err *err);
+/* Cancels what is left; every on_finish has been called when it returns. */
+MOXIE_API void moxie_engine_free(moxie_engine *e);
+
+struct moxie_request {
+	size_t struct_size;
+	const int32_t *ids;               /* [n], copied, as are the stop strings */
+	size_t n;
+	struct moxie_generate_params p;   /* on_event runs on the engine's thread: it must not block or call the engine */
+	/* Called exactly once, on the engine's thread, after the last on_event.  status: 0, or what went wrong (err). */
+	void (*on_finish)(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *err);
+};
+
+/*   MOXIE_E_TOO_SMALL  n_queued requests are waiting; try later
+ *   MOXIE_E_KV_FULL    prompt plus max_tokens can never fit n_ctx (max_tokens 0: the prompt alone)
+ *   MOXIE_E_ARG        a token, a sampling value, or an empty prompt */
+MOXIE_API int moxie_engine_submit(moxie_engine *e, const struct moxie_request *r, uint64_t *id, struct moxie_err *err);
+/* From any thread; the request finishes with MOXIE_FINISH_CANCEL within two steps.  Unknown or finished ids are ignored. */
+MOXIE_API void moxie_engine_cancel(moxie_engine *e, uint64_t id);
+
+struct moxie_engine_stats {
+	size_t struct_size;
+	int n_running, n_queued, n_seq;
+	uint64_t n_requests, n_finished, n_cancelled, n_failed;
+	uint64_t prompt_tokens, reused_tokens, generated_tokens, n_steps;
+	uint64_t kv_tokens, kv_capacity; /* tokens held by running requests, and room for them */
+	double decode_tokens_per_second; /* over the last few seconds */
+};
+MOXIE_API int moxie_engine_get_stats(moxie_engine *e, struct moxie_engine_stats *st);
 
 /* ---- looking without loading ---------------------------------------------------------------------------------------- */
 

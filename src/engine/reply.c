@@ -1,0 +1,139 @@
+#include "engine/reply.h"
+
+#include <string.h>
+
+static void emit(struct reply *a, const struct moxie_event *ev, int32_t id)
+{
+	if (!a->refused && a->p->on_event && a->p->on_event(a->p->ud, ev, id))
+		a->refused = true;
+}
+
+/* The longest end of text that begins some stop string, but is not all of it. */
+static size_t stop_begun(const struct moxie_generate_params *p, const char *text, size_t n)
+{
+	size_t longest = 0;
+	for (size_t i = 0; i < p->n_stop; i++) {
+		size_t len = strlen(p->stop[i]);
+		for (size_t k = len ? len - 1 : 0; k > longest; k--)
+			if (k <= n && !memcmp(text + n - k, p->stop[i], k))
+				longest = k;
+	}
+	return longest;
+}
+
+/* Text of the watched channel: gives out what can no longer be part of a stop string. */
+static int watch_stops(struct reply *a, struct moxie_event *ev, int32_t id, bool flush)
+{
+	if (ev->n_text && !buf_append(&a->held, ev->text, ev->n_text))
+		return MOXIE_E_NOMEM;
+	size_t n = a->held.n, cut = n;
+	for (size_t i = 0; i < a->p->n_stop; i++) {
+		const char *at = a->p->stop[i][0] && a->held.p ? memmem(a->held.p, n, a->p->stop[i], strlen(a->p->stop[i])) : NULL;
+		if (at && (size_t)(at - a->held.p) < cut)
+			cut = (size_t)(at - a->held.p), a->stopped = true;
+	}
+	size_t keep = a->stopped || flush ? 0 : stop_begun(a->p, a->held.p, n);
+	size_t n_out = a->stopped ? cut : n - keep;
+	struct moxie_event out = *ev;
+	out.kind = n_out ? MOXIE_EV_TEXT : MOXIE_EV_NONE;
+	out.n_text = n_out;
+	char first_kept = n_out < n ? a->held.p[n_out] : 0;
+	out.text = n ? a->held.p : "";
+	if (n)
+		a->held.p[n_out] = 0;
+	if (n_out || !flush)
+		emit(a, &out, id);
+	if (n) {
+		a->held.p[n_out] = first_kept;
+		memmove(a->held.p, a->held.p + n_out, n - n_out);
+		a->held.n = n - n_out;
+		a->held.p[a->held.n] = 0;
+	}
+	return 0;
+}
+
+/* One event on its way to the caller.  The parser may end a message with bytes it held back: here they come first. */
+static int pass(struct reply *a, struct moxie_event *ev, int32_t id)
+{
+	if (ev->n_text && ev->kind != MOXIE_EV_TEXT) {
+		struct moxie_event text = *ev;
+		text.kind = MOXIE_EV_TEXT;
+		int rc = pass(a, &text, id);
+		if (rc < 0)
+			return rc;
+		ev->text = "";
+		ev->n_text = 0;
+	}
+	bool watched = a->p->n_stop && (!a->parser || !strcmp(ev->channel, "final"));
+	if (watched && ev->kind == MOXIE_EV_TEXT)
+		return watch_stops(a, ev, id, false);
+	if (watched && ev->kind != MOXIE_EV_NONE && a->held.n) { /* the message ends: what was held is text after all */
+		struct moxie_event rest = *ev;
+		rest.n_text = 0;
+		int rc = watch_stops(a, &rest, id, true);
+		if (rc < 0)
+			return rc;
+	}
+	if (!a->stopped)
+		emit(a, ev, id);
+	return 0;
+}
+
+int reply_init(struct reply *a, const struct tokenizer *t, const struct moxie_generate_params *p, struct moxie_err *err)
+{
+	*a = (struct reply){ .p = p, .t = t };
+	return t && !p->raw ? harmony_parser_create(&a->parser, t, err) : 0;
+}
+
+void reply_free(struct reply *a)
+{
+	harmony_parser_free(a->parser);
+	buf_free(&a->raw);
+	buf_free(&a->held);
+}
+
+int reply_take(struct reply *a, int32_t id, bool eos)
+{
+	struct moxie_event ev = { .text = "", .channel = "" };
+	int rc = 0;
+	if (eos && !a->parser)
+		return 0;
+	if (!a->t) {
+		emit(a, &ev, id);
+		return 0;
+	}
+	if (a->parser) {
+		rc = harmony_parser_push(a->parser, id, &ev);
+	} else {
+		a->raw.n = 0;
+		rc = detok_push(&a->detok, a->t, id, true, &a->raw);
+		ev.text = a->raw.n ? a->raw.p : "";
+		ev.n_text = a->raw.n;
+		ev.kind = ev.n_text ? MOXIE_EV_TEXT : MOXIE_EV_NONE;
+	}
+	return rc < 0 ? rc : pass(a, &ev, id);
+}
+
+int reply_finish(struct reply *a)
+{
+	struct moxie_event ev = { .text = "", .channel = "" };
+	int rc;
+	if (!a->t || a->stopped)
+		return 0;
+	if (a->parser) {
+		rc = harmony_parser_finish(a->parser, &ev);
+	} else {
+		a->raw.n = 0;
+		rc = detok_finish(&a->detok, &a->raw);
+		ev.text = a->raw.n ? a->raw.p : "";
+		ev.n_text = a->raw.n;
+		ev.kind = ev.n_text ? MOXIE_EV_TEXT : MOXIE_EV_NONE;
+	}
+	if (rc == 0 && ev.kind != MOXIE_EV_NONE)
+		rc = pass(a, &ev, -1);
+	if (rc == 0 && !a->stopped && a->held.n) {
+		ev = (struct moxie_event){ .text = "", .channel = a->parser ? "final" : "" };
+		rc = watch_stops(a, &ev, -1, true);
+	}
+	return rc;
+}
