@@ -56,6 +56,8 @@ $(B)/%.o: %.c | $(B)/.ready
 	@$(CC) $(FLAGS) -c -o $@ $<
 $(B)/libmoxie.a: $(LIB_OBJ)
 	@rm -f $@ && ar rcs $@ $^
+$(B)/static/libmoxie.a: $(LIB_OBJ)# the one that is installed: only moxie_* names can clash with its user's
+	@mkdir -p $(@D) && rm -f $@ && ld -r -o $(B)/static/moxie.o $^ && objcopy --localize-hidden $(B)/static/moxie.o && ar rcs $@ $(B)/static/moxie.o
 $(B)/$(SO): $(LIB_OBJ) packaging/libmoxie.map
 	@$(CC) $(FLAGS) -shared -Wl,-soname,libmoxie.so.0 -Wl,--version-script=packaging/libmoxie.map -o $@ $(LIB_OBJ) $(LDFLAGS) $(LDLIBS)
 	@ln -sf $(SO) $(B)/libmoxie.so.0 && ln -sf libmoxie.so.0 $(B)/libmoxie.so
@@ -75,13 +77,14 @@ $(B)-fuzz/fuzz_%.run: $(B)-fuzz/fuzz_%
 	@tools/run_fuzz.sh $< $(FUZZ_SECONDS) $(wildcard tests/fuzz/corpus/$* tests/fuzz/corpus/fuzz_$*)
 
 PC = sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|'
-install: all                                     ## install under DESTDIR/PREFIX (PREFIX=/usr/local)
+install: all $(B)/static/libmoxie.a              ## install under DESTDIR/PREFIX (PREFIX=/usr/local)
 	install -Dm755 $(B)/moxie -t $(DESTDIR)$(PREFIX)/bin
 	install -Dm644 include/*.h -t $(DESTDIR)$(PREFIX)/include
-	install -Dm644 $(B)/libmoxie.a -t $(DESTDIR)$(LIBDIR)
+	install -Dm644 $(B)/static/libmoxie.a -t $(DESTDIR)$(LIBDIR)
 	install -Dm755 $(B)/$(SO) -t $(DESTDIR)$(LIBDIR)
 	ln -sf $(SO) $(DESTDIR)$(LIBDIR)/libmoxie.so.0
 	ln -sf libmoxie.so.0 $(DESTDIR)$(LIBDIR)/libmoxie.so
+	install -Dm644 models/wordmath/* -t $(DESTDIR)$(PREFIX)/share/moxie/models/wordmath
 	install -Dm644 docs/moxie.1 -t $(DESTDIR)$(PREFIX)/share/man/man1
 	install -Dm644 packaging/moxie.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/moxie
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/moxie
