@@ -253,7 +253,10 @@ static char *edit(const char *prompt)
 		if (done == GO_ON && !more_waits()) /* a paste is drawn once */
 			draw(&e);
 	}
-	draw(&e);
+	if (done == DONE && e.t.n) /* what was edited in one sliding row stays on the screen whole */
+		printf("\r\033[K%s%.*s", prompt, (int)e.t.n, e.t.p);
+	else
+		draw(&e);
 	free(e.draft);
 	if (done == END_OF_INPUT) {
 		free(e.t.p);
