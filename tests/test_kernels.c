@@ -220,7 +220,7 @@ TEST(gemm_batch_invariant)
 	float *a = rnd_act(T * K, PLAIN), *all = take(T * N, sizeof *all), *some = take(T * N, sizeof *some);
 	struct kern_limits lim = small;
 	lim.n_embd = K;
-	for (int isa = CPU_REF; isa < CPU_AUTO; isa++) {
+	for (int isa = FIRST_ISA; isa < CPU_AUTO; isa++) {
 		struct kern *k = open_kern(&lim, isa, 2);
 		if (!k)
 			continue;
@@ -528,7 +528,7 @@ static void route_case(int n_tok, int n_expert, int n_used, int n_embd, int ties
 	tables_init(&c);
 	struct kern_limits lim = small;
 	lim.n_tok = n_tok, lim.n_embd = n_embd, lim.n_expert = n_expert, lim.n_used = n_used;
-	for (int isa = CPU_REF; isa < CPU_AUTO; isa++) {
+	for (int isa = FIRST_ISA; isa < CPU_AUTO; isa++) {
 		struct kern *k = open_kern(&lim, isa, 2);
 		if (!k)
 			continue;
