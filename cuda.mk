@@ -10,12 +10,14 @@ CU_TESTS := $(patsubst tests/cuda/%.cu,$(B)/cuda/%,$(wildcard tests/cuda/test_*.
 CU_BENCH := $(patsubst bench/%.cu,$(B)/cuda/%,$(wildcard bench/bench_*.cu))
 BENCH_GPU_ARGS =# passed to each bench
 
-.PHONY: cuda test-gpu bench-gpu
+.PHONY: cuda test-gpu bench-gpu plots
 cuda: $(B)/libmoxie-cuda.so                      ## build the CUDA backend, needs nvcc
 test-gpu: $(CU_TESTS)                            ## build and run the tests of the CUDA backend, needs a GPU
 	@for t in $^; do echo "$$t"; $$t || exit 1; done
 bench-gpu: $(CU_BENCH)                           ## measure the CUDA backend, needs a GPU
 	@for b in $^; do $$b $(BENCH_GPU_ARGS) || exit 1; done
+plots:                                           ## draw docs/moe_h200.svg from bench/results, needs gnuplot-nox
+	@tools/plot_moe.sh
 
 $(B)/cuda/err.o: src/base/err.c src/base/err.h include/moxie_status.h
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
