@@ -55,6 +55,9 @@ struct part {
 };
 int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err);
 
+/* What moxie_session_reuse would keep, without doing it. */
+size_t session_reusable(const struct moxie_session *s, const int32_t *ids, size_t n);
+
 /* Counts the memory of the largest step: n_tok rows, n_seq sequences, page lists of n_page each. */
 size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page, struct moxie_err *err);
 

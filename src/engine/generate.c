@@ -3,26 +3,13 @@
 #include "engine/reply.h"
 #include "engine/engine.h"
 
-static int check(const moxie_session *s, const struct moxie_generate_params *p, size_t n, struct moxie_err *err)
-{
-	if (p->struct_size != sizeof *p)
-		return err_set(err, MOXIE_E_ARG, "struct_size of the generate parameters is %zu, wanted %zu", p->struct_size, sizeof *p);
-	if (p->max_tokens < 0)
-		return err_set(err, MOXIE_E_ARG, "max_tokens is %d, wanted >= 0", p->max_tokens);
-	if (n == 0)
-		return err_set(err, MOXIE_E_ARG, "the prompt has no tokens");
-	if (n > (size_t)s->n_ctx)
-		return err_set(err, MOXIE_E_KV_FULL, "the prompt has %zu tokens, the context length is %d", n, s->n_ctx);
-	return sampler_check(&p->sampling, err);
-}
-
 MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, const struct moxie_generate_params *p,
                              struct moxie_generate_result *r, struct moxie_err *err)
 {
 	struct moxie_generate_result unused = { .struct_size = sizeof unused };
 	r = r ? r : &unused;
 	*r = (struct moxie_generate_result){ .struct_size = r->struct_size };
-	int rc = check(s, p, n, err);
+	int rc = reply_check(p, n, s->n_ctx, err);
 	if (rc < 0)
 		return rc;
 	struct reply a;
@@ -38,35 +25,14 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 
 	while (rc == 0 && r->finish == MOXIE_FINISH_NONE) {
 		int32_t id;
-		if (p->max_tokens && r->n_out == (size_t)p->max_tokens) {
-			r->finish = MOXIE_FINISH_LENGTH;
-			break;
-		}
-		if ((rc = moxie_session_sample(s, &p->sampling, &id, err)) < 0)
-			break;
-		if (r->n_out++ == 0)
+		rc = reply_next(&a, s, r, &id, err);
+		if (r->n_out == 1)
 			r->first_token_seconds = host_now() - start;
-		bool eos = !p->ignore_eos && moxie_is_eos(s->m, id);
-		rc = reply_take(&a, id, eos);
-		if (rc < 0) {
-			err_nomem(err, a.held.cap, "text of the answer");
-			break;
-		}
-		if (a.stopped)
-			r->finish = MOXIE_FINISH_STOP;
-		else if (a.refused)
-			r->finish = MOXIE_FINISH_CANCEL;
-		else if (eos)
-			r->finish = MOXIE_FINISH_EOS;
-		if (r->finish != MOXIE_FINISH_NONE)
+		if (rc < 0 || r->finish != MOXIE_FINISH_NONE)
 			break;
 		size_t n_out = s->n_out;
 		rc = moxie_session_append(s, &id, 1, err);
 		s->n_out = rc == 0 ? n_out + 1 : n_out;
-		if (rc == MOXIE_E_KV_FULL) {
-			r->finish = MOXIE_FINISH_LENGTH;
-			rc = 0;
-		}
 	}
 	end = host_now();
 	r->decode_seconds = end - begin;

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "engine/engine.h"
+
 static void emit(struct reply *a, const struct moxie_event *ev, int32_t id)
 {
 	if (!a->refused && a->p->on_event && a->p->on_event(a->p->ud, ev, id))
@@ -112,6 +114,41 @@ int reply_take(struct reply *a, int32_t id, bool eos)
 		ev.kind = ev.n_text ? MOXIE_EV_TEXT : MOXIE_EV_NONE;
 	}
 	return rc < 0 ? rc : pass(a, &ev, id);
+}
+
+int reply_check(const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err)
+{
+	if (p->struct_size != sizeof *p)
+		return err_set(err, MOXIE_E_ARG, "struct_size of the generate parameters is %zu, wanted %zu", p->struct_size, sizeof *p);
+	if (p->max_tokens < 0)
+		return err_set(err, MOXIE_E_ARG, "max_tokens is %d, wanted >= 0", p->max_tokens);
+	if (n == 0)
+		return err_set(err, MOXIE_E_ARG, "the prompt has no tokens");
+	if (n > (size_t)n_ctx)
+		return err_set(err, MOXIE_E_KV_FULL, "the prompt has %zu tokens, the context length is %d", n, n_ctx);
+	return sampler_check(&p->sampling, err);
+}
+
+int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err)
+{
+	const struct moxie_generate_params *p = a->p;
+	int rc = moxie_session_sample(s, &p->sampling, id, err);
+	if (rc < 0)
+		return rc;
+	r->n_out++;
+	bool eos = !p->ignore_eos && moxie_is_eos(s->m, *id);
+	rc = reply_take(a, *id, eos);
+	if (rc < 0)
+		return err_nomem(err, a->held.cap, "text of the answer");
+	if (a->stopped)
+		r->finish = MOXIE_FINISH_STOP;
+	else if (a->refused)
+		r->finish = MOXIE_FINISH_CANCEL;
+	else if (eos)
+		r->finish = MOXIE_FINISH_EOS;
+	else if ((p->max_tokens && r->n_out == (size_t)p->max_tokens) || s->tok.n == (size_t)s->n_ctx)
+		r->finish = MOXIE_FINISH_LENGTH; /* the step that would consume this token is saved */
+	return 0;
 }
 
 int reply_finish(struct reply *a)

@@ -1,4 +1,4 @@
-/* reply.h - generated ids on their way to the caller: channels, stop strings, held bytes.  One per request. */
+/* reply.h - generated ids on their way to the caller: channels, stop strings, held bytes, and when to end.  One per request. */
 #ifndef MOXIE_ENGINE_REPLY_H
 #define MOXIE_ENGINE_REPLY_H
 
@@ -19,6 +19,11 @@ struct reply {
 int reply_init(struct reply *a, const struct tokenizer *t, const struct moxie_generate_params *p, struct moxie_err *err);
 /* One id; eos says that the model ended with it.  Afterwards stopped or refused may be set.   MOXIE_E_NOMEM */
 int reply_take(struct reply *a, int32_t id, bool eos);
+/* The next token of s: sampled from its kept logits, counted in r, handed out.  r->finish then says how the answer ended; while
+ * it is NONE, *id is to be consumed.   MOXIE_E_NOMEM, MOXIE_E_ARG */
+int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err);
+/* Whether n prompt tokens and p can be run at all.   MOXIE_E_ARG, or MOXIE_E_KV_FULL: the prompt alone exceeds n_ctx */
+int reply_check(const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err);
 /* The stream is over: held bytes and held text come out.   MOXIE_E_NOMEM */
 int reply_finish(struct reply *a);
 void reply_free(struct reply *a);

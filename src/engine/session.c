@@ -184,7 +184,8 @@ MOXIE_API const float *moxie_session_logits(const moxie_session *s)
 	return s->has_logits ? s->logits : NULL;
 }
 
-MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
+/* What a rewind to n would keep. */
+static size_t keeps(const struct moxie_session *s, size_t n)
 {
 	const struct kv_plan *p = &s->m->kv.plan;
 	if (n >= s->tok.n)
@@ -192,8 +193,14 @@ MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
 	/* The token at n will look back over window - 1 keys; all must still be in the ring, whose slots were last
 	 * overwritten by position n_high - 1. */
 	size_t ring_len = (size_t)p->ring_pages * KV_PAGE, window = (size_t)s->m->config.window;
-	if (p->ring_pages && s->n_high > ring_len && n + ring_len < s->n_high + window - 1)
-		n = 0;
+	return p->ring_pages && s->n_high > ring_len && n + ring_len < s->n_high + window - 1 ? 0 : n;
+}
+
+MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
+{
+	if (n >= s->tok.n)
+		return s->tok.n;
+	n = keeps(s, n);
 	if (n == 0)
 		s->n_high = 0;
 	s->tok.n = n;
@@ -202,12 +209,17 @@ MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
 	return n;
 }
 
-MOXIE_API size_t moxie_session_reuse(moxie_session *s, const int32_t *ids, size_t n)
+size_t session_reusable(const struct moxie_session *s, const int32_t *ids, size_t n)
 {
 	size_t same = 0;
 	while (same + 1 < n && same < s->tok.n && s->tok.v[same] == ids[same])
 		same++;
-	return moxie_session_rewind(s, same);
+	return keeps(s, same);
+}
+
+MOXIE_API size_t moxie_session_reuse(moxie_session *s, const int32_t *ids, size_t n)
+{
+	return moxie_session_rewind(s, session_reusable(s, ids, n));
 }
 
 MOXIE_API void moxie_session_cancel(moxie_session *s)

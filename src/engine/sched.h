@@ -1,0 +1,73 @@
+/* sched.h - what the interface of sched.c and the thread of sched_loop.c share.
+ *
+ * Locks: moxie_engine.lock guards the queue, the running list, the counters and whatever else another thread reads.  Sessions,
+ * replies and results belong to the engine's thread.  No callback runs under a lock.
+ */
+#ifndef MOXIE_ENGINE_SCHED_H
+#define MOXIE_ENGINE_SCHED_H
+
+#include "engine/engine.h"
+#include "engine/reply.h"
+
+#define RATE_SECONDS 5 /* of the decode rate */
+
+/* One request, in one block with its ids and stop strings. */
+struct job {
+	struct job *next;            /* in the queue */
+	uint64_t id;
+	struct moxie_request req;    /* its pointers lead into this block */
+	atomic_bool cancel;
+	bool decoding;               /* the prompt is in the cache */
+	bool has_reply;
+	bool over;                   /* status and res.finish are final */
+	int status;
+	struct moxie_err err;
+	struct reply reply;
+	struct moxie_generate_result res;
+	size_t n_fed;                /* of the prompt, reused tokens included */
+	int32_t next_id;             /* decoding: sampled, not consumed yet */
+	double at_submit, at_start, at_decode;
+};
+
+struct slot {
+	moxie_session *s;            /* NULL until the first request */
+	struct job *job;             /* NULL: idle */
+	uint64_t last_used;
+	double retry_at;             /* s == NULL: no memory was found, not to be asked for again before */
+};
+
+struct second { /* of the decode rate */
+	int64_t at;
+	uint64_t n_tok;
+	double busy;                 /* seconds that steps took */
+};
+
+struct moxie_engine {
+	moxie_model *m;
+	int n_ctx, n_queued_max;
+	bool no_reuse;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;         /* the thread sleeps here when there is nothing to run */
+
+	/* under lock */
+	bool stop;
+	struct moxie_err failed;     /* code < 0: the device failed, nothing runs any more */
+	struct job *first, **last;   /* the queue */
+	int n_waiting;
+	struct slot **run;           /* [n_seq] busy slots in order of arrival */
+	int n_run;
+	uint64_t last_id;
+	struct moxie_engine_stats st;
+	struct second rate[RATE_SECONDS];
+
+	/* the thread's own */
+	struct slot *slot;           /* [n_seq] */
+	struct part *part;           /* [n_seq] the step under way, and whose rows they are */
+	struct job **part_job;
+	uint64_t clock;              /* counts uses of slots */
+};
+
+void *sched_thread(void *e); /* until stop is set and every request has ended */
+
+#endif

@@ -1,0 +1,443 @@
+/* test_sched.c - many requests at once: answers, order, cancelling, limits, reuse.
+ *
+ * The tiny model has random weights, and cpu:ref, which gives a row the same bits in any batch, so that answers can be compared
+ * with those of moxie_generate token by token.  It has no tokenizer: every event is one token.
+ */
+#include <pthread.h>
+#include <unistd.h>
+
+#include "engine/sched.h"
+#include "test.h"
+
+#ifdef __SANITIZE_THREAD__
+#define EXACT 0 /* libgomp, which cpu:ref runs on, is opaque to the thread sanitizer; the fast kernels' rows differ in the last bits */
+#define DEVICE "cpu"
+#else
+#define EXACT 1
+#define DEVICE "cpu:ref"
+#endif
+#define MAX_OUT 256
+
+static struct moxie_err err;
+
+static moxie_model *tiny(const char *device, int n_chunk, int n_seq)
+{
+	moxie_model *m;
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-tiny", .device = device, .dummy = 1, .dummy_seed = 7,
+		.n_chunk = n_chunk, .n_seq = n_seq, .n_thread = 2 };
+	OK(moxie_model_open(&m, &p, &err), err);
+	return m;
+}
+
+static moxie_engine *engine(moxie_model *m, int n_ctx, int n_queued, int no_reuse)
+{
+	moxie_engine *e;
+	struct moxie_engine_params p = { sizeof p, n_ctx, n_queued, no_reuse };
+	OK(moxie_engine_create(&e, m, &p, &err), err);
+	return e;
+}
+
+static struct moxie_engine_stats stats(moxie_engine *e)
+{
+	struct moxie_engine_stats st = { .struct_size = sizeof st };
+	CHECK(moxie_engine_get_stats(e, &st) == 0, "no stats");
+	return st;
+}
+
+/* A request and what came of it.  Written by the engine's thread until n_finish is 1. */
+struct ask {
+	int32_t ids[600], out[MAX_OUT];
+	size_t n;
+	struct moxie_request req;
+	uint64_t id;
+	moxie_engine *e;
+	int hold_us;                 /* sleep in each event: a slow model */
+	atomic_int n_out, n_finish, n_late;
+	uint64_t step[MAX_OUT], order; /* the engine's step of each token; when the first came among all requests */
+	struct moxie_generate_result res;
+	int status;
+	char text[4096];
+};
+static atomic_ullong n_started;
+
+static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
+{
+	struct ask *a = ud;
+	int n = atomic_load(&a->n_out);
+	if (atomic_load(&a->n_finish))
+		a->n_late++;
+	if (n == 0)
+		a->order = n_started++;
+	if (n < MAX_OUT && id >= 0) {
+		a->out[n] = id;
+		a->step[n] = a->e ? a->e->st.n_steps : 0; /* this thread alone writes it */
+		atomic_store(&a->n_out, n + 1);
+	}
+	if (ev->kind == MOXIE_EV_TEXT && (!*ev->channel || !strcmp(ev->channel, "final")))
+		strncat(a->text, ev->text, sizeof a->text - strlen(a->text) - 1);
+	if (a->hold_us)
+		usleep((unsigned)a->hold_us);
+	return 0;
+}
+
+static void on_finish(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *e)
+{
+	struct ask *a = ud;
+	(void)e;
+	a->res = *r;
+	a->status = status;
+	a->n_finish++;
+}
+
+static void ask_init(struct ask *a, moxie_engine *e, int n, int max_tokens)
+{
+	memset(a, 0, sizeof *a);
+	a->n = (size_t)n;
+	a->e = e;
+	for (int i = 0; i < n; i++)
+		a->ids[i] = rnd_int(500);
+	a->req = (struct moxie_request){ .struct_size = sizeof a->req, .ids = a->ids, .n = a->n, .on_finish = on_finish,
+		.p = { .struct_size = sizeof a->req.p, .max_tokens = max_tokens, .ignore_eos = 1, .on_event = on_event, .ud = a } };
+}
+
+static void submit(struct ask *a)
+{
+	OK(moxie_engine_submit(a->e, &a->req, &a->id, &err), err);
+	CHECK(a->id != 0, "no id");
+}
+
+/* Until *what reaches n; fails after 20 s. */
+static void wait_for(atomic_int *what, int n)
+{
+	for (int i = 0; i < 20000 && atomic_load(what) < n; i++)
+		usleep(1000);
+	CHECK(atomic_load(what) >= n, "%d after 20 s, wanted %d", atomic_load(what), n);
+}
+
+/* The same through moxie_generate. */
+static void same_as_alone(const struct ask *a, moxie_model *m, int n_ctx, const char *what)
+{
+	static struct ask b;
+	moxie_session *s;
+	OK(moxie_session_create(&s, m, &(struct moxie_session_params){ sizeof(struct moxie_session_params), n_ctx }, &err), err);
+	memset(&b, 0, sizeof b);
+	struct moxie_generate_params p = a->req.p;
+	struct moxie_generate_result r = { .struct_size = sizeof r };
+	p.ud = &b;
+	OK(moxie_generate(s, a->ids, a->n, &p, &r, &err), err);
+	moxie_session_free(s);
+	CHECK(a->status == 0 && a->n_finish == 1 && a->n_late == 0, "%s: status %d, %d ends, %d late", what, a->status, a->n_finish, a->n_late);
+	CHECK(a->res.n_prompt == a->n && (a->req.p.sampling.temperature > 0 || !EXACT || a->res.finish == r.finish), "%s: finish %d, alone %d",
+	      what, a->res.finish, r.finish);
+	if (!EXACT)
+		return;
+	CHECK(a->res.n_out == r.n_out && a->res.finish == r.finish && a->n_out == b.n_out, "%s: %zu tokens, finish %d; alone %zu, %d", what,
+	      a->res.n_out, a->res.finish, r.n_out, r.finish);
+	for (int i = 0; i < b.n_out; i++)
+		CHECK(a->out[i] == b.out[i], "%s: token %d is %d, alone %d", what, i, (int)a->out[i], (int)b.out[i]);
+}
+
+static void answers_are_those_alone(int n_seq, int n_chunk)
+{
+	enum { N = 20 };
+	static struct ask a[N];
+	moxie_model *m = tiny(DEVICE, n_chunk, n_seq);
+	moxie_engine *e = engine(m, 400, 0, 0);
+	uint64_t n_prompt = 0, n_out = 0;
+	for (int i = 0; i < N; i++) {
+		ask_init(&a[i], e, i ? 1 + rnd_int(300) : 400, i == 0 ? 0 : 1 + rnd_int(60));
+		a[i].req.p.ignore_eos = i % 2;
+		if (i % 3 == 1)
+			a[i].req.p.sampling = (struct moxie_sampling){ .temperature = 1, .top_p = 0.9f, .presence_penalty = 0.5f, .seed = rnd_u64() };
+		if (i == 5)
+			a[i].req.p.max_tokens = 0, a[i].n = a[i].req.n = 350; /* until the cache is full */
+		submit(&a[i]);
+	}
+	for (int i = 0; i < N; i++)
+		wait_for(&a[i].n_finish, 1);
+	struct moxie_engine_stats st = stats(e);
+	moxie_engine_free(e);
+	for (int i = 0; i < N; i++) {
+		char what[64];
+		snprintf(what, sizeof what, "request %d of %zu tokens", i, a[i].n);
+		same_as_alone(&a[i], m, 400, what);
+		n_prompt += a[i].n, n_out += a[i].res.n_out;
+	}
+	CHECK(a[5].res.n_out == 51 && a[5].res.finish == MOXIE_FINISH_LENGTH, "350 + %zu", a[5].res.n_out);
+	CHECK(st.n_requests == N && st.n_finished == N && !st.n_cancelled && !st.n_failed && !st.n_running && !st.n_queued, "%d left", st.n_running);
+	CHECK(st.prompt_tokens == n_prompt && st.generated_tokens == n_out, "%llu, %llu", (unsigned long long)st.prompt_tokens,
+	      (unsigned long long)st.generated_tokens);
+	CHECK(st.decode_tokens_per_second > 0 && st.kv_tokens == 0 && st.kv_capacity == 400u * (unsigned)n_seq, "%g tok/s",
+	      st.decode_tokens_per_second);
+	CHECK(m->kv.full.n_free == m->kv.full.n_page && m->kv.ring.n_free > 0, "pages are missing");
+	printf("    n_seq %d, chunk %d: %llu steps, %.0f tok/s\n", n_seq, n_chunk, (unsigned long long)st.n_steps, st.decode_tokens_per_second);
+	moxie_model_free(m);
+}
+
+TEST(sched_answers_are_those_alone) { answers_are_those_alone(4, 32); }
+TEST(sched_answers_one_at_a_time) { answers_are_those_alone(1, 64); }
+TEST(sched_answers_chunk_below_batch) { answers_are_those_alone(6, 2); }
+
+TEST(sched_starts_in_order_of_arrival)
+{
+	enum { N = 12 };
+	static struct ask a[N];
+	moxie_model *m = tiny("cpu", 16, 3);
+	moxie_engine *e = engine(m, 256, 0, 0);
+	for (int i = 0; i < N; i++) {
+		ask_init(&a[i], e, 40, 5 + i % 3);
+		submit(&a[i]);
+	}
+	for (int i = 0; i < N; i++)
+		wait_for(&a[i].n_finish, 1);
+	for (int i = 1; i < N; i++)
+		CHECK(a[i].order > a[i - 1].order && a[i].id > a[i - 1].id, "request %d began before %d", i, i - 1);
+	CHECK(a[N - 1].res.queue_seconds > 0 && a[N - 1].res.first_token_seconds > a[N - 1].res.queue_seconds, "times");
+	moxie_engine_free(e);
+	moxie_model_free(m);
+}
+
+/* While a long prompt is read, requests that decode get a token in every step. */
+TEST(sched_long_prompt_stalls_nobody)
+{
+	enum { N = 4 };
+	static struct ask a[N];
+	moxie_model *m = tiny("cpu", 16, N);
+	moxie_engine *e = engine(m, 700, 0, 0);
+	for (int i = 0; i < N - 1; i++) {
+		ask_init(&a[i], e, 5, 250);
+		a[i].hold_us = 200;
+		submit(&a[i]);
+	}
+	wait_for(&a[N - 2].n_out, 3);
+	ask_init(&a[N - 1], e, 500, 2);
+	submit(&a[N - 1]);
+	for (int i = 0; i < N; i++)
+		wait_for(&a[i].n_finish, 1);
+	moxie_engine_free(e);
+	uint64_t last = a[N - 1].step[0], n_chunk = (500 + 12) / 13; /* 13 rows of 16 are left to it */
+	CHECK(a[0].step[249] > last, "the others ended too soon");
+	for (int i = 0; i < N - 1; i++)
+		for (int t = 1; t < 250; t++)
+			CHECK(a[i].step[t] == a[i].step[t - 1] + 1, "request %d waited %llu steps for token %d", i,
+			      (unsigned long long)(a[i].step[t] - a[i].step[t - 1]), t);
+	CHECK(last >= a[0].step[0] + n_chunk, "500 tokens in %llu steps", (unsigned long long)(last - a[0].step[0]));
+	moxie_model_free(m);
+}
+
+TEST(sched_cancel)
+{
+	static struct ask a[3];
+	moxie_model *m = tiny("cpu", 16, 1);
+	moxie_engine *e = engine(m, 400, 0, 0);
+	for (int i = 0; i < 3; i++) {
+		ask_init(&a[i], e, 20, i == 2 ? 4 : 200);
+		a[i].hold_us = i == 0 ? 2000 : 0;
+		submit(&a[i]);
+	}
+	wait_for(&a[0].n_out, 2);
+	moxie_engine_cancel(e, a[1].id); /* queued */
+	wait_for(&a[1].n_finish, 1);
+	CHECK(a[1].res.finish == MOXIE_FINISH_CANCEL && a[1].status == 0 && a[1].n_out == 0 && a[1].res.queue_seconds > 0, "finish %d", a[1].res.finish);
+	CHECK(a[0].n_finish == 0, "the wrong one");
+	struct moxie_engine_stats st = stats(e);
+	CHECK(st.n_running == 1 && st.n_queued == 1 && st.n_cancelled == 1 && st.kv_tokens > 20, "%d running, %d queued", st.n_running, st.n_queued);
+	moxie_engine_cancel(e, 12345); /* unknown */
+	moxie_engine_cancel(e, a[1].id); /* over */
+	int before = a[0].n_out;
+	moxie_engine_cancel(e, a[0].id); /* running */
+	wait_for(&a[0].n_finish, 1);
+	CHECK(a[0].res.finish == MOXIE_FINISH_CANCEL && a[0].n_out <= before + 2, "finish %d, %d more tokens", a[0].res.finish, a[0].n_out - before);
+	wait_for(&a[2].n_finish, 1);
+	CHECK(a[2].res.finish == MOXIE_FINISH_LENGTH && a[2].n_out == 4, "finish %d", a[2].res.finish);
+	st = stats(e);
+	CHECK(st.n_finished == 1 && st.n_cancelled == 2 && st.n_requests == 3, "%llu finished", (unsigned long long)st.n_finished);
+	moxie_engine_free(e);
+	for (int i = 0; i < 3; i++)
+		CHECK(a[i].n_finish == 1 && a[i].n_late == 0, "%d ends", a[i].n_finish);
+	moxie_model_free(m);
+}
+
+TEST(sched_queue_is_bounded)
+{
+	static struct ask a[6];
+	moxie_model *m = tiny("cpu", 16, 2);
+	moxie_engine *e = engine(m, 400, 2, 0);
+	for (int i = 0; i < 6; i++) {
+		ask_init(&a[i], e, 20, 100);
+		a[i].hold_us = 1000;
+		int rc = moxie_engine_submit(e, &a[i].req, &a[i].id, &err);
+		CHECK(rc == (i < 4 ? 0 : MOXIE_E_TOO_SMALL), "request %d: %d %s", i, rc, err.text);
+		CHECK((a[i].id != 0) == (i < 4), "id %llu", (unsigned long long)a[i].id);
+	}
+	moxie_engine_cancel(e, a[0].id);
+	wait_for(&a[0].n_finish, 1);
+	submit(&a[4]);
+	moxie_engine_free(e); /* with work left */
+	for (int i = 0; i < 6; i++)
+		CHECK(a[i].n_finish == (i < 5) && (i == 5 || a[i].res.finish == MOXIE_FINISH_CANCEL), "request %d: %d ends", i, a[i].n_finish);
+	CHECK(m->kv.full.n_free == m->kv.full.n_page, "pages are missing");
+	moxie_model_free(m);
+}
+
+TEST(sched_prefix_is_reused)
+{
+	for (int no_reuse = 0; no_reuse < 2; no_reuse++) {
+		static struct ask a[4];
+		moxie_model *m = tiny(DEVICE, 32, 2);
+		moxie_engine *e = engine(m, 400, 0, no_reuse);
+		for (int i = 0; i < 4; i++) {
+			ask_init(&a[i], e, i < 2 ? 100 : 130, 8);
+			a[i].ids[0] = i % 2; /* two conversations */
+			if (i >= 2)
+				memcpy(a[i].ids, a[3 - i].ids, 100 * sizeof *a[i].ids); /* the second goes on first */
+			submit(&a[i]);
+			wait_for(&a[i].n_finish, 1);
+		}
+		struct moxie_engine_stats st = stats(e);
+		moxie_engine_free(e);
+		for (int i = 0; i < 4; i++) {
+			CHECK(a[i].res.n_reused == (i >= 2 && !no_reuse ? 100u : 0u), "request %d reused %zu", i, a[i].res.n_reused);
+			same_as_alone(&a[i], m, 400, i < 2 ? "first" : "continued");
+		}
+		CHECK(st.reused_tokens == (no_reuse ? 0u : 200u) && st.prompt_tokens == 460, "%llu reused", (unsigned long long)st.reused_tokens);
+		moxie_model_free(m);
+	}
+}
+
+TEST(sched_submit_refuses)
+{
+	static struct ask a;
+	moxie_model *m = tiny("cpu", 16, 1);
+	moxie_engine *e, *none;
+	struct moxie_engine_params bad[] = { { 0 }, { sizeof *bad, m->config.n_ctx + 1, 0, 0 }, { sizeof *bad, 0, -1, 0 } };
+	for (size_t i = 0; i < 3; i++)
+		CHECK(moxie_engine_create(&none, m, &bad[i], &err) == MOXIE_E_ARG && !none, "case %zu", i);
+	OK(moxie_engine_create(&e, m, NULL, &err), err);
+	moxie_engine_free(e);
+	moxie_engine_free(NULL);
+	e = engine(m, 64, 0, 0);
+	struct { int n, max_tokens, want, id; float temperature; } c[] = { { 0, 4, MOXIE_E_ARG, 0, 0 }, { 65, 0, MOXIE_E_KV_FULL, 0, 0 },
+		{ 60, 5, MOXIE_E_KV_FULL, 0, 0 }, { 10, INT32_MAX, MOXIE_E_KV_FULL, 0, 0 }, { 10, -1, MOXIE_E_ARG, 0, 0 },
+		{ 10, 4, MOXIE_E_ARG, -1, 0 }, { 10, 4, MOXIE_E_ARG, m->config.n_vocab, 0 }, { 10, 4, MOXIE_E_ARG, 0, -1 } };
+	for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+		ask_init(&a, e, c[i].n, c[i].max_tokens);
+		a.ids[7] = c[i].id;
+		a.req.p.sampling.temperature = c[i].temperature;
+		int rc = moxie_engine_submit(e, &a.req, &a.id, &err);
+		CHECK(rc == c[i].want && a.id == 0 && strlen(err.text) > 5, "case %zu: %d %s", i, rc, err.text);
+	}
+	ask_init(&a, e, 10, 4);
+	a.req.struct_size = 8;
+	CHECK(moxie_engine_submit(e, &a.req, NULL, &err) == MOXIE_E_ARG, "%s", err.text);
+	ask_init(&a, e, 60, 4);
+	submit(&a);
+	wait_for(&a.n_finish, 1);
+	CHECK(a.res.n_out == 4, "%zu", a.res.n_out);
+	CHECK(stats(e).n_requests == 1, "refused requests are counted");
+	moxie_engine_free(e);
+	moxie_model_free(m);
+}
+
+/* ---- everything at once ------------------------------------------------------------------------------------------------ */
+
+#define N_THREAD 4
+#define N_EACH 1500
+static struct ask *all[N_THREAD];
+static atomic_bool time_is_up;
+
+static void *client(void *arg)
+{
+	struct ask *a = arg;
+	uint64_t x = (uint64_t)(uintptr_t)a | 1;
+	for (int i = 0; i < N_EACH && !time_is_up; i++) {
+		x = x * 6364136223846793005u + 1442695040888963407u;
+		unsigned r = (unsigned)(x >> 33);
+		if (moxie_engine_submit(a[i].e, &a[i].req, &a[i].id, NULL) == MOXIE_E_TOO_SMALL)
+			usleep(500);
+		if (r % 3)
+			moxie_engine_cancel(a[i].e, a[r / 3 % (unsigned)(i + 1)].id);
+		if (r % 16 == 0)
+			usleep(r / 16 % 2000);
+		struct moxie_engine_stats st = { .struct_size = sizeof st };
+		moxie_engine_get_stats(a[i].e, &st);
+	}
+	return NULL;
+}
+
+TEST(sched_ends_once_under_random_cancels)
+{
+	moxie_model *m = tiny("cpu", 16, 5);
+	moxie_engine *e = engine(m, 200, 40, 0);
+	pthread_t t[N_THREAD];
+	time_is_up = false;
+	for (int i = 0; i < N_THREAD; i++) {
+		all[i] = malloc(N_EACH * sizeof *all[i]);
+		for (int j = 0; j < N_EACH; j++) {
+			ask_init(&all[i][j], e, 1 + rnd_int(j % 4 ? 8 : 100), 1 + rnd_int(40));
+			all[i][j].ids[0] = rnd_int(3);
+		}
+	}
+	for (int i = 0; i < N_THREAD; i++)
+		pthread_create(&t[i], NULL, client, all[i]);
+	usleep(2500000);
+	time_is_up = true;
+	for (int i = 0; i < N_THREAD; i++)
+		pthread_join(t[i], NULL);
+	moxie_engine_free(e);
+	int n_accepted = 0, n_cancelled = 0;
+	for (int i = 0; i < N_THREAD; i++) {
+		for (int j = 0; j < N_EACH; j++) {
+			struct ask *a = &all[i][j];
+			n_accepted += a->id != 0;
+			n_cancelled += a->n_finish && a->res.finish == MOXIE_FINISH_CANCEL;
+			CHECK(a->n_finish == (a->id != 0) && a->n_late == 0 && a->status == 0, "%d ends, %d late, status %d", a->n_finish, a->n_late, a->status);
+			CHECK(!a->id || a->res.finish == MOXIE_FINISH_CANCEL || a->n_out == a->req.p.max_tokens, "%d tokens", a->n_out);
+		}
+		free(all[i]);
+	}
+	printf("    %d requests, %d cancelled\n", n_accepted, n_cancelled);
+	CHECK(m->kv.full.n_free == m->kv.full.n_page, "pages are missing");
+	moxie_model_free(m);
+}
+
+/* ---- text -------------------------------------------------------------------------------------------------------------- */
+
+TEST(sched_text)
+{
+	static const struct { const char *question, *stop, *want; } c[] = { { "What is 17 + 25?", NULL, "42" }, { "What is 9 * 8?", NULL, "72" },
+		{ "What is 17 + 25?", "4", NULL }, { "What is 100 - 58?", NULL, "42" }, { "What is 7 + 6?", NULL, "13" } };
+	enum { N = sizeof c / sizeof *c };
+	static struct ask a[N];
+	moxie_model *m;
+	struct moxie_model_params mp = { .struct_size = sizeof mp, .path = "models/wordmath", .n_seq = 3 };
+	OK(moxie_model_open(&m, &mp, &err), err);
+	moxie_engine *e = engine(m, 1024, 0, 0);
+	for (int i = 0; i < N; i++) {
+		ask_init(&a[i], e, 0, 300);
+		struct moxie_message msg = { .role = MOXIE_ROLE_USER, .content = c[i].question };
+		OK(moxie_chat_render(m, NULL, &msg, 1, a[i].ids, 600, &a[i].n, &err), err);
+		a[i].req.n = a[i].n;
+		a[i].req.p.ignore_eos = 0;
+		char stop[8] = "", *stops[1] = { stop }; /* gone when submit returns */
+		if (c[i].stop) {
+			strcpy(stop, c[i].stop);
+			a[i].req.p.stop = (const char *const *)stops;
+			a[i].req.p.n_stop = 1;
+		}
+		submit(&a[i]);
+		memset(stop, 'x', sizeof stop - 1);
+		a[i].req.p.stop = NULL;
+	}
+	for (int i = 0; i < N; i++) {
+		wait_for(&a[i].n_finish, 1);
+		CHECK(a[i].status == 0 && a[i].res.finish == (c[i].stop ? MOXIE_FINISH_STOP : MOXIE_FINISH_EOS), "%s: finish %d", c[i].question,
+		      a[i].res.finish);
+		CHECK(c[i].stop ? !strstr(a[i].text, c[i].stop) : !!strstr(a[i].text, c[i].want), "%s: %s", c[i].question, a[i].text);
+	}
+	printf("    %s %.0f tok/s\n", m->kern->name, stats(e).decode_tokens_per_second);
+	moxie_engine_free(e);
+	moxie_model_free(m);
+}
+
+TEST_MAIN
