@@ -35,9 +35,9 @@ for s in ds 20b; do
 	done
 done
 
-gnuplot <<GP
+(cd "$T" && gnuplot) <<GP
 set terminal svg size 1200,690 font "DejaVu Sans,13" background "#ffffff"
-set output "$T/plot.svg"
+set output "plot.svg"
 set multiplot layout 1,2 margins 0.06,0.985,0.09,0.79 spacing 0.055,0 \
 	title "MXFP4 experts on one NVIDIA H200, 2026-11-21: time of one layer against tokens\n{/*0.85 Moxie: experts alone, routing not included.  Peers: measured on the same kind of machine without pauses; what each includes: docs/performance.md}"
 set logscale xy
@@ -63,21 +63,21 @@ set label 1 at graph 0.5, 1.03 center font ",14"
 set key at screen 0.512, 0.893 center maxrows 2 reverse Left samplen 2 width -6 spacing 1.2 font ",12" nobox
 set yrange [10:20000]
 set label 1 "4096 / 2048, 256 experts, 6 a token (DeepSeek-V4-Flash)"
-plot "$T/ds.marlin_us" w p ls 4 t "vLLM's Marlin", \
-     "$T/ds.triton_us" w p ls 5 t "triton\\\\_kernels 3.5 with routing", \
-     "$T/ds.triton_matmuls_us" w p ls 6 t "triton\\\\_kernels 3.5, products alone", \
-     "$T/ds.flashinfer_us" w p ls 7 t "FlashInfer (published)", \
-     "$T/ds.goal" w p ls 8 t "our goals, routing included", \
-     "$T/ds.sustained" w l ls 3 t "Moxie without rest, earlier build", \
-     "$T/ds.rested" w lp ls 2 t "Moxie, 20 ms rest before replays", \
-     "$T/ds.floor" w l ls 1 t "floor: 4.3 TB/s or 790 TFLOP/s"
+plot "ds.marlin_us" w p ls 4 t "vLLM's Marlin", \
+     "ds.triton_us" w p ls 5 t "triton\\\\_kernels 3.5 with routing", \
+     "ds.triton_matmuls_us" w p ls 6 t "triton\\\\_kernels 3.5, products alone", \
+     "ds.flashinfer_us" w p ls 7 t "FlashInfer (published)", \
+     "ds.goal" w p ls 8 t "our goals, routing included", \
+     "ds.sustained" w l ls 3 t "Moxie without rest, earlier build", \
+     "ds.rested" w lp ls 2 t "Moxie, 20 ms rest before replays", \
+     "ds.floor" w l ls 1 t "floor: 4.3 TB/s or 790 TFLOP/s"
 
 unset key
 unset ylabel
 set yrange [8:8000]
 set label 1 "2880 / 2880, 32 experts, 4 a token (GPT-OSS-20B)"
-plot "$T/20b.marlin_us" w p ls 4, "$T/20b.triton_us" w p ls 5, "$T/20b.triton_matmuls_us" w p ls 6, "$T/20b.goal" w p ls 8, \
-     "$T/20b.sustained" w l ls 3, "$T/20b.rested" w lp ls 2, "$T/20b.floor" w l ls 1
+plot "20b.marlin_us" w p ls 4, "20b.triton_us" w p ls 5, "20b.triton_matmuls_us" w p ls 6, "20b.goal" w p ls 8, \
+     "20b.sustained" w l ls 3, "20b.rested" w lp ls 2, "20b.floor" w l ls 1
 unset multiplot
 GP
 sed -i 's/font-family="DejaVu Sans"/font-family="DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"/g' "$T/plot.svg"
