@@ -68,11 +68,12 @@ struct moxie_moe_tables {
 	int32_t *sorted_pair; /* [n_tok * k] */
 	void *tiles;          /* struct moe_tile [moe_max_tiles], see moe_layout.h */
 	void *head;           /* struct moe_head */
-	int32_t *tok_done;    /* [n_tok] */
+	int32_t *tok_done;    /* [n_tok] zeros; not read yet */
 	int tile_n;           /* most rows of a tile: moxie_moe_plan_tile_n(plan, n_tok) */
 };
 
-/* Bytes of one block that holds all tables, and the tables cut from such a block (256-byte aligned). */
+/* Bytes of one block that holds all tables, and the tables cut from such a block (256-byte aligned).  A smaller tile_n needs more
+ * tiles, so for a range of n_tok take the largest of moxie_moe_tables_bytes over it, not the last. */
 MOXIE_API uint64_t moxie_moe_tables_bytes(int n_tok, int k, int n_expert, int tile_n);
 MOXIE_API void moxie_moe_tables_cut(struct moxie_moe_tables *t, void *block, int n_tok, int k, int n_expert, int tile_n);
 
@@ -106,15 +107,21 @@ struct moxie_moe_args {
 	int n_tok;
 };
 
-/*   MOXIE_E_SHAPE        a dimension is not served; err holds it
+/* Makes *out, NULL on failure; desc is copied.
+ *   MOXIE_E_ARG          max_tok or act is out of range
+ *   MOXIE_E_SHAPE        a dimension is not served; err holds it
  *   MOXIE_E_UNSUPPORTED  the device has no kernel here; err holds its architecture
+ *   MOXIE_E_NOMEM        host memory for the plan
  *   MOXIE_E_DEVICE       a CUDA call failed */
 MOXIE_API int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *desc, int device, struct moxie_err *err);
-MOXIE_API void moxie_moe_plan_free(moxie_moe_plan *plan);
+MOXIE_API void moxie_moe_plan_free(moxie_moe_plan *plan); /* NULL is fine */
+/* For runs of n_tok tokens.  Not quite monotonic (one token keeps its sums in fp32): for a range take the largest. */
 MOXIE_API uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *plan, int n_tok);
 /* Most rows of a token tile for this number of tokens: routing needs it to write the tile list. */
 MOXIE_API int moxie_moe_plan_tile_n(const moxie_moe_plan *plan, int n_tok);
-/* out = residual + shared + routed_scale * sum over slots of topk_w * expert(x), one rounding to bf16.  n_tok = 0 is a no-op. */
+/* out = residual + shared + routed_scale * sum over slots of topk_w * expert(x).  Two launches.  bf16 between the products, before
+ * the sum (fp32 for one token) and in out; sums are fp32.  An infinite sum becomes NaN.  stream is of the plan's device, which must
+ * be current.  n_tok = 0 is a no-op.  MOXIE_E_ARG: n_tok or t->tile_n is not what the plan says; pointers are not checked. */
 MOXIE_API int moxie_moe_run(const moxie_moe_plan *plan, const struct moxie_moe_args *args, void *stream, struct moxie_err *err);
 /* Which kernel serves which range of tokens, and why, as text lines.  Returns the length without the final NUL, like snprintf. */
 MOXIE_API int moxie_moe_plan_explain(const moxie_moe_plan *plan, char *text, size_t n_bytes);

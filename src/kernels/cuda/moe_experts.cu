@@ -18,7 +18,7 @@ static const struct moe_instance *const instances[N_INSTANCE] = {
 struct moxie_moe_plan {
 	struct moxie_moe_desc d;
 	int device, n_sm;
-	int n_split;      /* of the second product in the loose instance */
+	int n_split;       /* of the second product in the loose instance */
 	int loose_max_tok; /* most tokens of the loose instance */
 };
 
@@ -29,15 +29,16 @@ static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* The instance for n_tok tokens.  Few tokens: loose items, so that all SMs have equal shares of few experts.  Then the
+/* The instance for n_tok tokens.  One token: loose items, so that all SMs have equal shares of few experts.  Then the
  * narrowest instance whose tile holds the rows of nearly every expert under even routing (mean + 2 sigma): an expert with more
- * rows has two tiles and is read and expanded twice.  Above 144 rows: one tile of up to 256 where that holds the mean, else
- * tiles of 128 .. 144, which keep the tensor cores busier (1163 us against 1266 at 512 rows an expert). */
+ * rows has two tiles and is read and expanded twice.  Past 128 rows: tiles of 144 while most experts fit one (mean + 1.4 sigma);
+ * then one tile of up to 256 while that holds nearly all (mean <= 224); then tiles of 128 .. 144 again, which keep the tensor
+ * cores busier than 256 (H200, 2880/2880/E32, 512 rows an expert: 1163 us against 1266). */
 static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_tok)
 {
 	if (n_tok <= p->loose_max_tok) return instances[LOOSE_N8];
 	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert;
-	double sigma = 1;
+	double sigma = 1; /* sqrt(mean), up to the next quarter: rows of an expert are nearly Poisson */
 	while (sigma * sigma < mean)
 		sigma += 0.25;
 	for (int i = ROWS256_N16; i <= ROWS256_N128; i++)
@@ -86,7 +87,8 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	p->device = device;
 	p->n_sm = n_sm;
 	p->loose_max_tok = 1;
-	/* Split the second product until one token's items fill the SMs about three times; a divisor of K keeps the parts equal. */
+	/* Split the second product until one token has two row blocks an SM, in parts of about 16 k atoms (the depth
+	 * of its ring) or more.  Parts may differ by an atom. */
 	p->n_split = 1;
 	while (p->n_split < 8 && p->n_split * 16 < d.n_ff / 64 && (int64_t)d.n_used * (d.n_embd / 64) * p->n_split < 2 * n_sm)
 		p->n_split++;
@@ -107,7 +109,7 @@ static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
 	return round_up(choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
-uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok) 
+uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok)
 {
 	return act_bytes(p, n_tok) + y_bytes(p, n_tok) + round_up((uint64_t)n_tok * p->d.n_used * 4, 256);
 }
@@ -206,7 +208,7 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 	for (int lo = 1; lo <= d.max_tok;) {
 		const struct moe_instance *in = choose(p, lo);
 		int hi = d.max_tok;
-		for (int step = d.max_tok; step; step /= 2) /* instances grow with n_tok: the last one that still has this */
+		for (int step = d.max_tok; step; step /= 2) /* towards the last one that still has this */
 			while (hi - step >= lo && choose(p, hi) != in && choose(p, hi - step + 1) != in)
 				hi -= step;
 		while (hi > lo && choose(p, hi) != in)

@@ -16,7 +16,7 @@ struct moe_phase {
 	int src_pitch;     /* row pitch in 16-byte units */
 	int k_atoms, row_blocks;
 	int n_group;       /* items along the rows; loose: row blocks */
-	int n_split;       /* fixed parts of K; phase 1 of the loose instances only */
+	int n_split;       /* fixed parts of K; above 1 only in phase 1 of the loose instance */
 };
 
 struct moe_experts_args {
@@ -25,7 +25,7 @@ struct moe_experts_args {
 	struct moe_tile *tiles;
 	struct moe_head *head;       /* zero[0]: items claimed from a counter */
 	__nv_bfloat16 *act;          /* [n_pair, n_ff] */
-	void *y;                     /* [n_split, n_pair, n_embd], rows as in act */
+	void *y;                     /* [n_split, n_pair, n_embd] bf16, loose: fp32; rows as in act */
 	int32_t *row_of_pair;        /* [n_pair] sorted row of a pair, out */
 	int n_used, n_pair, n_embd, n_ff;
 	int max_tile;                /* entries of tiles that may be read */
@@ -47,7 +47,7 @@ struct moe_combine_args {
 struct moe_instance {
 	const char *name;
 	int tile_n;    /* most tokens of a tile */
-	int rb;        /* row blocks of an item */
+	int rb;        /* row blocks of an item, 64 rows each */
 	int loose;     /* an item's row blocks need not belong together; y in fp32 */
 	int n_thread;
 	int smem;

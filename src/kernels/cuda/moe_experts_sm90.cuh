@@ -21,7 +21,7 @@
  *              memory barrier that this needs would cost the math warps a microsecond an item
  *   A warpgroup owns MT row blocks of its item.
  * Numerics: fp32 accumulation in k order, one rounding at act, one at y; bitwise repeatable.  exp by ex2.approx (2 ulp).
- * Cost: 17/32 B per weight of each expert hit + tokens; floor = bytes / 4.4 TB/s or 6 n_pair n_embd n_ff / 790 TFLOP/s.
+ * Cost: 17/32 B per weight of each expert hit + tokens; floor = bytes / 4.3 TB/s or 6 n_pair n_embd n_ff / 790 TFLOP/s (H200).
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
  */
 #ifndef MOXIE_MOE_EXPERTS_SM90_CUH
@@ -35,7 +35,8 @@
 #include "moe_experts.h"
 
 /* WGS  math warpgroups                             NMIN, NMAX, NSTEP   instruction widths; NMAX = most tokens of a tile
- * MT   row blocks of a warpgroup                   STAGES  ring depth: 3-4 stages of 34 KB keep HBM busy
+ * MT   row blocks of a warpgroup                   STAGES  ring depth: 3-4 stages of 34 KB of weights keep HBM busy; wide tiles,
+ *                                                          bound by multiplying, make do with 2 of 34 KB or 3 of 9 KB
  * KT   k atoms of a stage                          LOOSE   an item is any up to four row blocks, each with its own tokens */
 template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int NMAX_, int NSTEP_> struct moe_shape {
 	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMIN = NMIN_, NMAX = NMAX_, NSTEP = NSTEP_;
@@ -47,9 +48,10 @@ template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int N
 	static const int QUEUE = 2;                            /* items worked out ahead */
 	static const int WORK = UNITS * 32;                    /* bytes of an item in the queue */
 	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + STAGES * 16 + QUEUE * (WORK + 16);
-	static const int SKEW = WGS == 2 ? 3000 : 0;           /* clocks: warpgroup 1 starts late, to multiply while the other stores */
+	/* Clocks by which warpgroup 1 starts late, to multiply while the other stores; gained 0.6 % at 4096 tokens on an H200. */
+	static const int SKEW = WGS == 2 ? 3000 : 0;
 	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
-	/* of the registers given at launch: 96 x 5 or 168 x 3 warpgroups */
+	/* Shares of the registers given at launch: 96 x 5 warpgroups = 104 x 4 + 64; 168 x 3 = 208 x 2 + 88 = 224 x 2 + 56. */
 	static const int MATH_REGS = WGS == 4 ? 104 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = WGS == 4 ? 64 : NMAX <= 64 ? 88 : 56;
 	static_assert(SMEM <= 227 * 1024, "shared memory");
 	static_assert((NMAX - NMIN) % NSTEP == 0, "widths");
@@ -117,9 +119,9 @@ template <class C> struct moe_ring {
 
 /* ---- producers ---------------------------------------------------------------------------------------------------- */
 /* The items of this CTA, one after the other; a warp calls it together, lane l answers for unit l.
- * LOOSE: a CTA has an equal share of consecutive row blocks of each phase, four at a time.  Else the first two items are fixed
- * and the rest are claimed from a counter: SMs differ in speed by several per cent.  What an item computes does not depend on
- * who computes it. */
+ * LOOSE: a CTA has an equal share of consecutive row blocks of each phase, four at a time.  Else the first two items, which
+ * fill the queue, are fixed and the rest are claimed from a counter: SMs differ in speed by several per cent.  What an item
+ * computes does not depend on who computes it. */
 template <class C> struct moe_dealer {
 	const struct moe_experts_args &a;
 	const int n_tile;
@@ -161,7 +163,7 @@ template <class C> struct moe_dealer {
 				if (lane == 0) ix = 2 * gridDim.x + atomicAdd(&a.head->zero[0], 1);
 				ix = __shfl_sync(0xffffffff, ix, 0);
 			}
-			/* The last items are half as long, so that the SMs end together. */
+			/* The last items, two an SM or more in whole tiles, are half as long, so that the SMs end together. */
 			constexpr int HALF = C::RB / 2;
 			const int half_groups = (a.p[1].row_blocks + HALF - 1) / HALF, n_half = min(n_tile, (2 * (int)gridDim.x + half_groups - 1) / half_groups);
 			const int n0 = n_tile * a.p[0].n_group, n1 = (n_tile - n_half) * a.p[1].n_group, n2 = n_half * half_groups;

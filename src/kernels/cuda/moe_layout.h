@@ -19,8 +19,8 @@
  *     f = s + 126 - offset, at least 0       for an e8m0 byte s = 0 .. 254 (weight = e2m1 * 2^(s - 127))
  *     f = 255                                for s = 255 (NaN): every output of that row is NaN
  *   offset >= 0 is one number per expert and matrix: max(0, largest s of the matrix that is not 255 - 128), so that f <= 254.
- *   The epilogue multiplies by mul = 2^offset (float, [n_expert]).  f = 0 is a multiplier of zero: it only arises where an
- *   offset pushes a scale below 2^-126 of the largest of its matrix.  s = 0 (2^-127) without offset is exact.
+ *   The epilogue multiplies by mul = 2^offset (float, [n_expert]).  f = 0 is a multiplier of zero: it only arises for s = 0
+ *   beside s = 254 in one matrix (offset 126), 2^-254 of the largest.  s = 0 (2^-127) without offset is exact.
  *
  * Biases are float: gate_up_bias [n_expert][n_ff][2] (gate, up), down_bias [n_expert][n_embd].
  *
@@ -31,10 +31,11 @@
  *     sorted_pair  int32 [n_tok * k]       pair = t * k + slot, by expert ascending, inside one expert pair ascending
  *     tiles        struct moe_tile [moe_max_tiles()]    in expert order; .done must be written as 0
  *     head         struct moe_head         n_tile, and zeros
- *     tok_done     int32 [n_tok]           zeros
+ *     tok_done     int32 [n_tok]           zeros; no kernel reads it yet (for a combine inside the expert launch)
  *   A tile is up to tile_n consecutive rows of sorted_pair, all of one expert.  An expert of n rows has
  *   ceil(n / tile_n) tiles of moe_tile_rows(n, tile_n) rows (the last one: what is left).
- *   The zeros are counters of the expert launch, which is why routing must write them in each run.
+ *   The zeros are counters of the expert launch (done, and head.zero[0]: items claimed), which is why routing must write them
+ *   in each run.
  */
 #ifndef MOXIE_MOE_LAYOUT_H
 #define MOXIE_MOE_LAYOUT_H

@@ -24,7 +24,7 @@
  *   H200; 13 us (E = 128, k = 8) and 22 us (E = 256, k = 6, scored) for 8192.  docs/routing.md has all times.
  * Limits: n_expert <= 512, n_used <= 16, groups a power of two with n_expert a power of two.
  * Source: models' own code (openai/gpt-oss, transformers gemma4 and deepseek_v3, deepseek_v4 inference).
- * Test: build/test_route    Bench: build/bench_route
+ * Test: build/cuda/test_route    Bench: build/cuda/bench_route
  */
 #include "moe_route.h"
 #include "route_gemm.cuh"

@@ -56,9 +56,9 @@ constexpr int route_cluster_tok(int n_expert) { return n_expert > 384 ? 24 : 32;
 struct moxie_router_plan {
 	struct moxie_router_shape s;
 	int device, n_sm;
-	int cluster_max;       /* 16, or 8 where 16 do not fit */
+	int cluster_max;       /* CTAs: 16, or 8 where 16 do not fit */
 	int join_tok_max;      /* 0: never joined */
-	int lib_tok_min;
+	int lib_tok_min;       /* cuBLASLt from here on, if lib */
 	struct router_lib *lib; /* NULL: not used */
 	size_t ws_lib_bytes; /* of the library, at ws_lib */
 	size_t ws_lib, ws_hist, ws_rank, ws_bytes; /* logits lie at 0 */
@@ -67,7 +67,7 @@ struct moxie_router_plan {
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* One cluster of n_cta CTAs, n_tok <= 32 * n_cta.  n_cta is a power of two <= 16. */
+/* One cluster of n_cta CTAs, n_tok <= route_cluster_tok(n_expert) * n_cta.  n_cta is a power of two <= 16. */
 cudaError_t route_launch_cluster(const struct route_param *p, int n_cta, cudaStream_t stream, bool pdl);
 /* Router GEMM and routing in one cluster of 16, n_tok <= 16, n_expert <= 256. */
 cudaError_t route_launch_joined(const struct route_param *p, cudaStream_t stream, bool pdl);

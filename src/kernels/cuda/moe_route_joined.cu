@@ -10,7 +10,7 @@
  * Numerics: bf16 products, f32 accumulation in 32 slices of K joined by a balanced tree: the bits of router_gemm.cu.
  * Cost: reads 2 n_expert n_embd bytes of W through 16 SMs, which is why it serves small n_tok and n_expert only;
  *   x is read once per row block.  docs/routing.md has times and the measured limits of its use.
- * Test: build/test_route joined    Bench: build/bench_route joined
+ * Test: build/cuda/test_route joined    Bench: build/cuda/bench_route joined
  */
 #include "moe_route.h"
 #include "route_gemm.cuh"

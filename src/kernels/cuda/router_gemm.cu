@@ -10,7 +10,7 @@
  * Numerics: f32 accumulation in 32 slices joined by a balanced tree, whatever n_tok: a token's bits do not depend on the
  *   batch (the library path does not promise that).
  * Cost: W once per token group of 8*NT, x once per 16 experts, all from L2 after the first; floor 2 n_expert n_embd bytes.
- * Test: build/test_route gemm    Bench: build/bench_route gemm
+ * Test: build/cuda/test_route gemm    Bench: build/cuda/bench_route gemm
  */
 #include "moe_route.h"
 #include "route_gemm.cuh"
