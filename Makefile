@@ -16,8 +16,8 @@ FLAGS   = -std=c11 -D_GNU_SOURCE -fopenmp -fPIC -fvisibility=hidden -Iinclude -I
 LDLIBS  = -ljansson -lpcre2-8 -ldl -lm
 WRAP    = malloc calloc realloc aligned_alloc strdup mmap free munmap# what test_alloc watches, and makes fail
 
-LIB_SRC := $(wildcard src/*/*.c src/kernels/cpu/*.c)
-CLI_SRC := $(wildcard cli/*.c bench/*.c)
+LIB_SRC := $(filter-out src/serve/%,$(wildcard src/*/*.c src/kernels/cpu/*.c))
+CLI_SRC := $(wildcard cli/*.c bench/*.c src/serve/*.c)# the server is the command's: the library needs no libevent
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(B)/%.o)
 TESTS   := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/test_*.c))
@@ -62,7 +62,7 @@ $(B)/$(SO): $(LIB_OBJ) packaging/libmoxie.map
 	@$(CC) $(FLAGS) -shared -Wl,-soname,libmoxie.so.0 -Wl,--version-script=packaging/libmoxie.map -o $@ $(LIB_OBJ) $(LDFLAGS) $(LDLIBS)
 	@ln -sf $(SO) $(B)/libmoxie.so.0 && ln -sf libmoxie.so.0 $(B)/libmoxie.so
 $(B)/moxie: $(CLI_OBJ) $(B)/libmoxie.a
-	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) -levent_extra -levent_core $(LDLIBS)
 $(B)/test_%: $(B)/tests/test_%.o $(B)/libmoxie.a
 	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 $(B)/test_alloc: LDFLAGS += $(WRAP:%=-Wl,--wrap=%)

@@ -12,6 +12,7 @@ int main(void) { return 0; }' || need gcc libc6-dev
 compiles "$cc -c" '#include <jansson.h>' || need libjansson-dev
 compiles "$cc -c" '#define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>' || need libpcre2-dev
+compiles "$cc -c" '#include <event2/http.h>' || need libevent-dev
 if [ "${1:-}" = fuzz ]; then
 	compiles "clang -fsanitize=fuzzer,address" 'int LLVMFuzzerTestOneInput(void) { return 0; }' || need clang libclang-rt-14-dev
 fi

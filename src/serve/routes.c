@@ -1,0 +1,182 @@
+/* routes.c - which request goes where, and what is asked of it before: method, key, headers, a body that is JSON. */
+#include <event2/keyvalq_struct.h>
+#include <string.h>
+
+#include "serve/serve_int.h"
+
+#define MAX_JSON_VALUES (2 << 20) /* a value takes about 50 times its shortest text in memory */
+
+typedef void route_fn(struct server *s, struct evhttp_request *req, json_t *body);
+
+static void health(struct server *s, struct evhttp_request *req, json_t *body)
+{
+	(void)body;
+	if (s->draining)
+		reply_error(s, req, 503, NULL, "the server is shutting down");
+	else
+		reply_json(s, req, 200, json_pack("{s:s}", "status", "ok"));
+}
+
+static void models(struct server *s, struct evhttp_request *req, json_t *body)
+{
+	(void)body;
+	reply_json(s, req, 200, json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:s, s:i}]}", "object", "list", "data", "id", s->p.model_name,
+	                                  "object", "model", "created", (json_int_t)s->started_at, "owned_by", "moxie", "root",
+	                                  s->p.model_name, "max_model_len", s->p.n_ctx));
+}
+
+static void page(struct server *s, struct evhttp_request *req, json_t *body)
+{
+	(void)body;
+	if (!s->p.page) {
+		reply_error(s, req, 404, NULL, "this server has no page");
+		return;
+	}
+	/* The page is whole in itself: whatever else it might be made to load is refused. */
+	struct evkeyvalq *h = evhttp_request_get_output_headers(req);
+	evhttp_add_header(h, "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+	                  "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+	evhttp_add_header(h, "Referrer-Policy", "no-referrer");
+	evhttp_add_header(h, "Cache-Control", "no-cache");
+	reply_send(s, req, 200, "text/html; charset=utf-8", s->p.page, s->p.n_page);
+}
+
+enum { OPEN_ALWAYS = 1, OPEN_METRICS = 2, OPEN_PAGE = 4, ANY_BODY = 8 };
+
+static const struct route {
+	const char *path;
+	enum evhttp_cmd_type method;
+	int flags;
+	route_fn *run;
+} routes[] = {
+	{ "/health", EVHTTP_REQ_GET, OPEN_ALWAYS, health },
+	{ "/health_generate", EVHTTP_REQ_GET, 0, native_health_generate },
+	{ "/v1/models", EVHTTP_REQ_GET, 0, models },
+	{ "/v1/chat/completions", EVHTTP_REQ_POST, 0, openai_chat },
+	{ "/v1/completions", EVHTTP_REQ_POST, 0, openai_completions },
+	{ "/generate", EVHTTP_REQ_POST, 0, native_generate },
+	{ "/tokenize", EVHTTP_REQ_POST, 0, native_tokenize },
+	{ "/v1/tokenize", EVHTTP_REQ_POST, 0, native_tokenize },
+	{ "/detokenize", EVHTTP_REQ_POST, 0, native_detokenize },
+	{ "/v1/detokenize", EVHTTP_REQ_POST, 0, native_detokenize },
+	{ "/abort_request", EVHTTP_REQ_POST, 0, native_abort },
+	{ "/get_model_info", EVHTTP_REQ_GET, 0, native_model_info },
+	{ "/model_info", EVHTTP_REQ_GET, 0, native_model_info },
+	{ "/server_info", EVHTTP_REQ_GET, 0, native_server_info },
+	{ "/get_server_info", EVHTTP_REQ_GET, 0, native_server_info },
+	{ "/metrics", EVHTTP_REQ_GET, OPEN_METRICS, metrics_reply },
+	{ "/", EVHTTP_REQ_GET, OPEN_PAGE, page },
+};
+
+/* The time taken says nothing about where the first wrong byte is. */
+static bool same_key(const char *got, const char *key)
+{
+	size_t n = strlen(got), n_key = strlen(key);
+	unsigned wrong = n != n_key;
+	for (size_t i = 0; i < n; i++)
+		wrong |= (unsigned char)got[i] ^ (unsigned char)key[i % n_key];
+	return !wrong;
+}
+
+static bool may_enter(const struct server *s, struct evhttp_request *req, const struct route *r)
+{
+	int flags = r ? r->flags : 0;
+	if (!s->p.api_key || flags & OPEN_ALWAYS || (flags & OPEN_METRICS && s->p.metrics_open) || (flags & OPEN_PAGE && s->p.page_open))
+		return true;
+	const char *got = evhttp_find_header(evhttp_request_get_input_headers(req), "Authorization");
+	return got && !strncasecmp(got, "Bearer ", 7) && same_key(got + 7, s->p.api_key);
+}
+
+static int count_headers(struct evhttp_request *req, const char *name)
+{
+	int n = 0;
+	for (const struct evkeyval *h = evhttp_request_get_input_headers(req)->tqh_first; h; h = h->next.tqe_next)
+		n += !strcasecmp(h->key, name);
+	return n;
+}
+
+/* Two lengths, or a length and chunks: someone between us and the client may have read another request than we did. */
+static bool is_ambiguous(struct evhttp_request *req)
+{
+	int n_length = count_headers(req, "Content-Length"), n_coding = count_headers(req, "Transfer-Encoding");
+	return n_length > 1 || n_coding > 1 || (n_length && n_coding) || count_headers(req, "Host") > 1 || count_headers(req, "Authorization") > 1;
+}
+
+static size_t count_values(const char *p, size_t n)
+{
+	size_t count = 1;
+	bool in_string = false;
+	for (size_t i = 0; i < n; i++) {
+		if (in_string && p[i] == '\\')
+			i++;
+		else if (p[i] == '"')
+			in_string = !in_string;
+		else if (!in_string)
+			count += p[i] == ',' || p[i] == '[' || p[i] == '{';
+	}
+	return count;
+}
+
+static json_t *read_body(struct server *s, struct evhttp_request *req)
+{
+	struct evbuffer *in = evhttp_request_get_input_buffer(req);
+	size_t n = evbuffer_get_length(in);
+	const char *p = (const char *)evbuffer_pullup(in, -1);
+	json_error_t e;
+	if (n && !p) {
+		reply_error(s, req, 503, NULL, "out of memory");
+		return NULL;
+	}
+	if (n && count_values(p, n) > MAX_JSON_VALUES) {
+		reply_error(s, req, 413, NULL, "the body has more than %d values", MAX_JSON_VALUES);
+		return NULL;
+	}
+	json_t *body = n ? json_loadb(p, n, JSON_REJECT_DUPLICATES, &e) : NULL;
+	if (!n)
+		reply_error(s, req, 400, NULL, "the body is empty, wanted a JSON object");
+	else if (!body)
+		reply_error(s, req, 400, NULL, "the body is not JSON: %s at byte %d", e.text, e.position);
+	else if (!json_is_object(body))
+		reply_error(s, req, 400, NULL, "the body is not a JSON object");
+	else
+		return body;
+	json_decref(body);
+	return NULL;
+}
+
+static void run_route(struct server *s, struct evhttp_request *req, const struct route *r)
+{
+	if (r->method != EVHTTP_REQ_POST) {
+		r->run(s, req, NULL);
+		return;
+	}
+	json_t *body = read_body(s, req);
+	if (body)
+		r->run(s, req, body);
+	json_decref(body);
+}
+
+void route_request(struct evhttp_request *req, void *server)
+{
+	struct server *s = server;
+	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
+	const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
+	const struct route *found = NULL;
+	enum evhttp_cmd_type method = evhttp_request_get_command(req);
+	for (size_t i = 0; path && i < sizeof routes / sizeof *routes; i++)
+		if (!strcmp(path, routes[i].path))
+			found = &routes[i];
+	if (is_ambiguous(req)) {
+		evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
+		reply_error(s, req, 400, NULL, "a header that may stand once stands twice");
+	} else if (!may_enter(s, req, found)) {
+		reply_error(s, req, 401, NULL, "the API key is missing or wrong");
+	} else if (!found) {
+		reply_error(s, req, 404, NULL, "there is no such route");
+	} else if (method != found->method && !(method == EVHTTP_REQ_HEAD && found->method == EVHTTP_REQ_GET)) {
+		evhttp_add_header(evhttp_request_get_output_headers(req), "Allow", found->method == EVHTTP_REQ_GET ? "GET, HEAD" : "POST");
+		reply_error(s, req, 405, NULL, "this route takes %s", found->method == EVHTTP_REQ_GET ? "GET" : "POST");
+	} else {
+		run_route(s, req, found);
+	}
+}

@@ -1,0 +1,221 @@
+/* serve_int.h - what the files of the server share.
+ *
+ * One thread, the loop, owns every socket, job and number here.  The engine's thread touches a part's queue alone, under
+ * server.lock, and wakes the loop through an eventfd.
+ */
+#ifndef MOXIE_SERVE_INT_H
+#define MOXIE_SERVE_INT_H
+
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "base/vec.h"
+#include "serve/serve.h"
+
+#define MAX_PARTS 256 /* prompts of one request */
+#define MAX_STOPS 16
+#define MAX_STOP_BYTES 1024
+
+/* ---- jobs: requests that generate ----------------------------------------------------------------------------------- */
+
+enum job_kind { JOB_CHAT, JOB_COMPLETION, JOB_GENERATE, JOB_HEALTH };
+
+enum item_kind { IT_NOTHING, IT_REASONING, IT_CONTENT, IT_CALL, IT_ARGUMENTS }; /* IT_CALL: a call begins, the text is its name */
+
+/* What the engine's thread says about a part. */
+struct item {
+	enum item_kind kind;
+	bool is_token;        /* a new token, not more of the one before */
+	int32_t id;
+	size_t at, n_text;    /* in queue.text */
+	double time;
+};
+struct queue {
+	struct item *item;
+	size_t n_item, cap_item;
+	struct buf text;
+};
+
+struct call { /* a tool call */
+	char *id;
+	struct buf name, arguments;
+};
+
+struct part { /* one prompt of a job */
+	struct job *job;
+	int index;
+	struct ids prompt;
+	uint64_t engine_id;
+	bool submitted, finished;
+
+	/* under server.lock */
+	struct queue in;
+	bool is_ready, is_done;
+	struct part *next_ready;
+	struct moxie_generate_result result;
+	int status;
+	struct moxie_err err;
+
+	/* the engine's thread alone */
+	bool in_call;         /* a message to a recipient is under way */
+	int32_t last_id;
+
+	/* the loop */
+	struct queue out;     /* the queue as it was taken */
+	struct buf content, reasoning;
+	struct ids output;
+	struct call *call;
+	size_t n_call;
+	int n_tok;
+	double last_time;
+};
+
+struct job {
+	struct server *s;
+	struct job *next, **prev;
+	struct evhttp_request *req; /* NULL: nobody waits for the answer any more */
+	enum job_kind kind;
+	bool stream, include_usage, started, is_batch;
+	char rid[80];
+	long created;
+	double start;
+	char *stop[MAX_STOPS];
+	size_t n_stop;
+	struct moxie_generate_params gen;
+	struct part *part;
+	int n_part, n_left;         /* parts not finished */
+};
+
+/* ---- the server ----------------------------------------------------------------------------------------------------- */
+
+struct histogram {
+	const double *edge;
+	int n_edge;
+	uint64_t count[32];
+	double sum;
+	uint64_t n;
+};
+
+struct metrics {
+	struct histogram ttft, itl, e2e;
+	uint64_t n_requests, n_aborted, prompt_tokens, cached_tokens, generated_tokens;
+};
+
+struct server {
+	struct serve_params p;
+	moxie_model *m;
+	moxie_engine *e;
+	struct moxie_model_info info;
+	struct event_base *base;
+	struct evhttp *http;
+	struct evhttp_bound_socket *socket;
+	struct event *on_term, *on_int, *wake, *tick, *drain_end;
+	int wake_fd;
+	struct job *jobs;
+	int n_job;
+	int n_reply;              /* answers on their way out */
+	bool draining, accepting, stopping;
+	long started_at;
+	struct metrics metrics;
+	pthread_mutex_t lock;
+	struct part *ready, **ready_end;
+	struct buf scratch;
+};
+
+/* ---- http.c --------------------------------------------------------------------------------------------------------- */
+
+void server_log(const struct server *s, enum serve_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* When the last answer of a drain is out. */
+void server_check_drained(struct server *s);
+
+/* ---- reply.c -------------------------------------------------------------------------------------------------------- */
+
+/* Each answers req, which is the library's from then on. */
+void reply_send(struct server *s, struct evhttp_request *req, int code, const char *type, const void *body, size_t n);
+void reply_json(struct server *s, struct evhttp_request *req, int code, json_t *body); /* steals body; NULL: 500 */
+void reply_buf(struct server *s, struct evhttp_request *req, int code, const struct buf *b);
+/* The error as OpenAI shapes it; param may be NULL. */
+void reply_error(struct server *s, struct evhttp_request *req, int code, const char *param, const char *fmt, ...)
+	__attribute__((format(printf, 5, 6)));
+void error_write(struct buf *b, int code, const char *param, const char *message);
+/* The HTTP status of an engine's error; *text is what the client may know of it. */
+int error_of_engine(struct server *s, const struct moxie_err *err, const char **text);
+/* Begins a stream, adds to it, ends it.  false: the client is too slow or gone. */
+bool stream_begin(struct server *s, struct evhttp_request *req);
+bool stream_add(struct server *s, struct evhttp_request *req, const struct buf *b);
+void stream_end(struct server *s, struct evhttp_request *req);
+
+/* ---- routes --------------------------------------------------------------------------------------------------------- */
+
+void route_request(struct evhttp_request *req, void *server); /* routes.c */
+
+void openai_chat(struct server *s, struct evhttp_request *req, json_t *body);       /* openai.c */
+void openai_completions(struct server *s, struct evhttp_request *req, json_t *body);
+/* Ids of body's "messages" and "tools".  0, or an error was answered. */
+int chat_ids(struct server *s, struct evhttp_request *req, json_t *body, struct ids *ids); /* messages.c */
+
+void native_generate(struct server *s, struct evhttp_request *req, json_t *body);
+void native_tokenize(struct server *s, struct evhttp_request *req, json_t *body);   /* native.c */
+void native_detokenize(struct server *s, struct evhttp_request *req, json_t *body);
+void native_abort(struct server *s, struct evhttp_request *req, json_t *body);
+void native_model_info(struct server *s, struct evhttp_request *req, json_t *body);
+void native_server_info(struct server *s, struct evhttp_request *req, json_t *body);
+void native_health_generate(struct server *s, struct evhttp_request *req, json_t *body);
+
+void metrics_init(struct metrics *m);
+void metrics_see(struct histogram *h, double x, uint64_t times);
+void metrics_reply(struct server *s, struct evhttp_request *req, json_t *body);
+
+/* ---- job.c ---------------------------------------------------------------------------------------------------------- */
+
+/* NULL: out of memory, answered. */
+struct job *job_create(struct server *s, struct evhttp_request *req, enum job_kind kind);
+bool job_add_prompt(struct job *j, const int32_t *ids, size_t n);
+/* The request's sampling fields, limits and stop strings; default_max: tokens when none are asked for, 0: no limit.
+ * false: an error was answered and the job freed. */
+bool job_read_sampling(struct job *j, json_t *from, int default_max);
+/* Hands every part to the engine; answers an error when it refuses. */
+void job_submit(struct job *j);
+void job_abort(struct job *j);   /* cancels its parts; the answer says so */
+void job_refuse(struct job *j, int code, const char *param, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+/* Closes the connection and forgets the answer, as when the client itself leaves: cancels what runs. */
+void job_drop(struct job *j);
+/* The answer is given by other means: the close of its connection is no business of j from now on. */
+struct evhttp_request *job_release(struct job *j);
+void jobs_take(struct server *s); /* what the engine's thread left */
+
+/* ---- out.c: what a job answers ---------------------------------------------------------------------------------------- */
+
+bool out_begin(struct job *j);                                /* a stream's first chunks */
+bool out_item(struct part *p, const struct item *it, const char *text); /* one event: kept, or written as a chunk */
+bool out_part_end(struct part *p);                            /* a stream's last chunks of p */
+void out_end(struct job *j);                                  /* all parts are done */
+
+/* ---- json.c --------------------------------------------------------------------------------------------------------- */
+
+/* text as a JSON string, quotes included. */
+bool json_str(struct buf *b, const char *text, size_t n);
+bool json_cstr(struct buf *b, const char *text);
+
+enum field_kind { FIELD_FLOAT, FIELD_INT, FIELD_U64, FIELD_BOOL };
+struct field {
+	const char *name;
+	enum field_kind kind; /* float, int, uint64_t, bool */
+	size_t at;            /* offset in the struct that is filled */
+	double lo, hi;
+};
+/* Fills what body has; null counts as absent.  false: *why names field, value and range, *name the field. */
+bool fields_read(const struct field *f, size_t n, json_t *body, void *to, const char **name, struct buf *why);
+
+/* Fields this server cannot honour: fine while absent, null, or saying "off".  NULL, or the name of the first other. */
+const char *unsupported_field(json_t *body, enum job_kind kind);
+/* A token id of m's vocabulary in v; false if not. */
+bool json_token(const json_t *v, int n_vocab, int32_t *id);
+/* Ids of a JSON array.  0, -1: not all are tokens, -2: out of memory */
+int json_tokens(const json_t *list, int n_vocab, struct ids *out);
+
+#endif
