@@ -364,6 +364,40 @@ static int run_moxie_parser(void)
 	return rc;
 }
 
+struct ended {
+	atomic_int n, status;
+	struct moxie_err err;
+};
+
+static void on_finish(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *e)
+{
+	struct ended *end = ud;
+	(void)r;
+	end->err = *e;
+	end->status = status;
+	end->n++;
+}
+
+static int run_scheduler(void)
+{
+	static const int32_t ids[3] = { 1, 2, 3 };
+	static const char *const stop[1] = { "no such text" };
+	struct ended end = { 0 };
+	struct moxie_request r = { .struct_size = sizeof r, .ids = ids, .n = 3, .on_finish = on_finish,
+		.p = { .struct_size = sizeof r.p, .max_tokens = 20, .ignore_eos = 1, .raw = 0, .stop = stop, .n_stop = 1, .ud = &end } };
+	CREATE(moxie_engine, e, moxie_engine_create(&e, model, &(struct moxie_engine_params){ .struct_size = sizeof(struct moxie_engine_params) }, &err));
+	if (rc)
+		return rc;
+	rc = moxie_engine_submit(e, &r, NULL, &err);
+	for (int i = 0; rc == 0 && i < 10000 && !end.n; i++)
+		usleep(500);
+	moxie_engine_free(e);
+	CHECK(end.n == (rc == 0), "%d ends", end.n);
+	if (end.status)
+		err = end.err;
+	return rc ? rc : end.status;
+}
+
 /* A step of decode never allocates. */
 static int run_steps(void)
 {
@@ -390,6 +424,7 @@ TEST(alloc_engine)
 	OK(moxie_model_open(&model, &model_params, &err), err);
 	fail_each("moxie_session_create", run_session, 1000);
 	fail_each("moxie_parser_create", run_moxie_parser, 1000);
+	fail_each("moxie_engine_create and a request", run_scheduler, 1000);
 	OK(run_steps(), err);
 	moxie_model_free(model);
 	tmp_remove();

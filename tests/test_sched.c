@@ -1,7 +1,7 @@
 /* test_sched.c - many requests at once: answers, order, cancelling, limits, reuse.
  *
- * The tiny model has random weights, and cpu:ref, which gives a row the same bits in any batch, so that answers can be compared
- * with those of moxie_generate token by token.  It has no tokenizer: every event is one token.
+ * The tiny model has random weights and no tokenizer: every event is one token.  Answers are compared with those of
+ * moxie_generate token by token, where a row has the same bits in any company: in steps of few rows, and on cpu:ref.
  */
 #include <pthread.h>
 #include <unistd.h>
@@ -9,13 +9,7 @@
 #include "engine/sched.h"
 #include "test.h"
 
-#ifdef __SANITIZE_THREAD__
-#define EXACT 0 /* libgomp, which cpu:ref runs on, is opaque to the thread sanitizer; the fast kernels' rows differ in the last bits */
-#define DEVICE "cpu"
-#else
-#define EXACT 1
-#define DEVICE "cpu:ref"
-#endif
+#define FEW 5 /* rows that every CPU kernel takes one by one, see min_panel in kernels/cpu */
 #define MAX_OUT 256
 
 static struct moxie_err err;
@@ -127,56 +121,55 @@ static void same_as_alone(const struct ask *a, moxie_model *m, int n_ctx, const 
 	OK(moxie_generate(s, a->ids, a->n, &p, &r, &err), err);
 	moxie_session_free(s);
 	CHECK(a->status == 0 && a->n_finish == 1 && a->n_late == 0, "%s: status %d, %d ends, %d late", what, a->status, a->n_finish, a->n_late);
-	CHECK(a->res.n_prompt == a->n && (a->req.p.sampling.temperature > 0 || !EXACT || a->res.finish == r.finish), "%s: finish %d, alone %d",
-	      what, a->res.finish, r.finish);
-	if (!EXACT)
-		return;
+	CHECK(a->res.n_prompt == a->n, "%s: prompt of %zu", what, a->res.n_prompt);
 	CHECK(a->res.n_out == r.n_out && a->res.finish == r.finish && a->n_out == b.n_out, "%s: %zu tokens, finish %d; alone %zu, %d", what,
 	      a->res.n_out, a->res.finish, r.n_out, r.finish);
 	for (int i = 0; i < b.n_out; i++)
 		CHECK(a->out[i] == b.out[i], "%s: token %d is %d, alone %d", what, i, (int)a->out[i], (int)b.out[i]);
 }
 
-static void answers_are_those_alone(int n_seq, int n_chunk)
+static void answers_are_those_alone(const char *device, int n_seq, int n_chunk, int n)
 {
-	enum { N = 20 };
-	static struct ask a[N];
-	moxie_model *m = tiny(DEVICE, n_chunk, n_seq);
-	moxie_engine *e = engine(m, 400, 0, 0);
+	static struct ask a[20];
+	moxie_model *m = tiny(device, n_chunk, n_seq);
+	moxie_engine *e = engine(m, 200, 0, 0);
 	uint64_t n_prompt = 0, n_out = 0;
-	for (int i = 0; i < N; i++) {
-		ask_init(&a[i], e, i ? 1 + rnd_int(300) : 400, i == 0 ? 0 : 1 + rnd_int(60));
+	for (int i = 0; i < n; i++) {
+		ask_init(&a[i], e, i ? 1 + rnd_int(150) : 200, i == 0 ? 0 : 1 + rnd_int(40));
 		a[i].req.p.ignore_eos = i % 2;
 		if (i % 3 == 1)
 			a[i].req.p.sampling = (struct moxie_sampling){ .temperature = 1, .top_p = 0.9f, .presence_penalty = 0.5f, .seed = rnd_u64() };
-		if (i == 5)
-			a[i].req.p.max_tokens = 0, a[i].n = a[i].req.n = 350; /* until the cache is full */
+		if (i == 4)
+			a[i].req.p.max_tokens = 0, a[i].req.p.ignore_eos = 1, a[i].n = a[i].req.n = 170; /* until the cache is full */
 		submit(&a[i]);
 	}
-	for (int i = 0; i < N; i++)
+	for (int i = 0; i < n; i++)
 		wait_for(&a[i].n_finish, 1);
 	struct moxie_engine_stats st = stats(e);
 	moxie_engine_free(e);
-	for (int i = 0; i < N; i++) {
+	for (int i = 0; i < n; i++) {
 		char what[64];
 		snprintf(what, sizeof what, "request %d of %zu tokens", i, a[i].n);
-		same_as_alone(&a[i], m, 400, what);
+		same_as_alone(&a[i], m, 200, what);
 		n_prompt += a[i].n, n_out += a[i].res.n_out;
 	}
-	CHECK(a[5].res.n_out == 51 && a[5].res.finish == MOXIE_FINISH_LENGTH, "350 + %zu", a[5].res.n_out);
-	CHECK(st.n_requests == N && st.n_finished == N && !st.n_cancelled && !st.n_failed && !st.n_running && !st.n_queued, "%d left", st.n_running);
+	CHECK(a[4].res.n_out == 31 && a[4].res.finish == MOXIE_FINISH_LENGTH, "170 + %zu", a[4].res.n_out);
+	CHECK(st.n_requests == (uint64_t)n && st.n_finished == (uint64_t)n && !st.n_cancelled && !st.n_failed && !st.n_running && !st.n_queued, "%d left", st.n_running);
 	CHECK(st.prompt_tokens == n_prompt && st.generated_tokens == n_out, "%llu, %llu", (unsigned long long)st.prompt_tokens,
 	      (unsigned long long)st.generated_tokens);
-	CHECK(st.decode_tokens_per_second > 0 && st.kv_tokens == 0 && st.kv_capacity == 400u * (unsigned)n_seq, "%g tok/s",
+	CHECK(st.decode_tokens_per_second > 0 && st.kv_tokens == 0 && st.kv_capacity == 200u * (unsigned)n_seq, "%g tok/s",
 	      st.decode_tokens_per_second);
 	CHECK(m->kv.full.n_free == m->kv.full.n_page && m->kv.ring.n_free > 0, "pages are missing");
-	printf("    n_seq %d, chunk %d: %llu steps, %.0f tok/s\n", n_seq, n_chunk, (unsigned long long)st.n_steps, st.decode_tokens_per_second);
+	printf("    %s, n_seq %d, chunk %d: %llu steps, %.0f tok/s\n", m->kern->name, n_seq, n_chunk, (unsigned long long)st.n_steps, st.decode_tokens_per_second);
 	moxie_model_free(m);
 }
 
-TEST(sched_answers_are_those_alone) { answers_are_those_alone(4, 32); }
-TEST(sched_answers_one_at_a_time) { answers_are_those_alone(1, 64); }
-TEST(sched_answers_chunk_below_batch) { answers_are_those_alone(6, 2); }
+TEST(sched_answers_are_those_alone) { answers_are_those_alone("cpu", 4, FEW, 20); }
+TEST(sched_answers_one_at_a_time) { answers_are_those_alone("cpu", 1, 64, 20); }
+TEST(sched_answers_chunk_below_batch) { answers_are_those_alone("cpu", FEW, 2, 20); }
+#ifndef __SANITIZE_THREAD__ /* libgomp, which cpu:ref runs on, is opaque to it */
+TEST(sched_answers_in_wide_steps) { answers_are_those_alone("cpu:ref", 4, 32, 6); }
+#endif
 
 TEST(sched_starts_in_order_of_arrival)
 {
@@ -284,7 +277,7 @@ TEST(sched_prefix_is_reused)
 {
 	for (int no_reuse = 0; no_reuse < 2; no_reuse++) {
 		static struct ask a[4];
-		moxie_model *m = tiny(DEVICE, 32, 2);
+		moxie_model *m = tiny("cpu", FEW, 2);
 		moxie_engine *e = engine(m, 400, 0, no_reuse);
 		for (int i = 0; i < 4; i++) {
 			ask_init(&a[i], e, i < 2 ? 100 : 130, 8);
@@ -339,6 +332,82 @@ TEST(sched_submit_refuses)
 	moxie_model_free(m);
 }
 
+/* ---- what goes wrong inside -------------------------------------------------------------------------------------------- */
+
+TEST(sched_few_sessions_do)
+{
+	static struct ask a[5];
+	moxie_model *m = tiny("cpu", 16, 4);
+	m->kv.full.n_free = 2 * ((400 + KV_PAGE - 1) / KV_PAGE); /* two of four slots find memory */
+	moxie_engine *e = engine(m, 400, 0, 0);
+	for (int i = 0; i < 5; i++) {
+		ask_init(&a[i], e, 20, 30);
+		submit(&a[i]);
+	}
+	for (int i = 0; i < 5; i++) {
+		wait_for(&a[i].n_finish, 1);
+		CHECK(a[i].status == 0 && a[i].n_out == 30, "status %d", a[i].status);
+	}
+	CHECK(e->slot[0].s && e->slot[1].s && !e->slot[2].s && !e->slot[3].s, "slots");
+	moxie_engine_free(e);
+	moxie_model_free(m);
+	m = tiny("cpu", 16, 4);
+	m->kv.full.n_free = 1;
+	CHECK(moxie_engine_create(&e, m, &(struct moxie_engine_params){ sizeof(struct moxie_engine_params), 400, 0, 0 }, &err) == MOXIE_E_NOMEM && !e,
+	      "%s", err.text);
+	moxie_model_free(m);
+}
+
+TEST(sched_failed_step_fails_its_requests)
+{
+	static struct ask a[2];
+	moxie_model *m = tiny("cpu", 16, 2);
+	moxie_engine *e = engine(m, 400, 0, 0);
+	size_t cap = m->ws.cap;
+	for (int i = 0; i < 2; i++) {
+		m->ws.cap = i ? cap : 64; /* no step is under way */
+		ask_init(&a[i], e, 20, 30);
+		submit(&a[i]);
+		wait_for(&a[i].n_finish, 1);
+	}
+	CHECK(a[0].status == MOXIE_E_NOMEM && a[0].res.finish == MOXIE_FINISH_NONE && a[0].n_out == 0, "status %d", a[0].status);
+	CHECK(a[1].status == 0 && a[1].n_out == 30, "status %d", a[1].status);
+	CHECK(stats(e).n_failed == 1 && stats(e).n_finished == 1, "counts");
+	moxie_engine_free(e);
+	moxie_model_free(m);
+}
+
+static int device_fails(struct kern *k, struct moxie_err *e)
+{
+	(void)k;
+	return err_set(e, MOXIE_E_DEVICE, "the device is gone");
+}
+
+TEST(sched_failed_device_fails_all)
+{
+	static struct ask a[5];
+	moxie_model *m = tiny("cpu", 16, 2);
+	moxie_engine *e = engine(m, 400, 0, 0);
+	m->kern->sync = device_fails;
+	for (int i = 0; i < 5; i++) {
+		ask_init(&a[i], e, 200, 30);
+		int rc = moxie_engine_submit(e, &a[i].req, &a[i].id, &err); /* the first may have failed by now */
+		CHECK(rc == 0 || (rc == MOXIE_E_DEVICE && i), "%d %s", rc, err.text);
+	}
+	for (int i = 0; i < 5; i++)
+		if (a[i].id) {
+			wait_for(&a[i].n_finish, 1);
+			CHECK(a[i].status == MOXIE_E_DEVICE, "status %d", a[i].status);
+		}
+	CHECK(moxie_engine_submit(e, &a[0].req, NULL, &err) == MOXIE_E_DEVICE && strstr(err.text, "is gone"), "%s", err.text);
+	struct moxie_engine_stats st = stats(e);
+	CHECK(st.n_failed == st.n_requests && !st.n_running && !st.n_queued, "%llu failed", (unsigned long long)st.n_failed);
+	moxie_engine_free(e);
+	for (int i = 0; i < 5; i++)
+		CHECK(a[i].n_finish == (a[i].id != 0), "request %d: %d ends", i, a[i].n_finish);
+	moxie_model_free(m);
+}
+
 /* ---- everything at once ------------------------------------------------------------------------------------------------ */
 
 #define N_THREAD 4
@@ -353,7 +422,7 @@ static void *client(void *arg)
 	for (int i = 0; i < N_EACH && !time_is_up; i++) {
 		x = x * 6364136223846793005u + 1442695040888963407u;
 		unsigned r = (unsigned)(x >> 33);
-		if (moxie_engine_submit(a[i].e, &a[i].req, &a[i].id, NULL) == MOXIE_E_TOO_SMALL)
+		while (moxie_engine_submit(a[i].e, &a[i].req, &a[i].id, NULL) == MOXIE_E_TOO_SMALL && !time_is_up)
 			usleep(500);
 		if (r % 3)
 			moxie_engine_cancel(a[i].e, a[r / 3 % (unsigned)(i + 1)].id);
@@ -384,6 +453,7 @@ TEST(sched_ends_once_under_random_cancels)
 	time_is_up = true;
 	for (int i = 0; i < N_THREAD; i++)
 		pthread_join(t[i], NULL);
+	struct moxie_engine_stats st = stats(e);
 	moxie_engine_free(e);
 	int n_accepted = 0, n_cancelled = 0;
 	for (int i = 0; i < N_THREAD; i++) {
@@ -396,7 +466,7 @@ TEST(sched_ends_once_under_random_cancels)
 		}
 		free(all[i]);
 	}
-	printf("    %d requests, %d cancelled\n", n_accepted, n_cancelled);
+	printf("    %d requests, %d cancelled, %llu steps\n", n_accepted, n_cancelled, (unsigned long long)st.n_steps);
 	CHECK(m->kv.full.n_free == m->kv.full.n_page, "pages are missing");
 	moxie_model_free(m);
 }

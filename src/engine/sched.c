@@ -8,6 +8,22 @@
 
 #define DEFAULT_QUEUED 1024
 
+/* What create made, as far as it got; the thread is over. */
+static void release(struct moxie_engine *e)
+{
+	for (int i = 0; e->slot && i < e->m->n_seq; i++)
+		moxie_session_free(e->slot[i].s);
+	if (e->has_lock)
+		pthread_mutex_destroy(&e->lock);
+	if (e->has_wake)
+		pthread_cond_destroy(&e->wake);
+	free(e->part_job);
+	free(e->part);
+	free(e->run);
+	free(e->slot);
+	free(e);
+}
+
 MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const struct moxie_engine_params *params, struct moxie_err *err)
 {
 	struct moxie_engine_params p = { 0 };
@@ -32,8 +48,10 @@ MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const stru
 	e->run = calloc(n_seq, sizeof *e->run);
 	e->part = calloc(n_seq, sizeof *e->part);
 	e->part_job = calloc(n_seq, sizeof *e->part_job);
-	bool lock = pthread_mutex_init(&e->lock, NULL) == 0, wake = pthread_cond_init(&e->wake, NULL) == 0;
-	int rc = e->slot && e->run && e->part && e->part_job && lock && wake ? 0 : err_nomem(err, n_seq * sizeof *e->slot, "an engine");
+	e->has_lock = pthread_mutex_init(&e->lock, NULL) == 0;
+	e->has_wake = pthread_cond_init(&e->wake, NULL) == 0;
+	bool ok = e->slot && e->run && e->part && e->part_job && e->has_lock && e->has_wake;
+	int rc = ok ? 0 : err_nomem(err, n_seq * sizeof *e->slot, "an engine");
 	/* The first slot's session settles n_ctx, and whether there is memory for one request at all. */
 	sp.n_ctx = p.n_ctx;
 	if (rc == 0 && (rc = moxie_session_create(&e->slot[0].s, m, &sp, err)) == 0) {
@@ -47,21 +65,10 @@ MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const stru
 			rc = err_set(err, MOXIE_E_NOMEM, "no thread for the engine");
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	}
-	if (rc == 0) {
+	if (rc == 0)
 		*out = e;
-		return 0;
-	}
-	if (e->slot)
-		moxie_session_free(e->slot[0].s);
-	if (lock)
-		pthread_mutex_destroy(&e->lock);
-	if (wake)
-		pthread_cond_destroy(&e->wake);
-	free(e->part_job);
-	free(e->part);
-	free(e->run);
-	free(e->slot);
-	free(e);
+	else
+		release(e);
 	return rc;
 }
 
@@ -74,15 +81,7 @@ MOXIE_API void moxie_engine_free(moxie_engine *e)
 	pthread_cond_signal(&e->wake);
 	pthread_mutex_unlock(&e->lock);
 	pthread_join(e->thread, NULL);
-	for (int i = 0; i < e->m->n_seq; i++)
-		moxie_session_free(e->slot[i].s);
-	pthread_mutex_destroy(&e->lock);
-	pthread_cond_destroy(&e->wake);
-	free(e->part_job);
-	free(e->part);
-	free(e->run);
-	free(e->slot);
-	free(e);
+	release(e);
 }
 
 static int check_request(const moxie_engine *e, const struct moxie_request *r, struct moxie_err *err)
@@ -164,10 +163,10 @@ MOXIE_API void moxie_engine_cancel(moxie_engine *e, uint64_t id)
 	pthread_mutex_lock(&e->lock);
 	for (struct job *j = e->first; j; j = j->next)
 		if (j->id == id)
-			atomic_store(&j->cancel, true);
+			atomic_store(&j->cancel, 1);
 	for (int i = 0; i < e->n_run; i++)
 		if (e->run[i]->job->id == id)
-			atomic_store(&e->run[i]->job->cancel, true);
+			atomic_store(&e->run[i]->job->cancel, 1);
 	pthread_mutex_unlock(&e->lock);
 }
 

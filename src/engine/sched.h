@@ -16,7 +16,7 @@ struct job {
 	struct job *next;            /* in the queue */
 	uint64_t id;
 	struct moxie_request req;    /* its pointers lead into this block */
-	atomic_bool cancel;
+	atomic_int cancel;           /* an int, away from the flags below: they are not for other threads */
 	bool decoding;               /* the prompt is in the cache */
 	bool has_reply;
 	bool over;                   /* status and res.finish are final */
@@ -49,6 +49,7 @@ struct moxie_engine {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;         /* the thread sleeps here when there is nothing to run */
+	bool has_lock, has_wake;
 
 	/* under lock */
 	bool stop;
