@@ -38,11 +38,11 @@ done
 (cd "$T" && gnuplot) <<GP
 set terminal svg size 1200,690 font "DejaVu Sans,13" background "#ffffff"
 set output "plot.svg"
-set multiplot layout 1,2 margins 0.06,0.985,0.09,0.79 spacing 0.055,0 \
+set multiplot layout 1,2 margins 0.068,0.985,0.09,0.79 spacing 0.055,0 \
 	title "MXFP4 experts on one NVIDIA H200, 2026-11-21: time of one layer against tokens\n{/*0.85 Moxie: experts alone, routing not included.  Peers: measured on the same kind of machine without pauses; what each includes: docs/performance.md}"
 set logscale xy
 set xlabel "tokens in the batch" offset 0,0.3
-set ylabel "microseconds per layer" offset 0.6
+set ylabel "microseconds per layer" offset 1.8
 set grid xtics ytics mytics lt 1 lc rgb "#dcdcdc" lw 0.8, lt 1 lc rgb "#f0f0f0" lw 0.6
 set xtics ("1" 1, "4" 4, "16" 16, "64" 64, "256" 256, "1024" 1024, "4096" 4096) nomirror
 set ytics nomirror
