@@ -54,6 +54,7 @@ $(B)/.ready: tools/setup.sh
 $(B)/%.o: %.c | $(B)/.ready
 	@mkdir -p $(@D) && echo "CC $<"
 	@$(CC) $(FLAGS) -c -o $@ $<
+$(B)/cli/serve.o: src/serve/page.html# the assembler reads it, so no .d names it
 $(B)/libmoxie.a: $(LIB_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 $(B)/static/libmoxie.a: $(LIB_OBJ)# the one that is installed: only moxie_* names can clash with its user's
@@ -87,6 +88,8 @@ install: all $(B)/static/libmoxie.a              ## install under DESTDIR/PREFIX
 	install -Dm644 models/wordmath/* -t $(DESTDIR)$(PREFIX)/share/moxie/models/wordmath
 	install -Dm644 docs/moxie.1 -t $(DESTDIR)$(PREFIX)/share/man/man1
 	install -Dm644 packaging/moxie.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/moxie
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local|$(PREFIX)|' packaging/moxie.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/moxie.service
 	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/moxie
 	$(PC) packaging/moxie.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/moxie.pc
 	$(PC) packaging/moxieConfig.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/moxie/moxieConfig.cmake

@@ -23,7 +23,8 @@ enum {
 	CMD_BENCH = 8,
 	CMD_INSPECT = 16,
 	CMD_SYNTH = 32,
-	CMD_TOKENIZE = 64
+	CMD_TOKENIZE = 64,
+	CMD_SERVE = 128
 };
 
 struct opts {
@@ -44,6 +45,10 @@ struct opts {
 	int limit, parallel, n_gen;
 	const char *output, *contexts;
 	bool show_wrong, json, list, specials, ids;
+
+	const char *served_name, *host, *uds, *key_file, *key, *log_level;
+	int port, n_running, n_queued, drain_seconds;
+	bool open_bind, open_metrics, no_reuse, incremental;
 
 	uint64_t set;     /* one bit a row that argv or the environment gave */
 	uint64_t by_argv; /* ... that argv gave */
@@ -67,6 +72,7 @@ int bench_main(struct opts *o);
 int inspect_main(struct opts *o);
 int synth_main(struct opts *o);
 int tokenize_main(struct opts *o);
+int serve_main(struct opts *o);
 
 /* ---- options.c ---------------------------------------------------------------------------------------------------- */
 

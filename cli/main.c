@@ -15,6 +15,8 @@ const struct command commands[] = {
 	  "Without DIR the model that ships with Moxie answers.  The prompt - is read from stdin.\n" },
 	{ "chat", "[DIR]", "Talks, and remembers what was said.", CMD_CHAT, chat_main,
 	  "Ctrl-C stops an answer, Ctrl-D quits, /help lists the commands.\n" },
+	{ "serve", "[DIR]", "Answers over HTTP, many requests at once, to clients of OpenAI's and SGLang's servers.", CMD_SERVE, serve_main,
+	  "A browser finds a chat page at the address.  SIGTERM or Ctrl-C lets what runs end, a second one does not.\n" },
 	{ "eval", "wordmath|gsm8k|gpqa [FILE.jsonl]", "Asks a file's questions and counts the right answers.", CMD_EVAL, eval_main,
 	  "wordmath: {\"question\", \"answer\"}.   gsm8k: the same, the number after ####.\n"
 	  "gpqa: {\"Question\", \"Correct Answer\", \"Incorrect Answer 1\", \"... 2\", \"... 3\"}; --seed shuffles the choices.\n" },
@@ -124,7 +126,8 @@ static int run_command(int argc, char **argv, char **said)
 	for (const struct command *c = commands; c->name; c++) {
 		if (strcmp(c->name, name))
 			continue;
-		struct opts o = { .parallel = 8, .n_gen = 32, .contexts = "128,1024,4096", .show_reasoning = "auto", .argv = said };
+		struct opts o = { .parallel = 8, .n_gen = 32, .contexts = "128,1024,4096", .show_reasoning = "auto", .argv = said,
+		                  .host = "127.0.0.1", .port = 30000, .n_running = 8 };
 		int rc = opts_parse(&o, c, argc - 1, argv + 1);
 		return rc >= 0 ? rc : c->run(&o);
 	}

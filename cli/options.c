@@ -24,7 +24,7 @@ struct row {
 };
 
 #define AT(field) offsetof(struct opts, field)
-#define LOADS (CMD_RUN | CMD_CHAT | CMD_EVAL | CMD_BENCH | CMD_TOKENIZE)
+#define LOADS (CMD_RUN | CMD_CHAT | CMD_EVAL | CMD_BENCH | CMD_TOKENIZE | CMD_SERVE)
 #define TALKS (CMD_RUN | CMD_CHAT)
 #define SAMPLES (CMD_RUN | CMD_CHAT | CMD_EVAL)
 #define ANY (-INFINITY), INFINITY
@@ -36,7 +36,7 @@ static const struct row rows[] = {
 	  "auto, cpu, or one kind of CPU kernels: cpu:ref, cpu:avx2, cpu:avx512, cpu:amx (default: auto)" },
 	{ "threads", 't', NULL, "N", INT, AT(n_thread), 0, 4096, LOADS | CMD_SYNTH, "Model",
 	  "threads to compute with (default: the processors this process may use)" },
-	{ "context-length", 'c', "max-model-len", "N", INT, AT(n_ctx), 0, 1 << 30, SAMPLES | CMD_INSPECT, "Model",
+	{ "context-length", 'c', "max-model-len", "N", INT, AT(n_ctx), 0, 1 << 30, SAMPLES | CMD_INSPECT | CMD_SERVE, "Model",
 	  "most tokens of prompt and answer together (default: the model's, at most 8192)" },
 	{ "load-format", 0, NULL, "auto|dummy", CHOICE, AT(load_format), ANY, LOADS | CMD_INSPECT, "Model",
 	  "dummy: random weights in memory; DIR may then be a config.json or a name such as gpt-oss-20b" },
@@ -53,7 +53,7 @@ static const struct row rows[] = {
 	  "how long to think (default: medium)" },
 	{ "show-reasoning", 0, NULL, "auto|yes|no", CHOICE, AT(show_reasoning), ANY, TALKS, "Prompt",
 	  "auto: dimmed on a terminal, else hidden; yes: to stderr if stdout is no terminal" },
-	{ "date", 0, NULL, "DATE", STR, AT(date), ANY, TALKS, "Prompt", "the day the model is told it is, e.g. 2026-11-21 (default: not told)" },
+	{ "date", 0, NULL, "DATE", STR, AT(date), ANY, TALKS | CMD_SERVE, "Prompt", "the day the model is told it is, e.g. 2026-11-21 (default: not told)" },
 
 	{ "max-tokens", 'n', "max-new-tokens", "N", INT, AT(max_tokens), 0, 1 << 30, SAMPLES, "Sampling",
 	  "most tokens of an answer (default: until the context is full)" },
@@ -70,6 +70,31 @@ static const struct row rows[] = {
 	{ "seed", 0, NULL, "N", U64, AT(seed), ANY, SAMPLES | CMD_SYNTH, "Sampling", "same seed, prompt and machine: same tokens (default: 0)" },
 	{ "stop", 0, NULL, "TEXT", LIST, AT(stop), ANY, CMD_RUN, "Sampling", "end the answer where TEXT begins; may be given up to 16 times" },
 	{ "ignore-eos", 0, NULL, NULL, FLAG, AT(ignore_eos), ANY, TALKS, "Sampling", "go on after the model's end token" },
+
+	{ "served-model-name", 0, "alias", "NAME", STR, AT(served_name), ANY, CMD_SERVE, "Server",
+	  "what clients call the model (default: the last part of DIR)" },
+	{ "host", 0, NULL, "ADDRESS", STR, AT(host), ANY, CMD_SERVE, "Server", "address to listen on (default: 127.0.0.1)" },
+	{ "port", 0, NULL, "N", INT, AT(port), 0, 65535, CMD_SERVE, "Server", "port to listen on; 0: any free one (default: 30000)" },
+	{ "uds", 0, NULL, "PATH", STR, AT(uds), ANY, CMD_SERVE, "Server", "listen on this unix socket instead" },
+	{ "api-key-file", 0, NULL, "FILE", STR, AT(key_file), ANY, CMD_SERVE, "Server",
+	  "every route but /health and the page wants the key that FILE holds" },
+	{ "api-key", 0, NULL, "KEY", STR, AT(key), ANY, CMD_SERVE, "Server",
+	  "the same, the key itself; use the environment: other users see flags" },
+	{ "allow-open-bind", 0, NULL, NULL, FLAG, AT(open_bind), ANY, CMD_SERVE, "Server",
+	  "listen beyond this machine without a key: whoever reaches the port may use it" },
+	{ "open-metrics", 0, NULL, NULL, FLAG, AT(open_metrics), ANY, CMD_SERVE, "Server", "/metrics wants no key" },
+	{ "max-running-requests", 0, "max-num-seqs", "N", INT, AT(n_running), 1, 1024, CMD_SERVE, "Server",
+	  "most requests that run together (default: 8)" },
+	{ "max-queued-requests", 0, NULL, "N", INT, AT(n_queued), 1, 1 << 20, CMD_SERVE, "Server",
+	  "most requests that wait; later ones are told to try again (default: 1024)" },
+	{ "disable-radix-cache", 0, NULL, NULL, FLAG, AT(no_reuse), ANY, CMD_SERVE, "Server",
+	  "never continue the KV cache of an earlier request" },
+	{ "incremental-streaming-output", 0, "stream-output", NULL, FLAG, AT(incremental), ANY, CMD_SERVE, "Server",
+	  "streamed chunks of /generate hold the new text alone" },
+	{ "drain-seconds", 0, NULL, "N", INT, AT(drain_seconds), 1, 86400, CMD_SERVE, "Server",
+	  "time that requests have to end after SIGTERM or Ctrl-C (default: 30)" },
+	{ "log-level", 0, NULL, "error|warning|info|debug", CHOICE, AT(log_level), ANY, CMD_SERVE, "Server",
+	  "how much to tell on stderr (default: warning)" },
 
 	{ "limit", 0, NULL, "N", INT, AT(limit), 0, 1 << 30, CMD_EVAL, "Evaluation", "only the first N questions" },
 	{ "parallel", 0, NULL, "N", INT, AT(parallel), 1, 256, CMD_EVAL, "Evaluation", "questions answered together (default: 8)" },
@@ -186,7 +211,7 @@ static void print_help(const struct command *cmd)
 	printf("usage: moxie %s %s\n\n%s\n", cmd->name, cmd->args, cmd->summary);
 	if (cmd->help)
 		printf("%s", cmd->help);
-	static const char *const groups[] = { "Prompt", "Sampling", "Evaluation", "Bench", "Model", "Output" };
+	static const char *const groups[] = { "Prompt", "Sampling", "Evaluation", "Bench", "Server", "Model", "Output" };
 	for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
 		print_group_help(cmd, groups[i]);
 	printf("\nEach flag has a twin in the environment: --max-tokens 64 is MOXIE_MAX_TOKENS=64; a flag wins over its twin.\n");

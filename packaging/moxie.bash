@@ -3,7 +3,7 @@ _moxie()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} flags
 	if ((COMP_CWORD == 1)); then
-		mapfile -t COMPREPLY < <(compgen -W 'run chat eval bench inspect synth tokenize --help --version' -- "$cur")
+		mapfile -t COMPREPLY < <(compgen -W 'run chat serve eval bench inspect synth tokenize --help --version' -- "$cur")
 		return
 	fi
 	case $prev in
@@ -11,10 +11,12 @@ _moxie()
 	--kv-cache-dtype) mapfile -t COMPREPLY < <(compgen -W 'auto bf16 f32' -- "$cur"); return ;;
 	--reasoning-effort) mapfile -t COMPREPLY < <(compgen -W 'low medium high' -- "$cur"); return ;;
 	--show-reasoning) mapfile -t COMPREPLY < <(compgen -W 'auto yes no' -- "$cur"); return ;;
+	--log-level) mapfile -t COMPREPLY < <(compgen -W 'error warning info debug' -- "$cur"); return ;;
 	esac
 	case ${COMP_WORDS[1]} in
 	run) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --raw --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --stats' ;;
 	chat) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --ignore-eos --stats' ;;
+	serve) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --date --served-model-name --host --port --uds --api-key-file --api-key --allow-open-bind --open-metrics --max-running-requests --max-queued-requests --disable-radix-cache --incremental-streaming-output --drain-seconds --log-level' ;;
 	eval) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --reasoning-effort --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --limit --parallel --show-wrong --output' ;;
 	bench) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --contexts --gen --output' ;;
 	inspect) flags='--help --model --device --context-length --load-format --chunked-prefill-size --kv-cache-dtype --json' ;;

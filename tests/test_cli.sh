@@ -46,7 +46,7 @@ have() { command -v "$1" >/dev/null; }
 test_help() {
 	wants 0 'usage: moxie COMMAND' --help
 	local c
-	for c in run chat eval bench inspect synth tokenize; do
+	for c in run chat serve eval bench inspect synth tokenize; do
 		wants 0 "usage: moxie $c" "$c" --help
 		grep -q 'twin in the environment' "$T/out" || fail "$c --help does not name the environment"
 	done
@@ -68,6 +68,102 @@ test_bad_flags() {
 	wants 2 'unknown kind' eval poetry
 	wants 2 'FILE is missing' eval gsm8k
 	MOXIE_TOP_K=x wants 2 'MOXIE_TOP_K is "x"' run hello
+}
+
+test_serve_flags() {
+	tiny "$T/m"
+	wants 2 'port is "70000"' serve "$T/m" --port 70000
+	wants 2 'max-running-requests is "0"' serve "$T/m" --max-num-seqs 0
+	wants 2 'log-level is "loud"' serve "$T/m" --log-level loud
+	wants 2 'what is "too" for' serve "$T/m" too
+	wants 2 'none/config.json' serve "$T/none"
+	wants 2 'host is "localhost.localdomain", wanted an IPv4' serve "$T/m" --host localhost.localdomain
+	local host
+	for host in 0.0.0.0 :: 192.0.2.1 ::ffff:192.0.2.1; do
+		wants 2 'no key: give --api-key-file' serve "$T/m" --host $host
+	done
+	wants 2 "uds is \"\"" serve "$T/m" --uds ''
+	wants 2 'wanted a path of 1 to 107 bytes' serve "$T/m" --uds "$T/$(printf '%0120d' 0)"
+	wants 2 'what are --host and --port for' serve "$T/m" --uds "$T/s" --port 1
+
+	wants 2 'No such file' serve "$T/m" --api-key-file "$T/none"
+	: >"$T/key"
+	wants 2 'the key is empty' serve "$T/m" --api-key-file "$T/key"
+	printf 'one\ntwo\n' >"$T/key"
+	wants 2 'byte 3 is not' serve "$T/m" --api-key-file "$T/key"
+	printf 'a\0b' >"$T/key"
+	wants 2 'no NUL, byte 1' serve "$T/m" --api-key-file "$T/key"
+	head -c 5000 /dev/zero | tr '\0' k >"$T/key"
+	wants 2 'at most 4096 bytes' serve "$T/m" --api-key-file "$T/key"
+	wants 2 'two keys' serve "$T/m" --api-key-file "$T/key" --api-key k
+	MOXIE_API_KEY='two words' wants 2 'byte 3 is not' serve "$T/m"
+	wants 2 'processes' serve "$T/m" --api-key secret --host 300.0.0.1
+}
+
+# serving ARG...: a server of the tiny model; pid, and url as its one line of output says it.
+serving() {
+	: >"$T/out"
+	"$MOXIE" serve "$@" >"$T/out" 2>"$T/err" &
+	pid=$!
+	trap 'kill $pid 2>/dev/null' EXIT
+	local i
+	for ((i = 0; i < 400; i++)); do
+		[ ! -s "$T/out" ] || break
+		kill -0 $pid 2>/dev/null || fail "the server ended"
+		sleep 0.05
+	done
+	url=$(sed -n 's/^moxie: serving .* on \([^ ]*\) (page, .*)$/\1/p' "$T/out")
+	[ -n "$url" ] || fail "not the wanted line: $(cat "$T/out")"
+}
+# get PATH [HEADER]: the whole answer of the server at $url, without a client of any kind.
+get() {
+	exec 3<>"/dev/tcp/127.0.0.1/$(echo "$url" | sed 's/.*:\([0-9]*\).*/\1/')" || fail "no connection to $url"
+	printf 'GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%s\r\n' "$1" "${2:+$2$'\r\n'}" >&3
+	tr -d '\0' <&3
+	exec 3<&-
+}
+
+test_serve() {
+	tiny "$T/m"
+	echo 'a-key' >"$T/key"
+	chmod 600 "$T/key"
+	if have python3; then # a service manager that hears us, in the abstract space
+		python3 - "$T/heard" "moxie-test-$$" <<-'END' &
+			import socket, sys
+			s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+			s.bind("\0" + sys.argv[2])
+			s.settimeout(60)
+			open(sys.argv[1], "w").close()
+			for i in range(2): open(sys.argv[1], "a").write(s.recv(100).decode() + "\n")
+		END
+		export NOTIFY_SOCKET=@moxie-test-$$
+		local i
+		for ((i = 0; i < 200; i++)); do
+			[ ! -e "$T/heard" ] || break
+			sleep 0.05
+		done
+	fi
+	serving "$T/m" --port 0 --api-key-file "$T/key" --served-model-name small --context-length 256
+	grep -q 'serving small on http://127\.0\.0\.1:[1-9]' "$T/out" || fail "it says: $(cat "$T/out")"
+	get /health | grep -q '^HTTP/1.1 200' || fail "/health"
+	get / >"$T/page"
+	grep -q '^HTTP/1.1 200' "$T/page" && grep -q '<title>Moxie</title>' "$T/page" && tail -1 "$T/page" | grep -q '</html>' || fail "not the page"
+	get /v1/models | grep -q '^HTTP/1.1 401' || fail "no key, and yet /v1/models answers"
+	get /v1/models 'Authorization: Bearer a-key' | grep -q '"small"' || fail "/v1/models"
+	kill -TERM $pid
+	rc=0
+	wait $pid || rc=$?
+	[ "$rc" = 0 ] || fail "SIGTERM: exit code $rc"
+	if have python3; then
+		wait
+		[ "$(cat "$T/heard")" = $'READY=1\nSTOPPING=1' ] || fail "the service manager heard: $(cat "$T/heard")"
+	fi
+	unset NOTIFY_SOCKET
+	serving "$T/m" --uds "$T/socket"
+	[ -S "$T/socket" ] && [ "$url" = "unix:$T/socket" ] || fail "no socket at $url"
+	kill -INT $pid 2>/dev/null
+	wait $pid || fail "SIGINT: exit code $?"
+	[ ! -e "$T/socket" ] || fail "the socket was left behind"
 }
 
 test_bad_sampling() {
@@ -312,13 +408,14 @@ test_install() {
 	install_to "$T/dest"
 	local p=$T/dest/opt/moxie f
 	for f in bin/moxie include/moxie.h lib/libmoxie.a lib/libmoxie.so lib/libmoxie.so.0 lib/pkgconfig/moxie.pc lib/cmake/moxie/moxieConfig.cmake \
-		share/man/man1/moxie.1 share/bash-completion/completions/moxie; do
+		share/man/man1/moxie.1 share/bash-completion/completions/moxie lib/systemd/system/moxie.service; do
 		[ -e "$p/$f" ] || fail "$f is missing"
 	done
 	readelf -d "$p/lib/libmoxie.so" | grep -q 'SONAME.*libmoxie.so.0\]' || fail "no SONAME"
 	local foreign
 	foreign=$(nm -D --defined-only "$p/lib/libmoxie.so" | awk '$2 ~ /[TDBRVW]/ { print $3 }' | grep -v '^moxie_' | grep -vE '^(__asan|__ubsan|__odr_asan|_)' || true)
 	[ -z "$foreign" ] || fail "the library shows more than moxie_*: $foreign"
+	grep -q '^ExecStart=/opt/moxie/bin/moxie serve$' "$p/lib/systemd/system/moxie.service" || fail "the unit starts something else"
 	"$p/bin/moxie" --version >/dev/null || fail "the installed command does not run"
 }
 
