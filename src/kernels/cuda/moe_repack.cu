@@ -18,6 +18,7 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "device/cluster.cuh"
 #include "moe_layout.h"
 #include "moxie_ops.h"
 extern "C" {
@@ -56,19 +57,20 @@ __global__ void __launch_bounds__(MAX_THREADS) __cluster_dims__(MAX_CTAS, 1, 1)
 		if (lane == 0)
 			block_max = most;
 	}
-	asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+	cluster_arrive();
+	cluster_wait();
 	if (blockIdx.x == 0 && threadIdx.x < 32) {
 		uint32_t v = 0;
 		if (lane < MAX_CTAS) {
-			uint32_t from;
-			asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(from) : "r"((uint32_t)__cvta_generic_to_shared(&block_max)), "r"(lane));
+			const uint32_t from = cluster_address(&block_max, lane);
 			asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
 		}
 		most = __reduce_max_sync(0xffffffffu, v);
 		if (lane == 0)
 			mul[e] = __uint_as_float(127 + (most > 128 ? most - 128 : 0) << 23);
 	}
-	asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); /* block_max is still read */
+	cluster_arrive();
+	cluster_wait(); /* block_max is still read */
 }
 
 /* Where a matrix's packed rows come from: packed row 16 w + g of row block b is row (unit * b + w8 * w + g) * step of lo,

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 	/* Few tokens per CTA: all threads score.  Warp i scores for token i % chunk, chunk a power of two. */
 	const bool together = MODE != BY_ID && p.chunk <= (MODE == BY_SCORE ? BLOCK_TOK : 1);
 
-	grid_launch_dependents();
+	pdl_launch();
 	route_touch(p);
 	for (int i = threadIdx.x; i < stride; i += blockDim.x)
 		mine[i] = 0;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 		for (int e = threadIdx.x; e < p.n_expert; e += blockDim.x)
 			select_bias[e] = p.select_bias ? p.select_bias[e] : 0.f;
 	__syncthreads();
-	grid_wait();
+	pdl_wait();
 
 	/* Experts first: other threads build tables from them while the warps of the tokens work out the weights. */
 	int id = -1;
@@ -140,7 +140,7 @@ template <int J, int MODE> __global__ void __launch_bounds__(J > 8 ? 512 : 1024,
 	float bias[J];
 	if (MODE == BY_SCORE)
 		route_load_bias<J>(p, bias);
-	grid_wait();
+	pdl_wait();
 	__syncthreads();
 	const int bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
 	for (int i = warp; i < n_mine; i += n_warp) {
@@ -158,7 +158,7 @@ template <int J, int MODE> __global__ void __launch_bounds__(J > 8 ? 512 : 1024,
 			atomicOr(mark + id * n_word + i / 32, 1u << (i & 31));
 	}
 	/* Not earlier: blocks of the next launch that wait beside ours would crowd some SMs and leave others idle. */
-	grid_launch_dependents();
+	pdl_launch();
 	__syncthreads();
 	for (int i = threadIdx.x; i < n_mine * p.n_used; i += blockDim.x) {
 		const int tl = i / p.n_used, id = p.topk_id[(size_t)t0 * p.n_used + i]; /* written by this block */
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(1024) moe_route_scatter_kernel(const __grid_co
 	route_touch(p);
 	if (e < MOXIE_ROUTE_MAX_EXPERT)
 		before[e] = count[e] = 0;
-	grid_wait();
+	pdl_wait();
 	__syncthreads();
 	const int pair = threadIdx.x % half, group = threadIdx.x / half, n_group = blockDim.x / half;
 	if (group < n_group) {
@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(1024) moe_route_scatter_kernel(const __grid_co
 	}
 	if (blockIdx.x == 0 && e == 0)
 		put_head(p, (uint32_t)total, (uint32_t)(total >> 32));
-	grid_launch_dependents();
+	pdl_launch();
 	__syncthreads();
 	const int t0 = blockIdx.x * p.chunk, n_pair = min(p.chunk, p.n_tok - t0) * p.n_used;
 	for (int i = threadIdx.x; i < n_pair; i += blockDim.x) {

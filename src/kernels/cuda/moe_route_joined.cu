@@ -38,7 +38,7 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 	const int n_block = p.n_embd / 32, n_local = ROUTE_N_SLICE >> p.split_shift, s0 = split * n_local;
 	const bool works = row_block < p.n_row_block && p.n_tok > 0;
 
-	grid_launch_dependents();
+	pdl_launch();
 	route_touch(p);
 	/* Rows past the last expert read the last one and are dropped later. */
 	const int lo = min(row_block * 16 + g, p.n_expert - 1), hi = min(row_block * 16 + g + 8, p.n_expert - 1);
@@ -60,7 +60,7 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 		if (MODE == BY_SCORE && p.select_bias)
 			b_select = p.select_bias[e];
 	}
-	grid_wait();
+	pdl_wait();
 
 	if (works) {
 		const uint16_t *x[NT];

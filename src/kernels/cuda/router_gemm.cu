@@ -36,7 +36,7 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 	const size_t hi_step = (size_t)(hi - lo) * p.n_embd;
 	const uint16_t *const w = p.w + (size_t)lo * p.n_embd + q * 8;
 
-	grid_launch_dependents();
+	pdl_launch();
 	router_w f;
 	const int s0 = split * n_local + warp;
 	if (warp < n_local)
@@ -46,7 +46,7 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 			inbox_open(&barrier, 4 * TILE);
 		cluster_arrive();
 	}
-	grid_wait();
+	pdl_wait();
 	const uint16_t *x[NT];
 #pragma unroll
 	for (int n = 0; n < NT; n++)
