@@ -399,7 +399,53 @@ TEST(attn)
 		attn_case(odd, many, 4, dt, false);
 		odd.n_head = 2, odd.n_head_kv = 1, odd.d_head = 80;
 		attn_case(odd, chunk, 1, dt, false);
+		odd.n_head = 16, odd.n_head_kv = 2, odd.d_head = 64, odd.window = 100;
+		attn_case(odd, many, 4, dt, true);
+		odd.n_head = 7, odd.n_head_kv = 1, odd.d_head = 128, odd.window = 0;
+		attn_case(odd, deeper, 2, dt, false);
 	}
+}
+
+/* A token has the same bits alone, where few query rows meet a page, and inside a prompt, where many do. */
+static void attn_invariant_case(int n_head, int n_head_kv, int d_head, int window)
+{
+	static const int span[][2] = { { 1000, 60 } };
+	struct kv_ctx c = { .n_head = n_head, .n_head_kv = n_head_kv, .d_head = d_head, .window = window };
+	kv_init(&c, span, 1, DT_BF16, false);
+	for (size_t i = 0; i < kv_elems(&c); i++) {
+		kv_set(&c, c.kv.k, i, 1.5f * rnd_normal());
+		kv_set(&c, c.kv.v, i, rnd_normal());
+	}
+	size_t n_q = (size_t)(n_head * d_head);
+	float *q = c.q = rnd_act(60 * n_q, PLAIN), *all = take(60 * n_q, sizeof *all), *one = take(n_q, sizeof *one);
+	struct kern_limits lim = small;
+	lim.n_head = n_head, lim.n_head_kv = n_head_kv, lim.d_head = d_head;
+	for (int isa = FIRST_ISA; isa < CPU_AUTO; isa++) {
+		struct kern *k = open_kern(&lim, isa, 2);
+		if (!k)
+			continue;
+		c.n_tok = 60, c.span[0] = (struct span){ 0, 60, 1000 }, c.pos[0] = 1000, c.q = q;
+		run_attn(k, &c, all);
+		for (int t = 0; t < 60; t += 7) {
+			c.n_tok = 1, c.span[0] = (struct span){ 0, 1, 1000 + t }, c.pos[0] = 1000 + t, c.q = q + (size_t)t * n_q;
+			run_attn(k, &c, one);
+			CHECK(!memcmp(one, all + (size_t)t * n_q, sizeof *one * n_q), "%s, %d heads: token %d differs", isa_word[isa], n_head, t);
+		}
+		k->free(k);
+	}
+	free(q);
+	free(all);
+	free(one);
+	kv_done(&c);
+}
+
+TEST(attn_batch_invariant)
+{
+	attn_invariant_case(16, 2, 64, 0);
+	attn_invariant_case(10, 2, 96, 128);
+	attn_invariant_case(3, 1, 32, 0);
+	attn_invariant_case(2, 2, 64, 5);
+	attn_invariant_case(12, 1, 32, 0);
 }
 
 static void run_qkv(struct kern *k, void *ctx, float *out)

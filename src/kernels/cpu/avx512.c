@@ -89,28 +89,45 @@ static void attn_load_k2(float *dst, const bf16 *k, const bf16 *next, int from, 
 		}
 }
 
+/* Pairs (a[i], b[i]) of the words of two rows: the first 16, the last 16. */
+INLINE __m512i pair_low(__m512i a, __m512i b)
+{
+	const __m512i at = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2,
+	                                    33, 1, 32, 0);
+	return _mm512_permutex2var_epi16(a, at, b);
+}
+
+INLINE __m512i pair_high(__m512i a, __m512i b)
+{
+	const __m512i at = _mm512_set_epi16(63, 31, 62, 30, 61, 29, 60, 28, 59, 27, 58, 26, 57, 25, 56, 24, 55, 23, 54, 22, 53, 21, 52, 20, 51, 19, 50, 18,
+	                                    49, 17, 48, 16);
+	return _mm512_permutex2var_epi16(a, at, b);
+}
+
 /* dst[key/2][d] pairs of keys from v[key][d]. */
 static void attn_load_v2(float *dst, const bf16 *v, const bf16 *next, int from, int n, int d)
 {
-	const __m512i lo = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2,
-	                                    33, 1, 32, 0);
-	const __m512i hi = _mm512_add_epi16(lo, _mm512_set1_epi16(16));
 	for (int j = 0; j < n; j += 2)
 		for (int i = 0; i < d; i += 32) {
 			_mm_prefetch((const char *)(next + j * d + i), _MM_HINT_T1);
 			_mm_prefetch((const char *)(next + (j + 1) * d + i), _MM_HINT_T1);
 			__m512i a = j >= from ? _mm512_loadu_si512(v + j * d + i) : _mm512_setzero_si512();
 			__m512i b = j + 1 >= from && j + 1 < n ? _mm512_loadu_si512(v + (j + 1) * d + i) : _mm512_setzero_si512();
-			_mm512_storeu_si512(dst + j / 2 * d + i, _mm512_permutex2var_epi16(a, lo, b));
-			_mm512_storeu_si512(dst + j / 2 * d + i + 16, _mm512_permutex2var_epi16(a, hi, b));
+			_mm512_storeu_si512(dst + j / 2 * d + i, pair_low(a, b));
+			_mm512_storeu_si512(dst + j / 2 * d + i + 16, pair_high(a, b));
 		}
 }
 
 #include "kernels/cpu/lanes.h"
+#include "kernels/cpu/avx512_attn.h"
 
 static void attn(const struct attn_job *j)
 {
-	if (j->a->kv->dtype == DT_BF16 && j->a->d_head % 32 == 0)
+	int n_row = j->n_tok * (j->a->n_head / j->a->n_head_kv);
+	bool pairs = j->a->kv->dtype == DT_BF16 && j->a->d_head % 32 == 0;
+	if (pairs && n_row <= FEW)
+		attn_few(j, n_row);
+	else if (pairs)
 		attn_run(j, true);
 	else
 		attn_run(j, false);
