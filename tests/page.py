@@ -150,8 +150,9 @@ def use(b, url, key, shots):
         b.shot(shots + "/desktop.png")
 
     # A phone: nothing is wider than the screen.
-    b.size(390, 844, scale=2, phone=True, dark=True)
-    check("width on a phone", b.js("document.documentElement.scrollWidth"), 390)
+    for width in (320, 390):
+        b.size(width, 844, scale=2, phone=True, dark=True)
+        check("width on a phone", b.js("document.documentElement.scrollWidth"), width)
     if shots:
         b.shot(shots + "/phone.png")
     b.js("document.getElementById('open_settings').click()")
