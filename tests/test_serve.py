@@ -1,0 +1,634 @@
+"""The server from outside, over a real socket.  Run by test_serve.sh; needs nothing but Python's standard library."""
+import concurrent.futures
+import http.client
+import json
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD = os.environ.get("MOXIE_BUILD", "build")
+COMMAND = shlex.split(os.environ.get("MOXIE_TEST_SERVER", "")) or [BUILD + "/moxie", "serve", "models/wordmath"]
+NAMES = ["Maya", "Tom", "Ada", "Noah", "Lena", "Omar", "Ivy", "Kai"]
+tests = []
+
+
+def test(fn):
+	tests.append(fn)
+	return fn
+
+
+class Server:
+	"""One server process on a port of its own."""
+
+	def __init__(self, *args, env=None):
+		with socket.socket() as s:
+			s.bind(("127.0.0.1", 0))
+			self.port = s.getsockname()[1]
+		self.log = tempfile.TemporaryFile()
+		clean = {k: v for k, v in os.environ.items() if not k.startswith("MOXIE_") or k == "MOXIE_BUILD"}
+		self.proc = subprocess.Popen(COMMAND + ["--port", str(self.port), *args], env={**clean, **(env or {})},
+		                             stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+		for _ in range(600):
+			try:
+				if self.get("/health")[0] == 200:
+					return
+			except OSError:
+				time.sleep(0.05)
+			assert self.proc.poll() is None, self.said()
+		raise AssertionError("the server does not answer: " + self.said())
+
+	def said(self):
+		self.log.seek(0)
+		return self.log.read().decode(errors="replace")[-2000:]
+
+	def ask(self, method, path, body=None, headers=None, timeout=120):
+		c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+		try:
+			if body is not None and not isinstance(body, (bytes, str)):
+				body = json.dumps(body)
+			c.request(method, path, body=body, headers=headers or {})
+			r = c.getresponse()
+			return r.status, r.read(), r.headers
+		finally:
+			c.close()
+
+	def get(self, path, **kw):
+		return self.ask("GET", path, **kw)
+
+	def post(self, path, body, **kw):
+		return self.ask("POST", path, body, **kw)
+
+	def ok(self, path, body):
+		status, text, _ = self.post(path, body)
+		assert status == 200, (path, status, text[:300])
+		return json.loads(text)
+
+	def bad(self, path, body, status, word="", headers=None):
+		got, text, _ = self.post(path, body, headers=headers)
+		assert got == status, (path, str(body)[:200], got, text[:300])
+		e = json.loads(text)["error"]
+		assert e["code"] == status and e["type"] and "param" in e, e
+		assert word in e["message"] or word == e["param"], (word, e)
+		return e
+
+	def stream(self, path, body):
+		status, text, headers = self.post(path, {**body, "stream": True})
+		assert status == 200 and headers["Content-Type"].startswith("text/event-stream"), (status, text[:300])
+		events = text.decode().split("\n\n")
+		assert events.pop() == "" and all(e.startswith("data: ") and "\n" not in e for e in events), events[:3]
+		assert events.pop() == "data: [DONE]"
+		return [json.loads(e[6:]) for e in events]
+
+	def metric(self, name):
+		for line in self.get("/metrics")[1].decode().splitlines():
+			if line.startswith("sglang:" + name + "{"):
+				return float(line.rsplit(" ", 1)[1])
+		raise AssertionError("no metric " + name)
+
+	def open(self, path, body):
+		"""A socket with a request sent, nothing read."""
+		s = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+		data = json.dumps(body).encode()
+		s.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
+		return s
+
+	def stop(self, sig=signal.SIGTERM, timeout=60):
+		if self.proc.poll() is None:
+			self.proc.send_signal(sig)
+		return self.proc.wait(timeout)
+
+
+shared = None
+
+
+def server():
+	global shared
+	if shared is None or shared.proc.poll() is not None:
+		shared = Server()
+	return shared
+
+
+def wait_for(what, seconds=20):
+	end = time.time() + seconds
+	while not what():
+		assert time.time() < end, "waited %d s in vain" % seconds
+		time.sleep(0.02)
+
+
+def question(i):
+	return [{"role": "user", "content": "%s has %d apples. Then %s buys %d more. How many apples are there?" %
+	         (NAMES[i % 8], 10 + 3 * i, NAMES[i % 8], 2 + i)}]
+
+
+def chat(i=0, **more):
+	return {"model": server_model(), "messages": question(i), "temperature": 0, "max_tokens": 200, **more}
+
+
+model_name = None
+
+
+def server_model():
+	global model_name
+	if model_name is None:
+		model_name = json.loads(server().get("/v1/models")[1])["data"][0]["id"]
+	return model_name
+
+
+LONG = {"text": "Hello", "sampling_params": {"max_new_tokens": 6000, "temperature": 0, "ignore_eos": True}}
+
+
+# ---- routes ----------------------------------------------------------------------------------------------------------
+
+@test
+def info_routes():
+	s = server()
+	assert json.loads(s.get("/health")[1]) == {"status": "ok"}
+	assert s.get("/health_generate")[0] == 200
+	m = json.loads(s.get("/v1/models")[1])["data"][0]
+	assert m["id"] and m["max_model_len"] >= 1024 and m["object"] == "model"
+	info = json.loads(s.get("/get_model_info")[1])
+	assert info["is_generation"] is True and info["model_path"]
+	for path in "/server_info", "/get_server_info":
+		assert json.loads(s.get(path)[1])["internal_states"][0]["num_running_reqs"] == 0
+	assert s.ask("HEAD", "/health")[0] == 200
+	status, text, headers = s.get("/metrics")
+	assert status == 200 and headers["Content-Type"].startswith("text/plain")
+	for name in ("num_running_reqs", "num_queue_reqs", "gen_throughput", "prompt_tokens_total", "generation_tokens_total",
+	             "cached_tokens_total", "num_requests_total", "num_aborted_requests_total", "time_to_first_token_seconds_count",
+	             "inter_token_latency_seconds_count", "e2e_request_latency_seconds_count"):
+		s.metric(name)
+	assert b'le="0.002"' in text and b'le="2400"' in text and b'le="+Inf"' in text
+
+
+@test
+def tokens_there_and_back():
+	s = server()
+	for text in "Maya has 24 apples.", "h\u00e9llo \u20ac \U0001f600 end", "":
+		t = s.ok("/tokenize", {"prompt": text})
+		assert t["count"] == len(t["tokens"]), t
+		assert s.ok("/detokenize", {"tokens": t["tokens"]})["text"] == text
+	assert s.ok("/tokenize", {"messages": question(0)})["count"] > 20
+	s.bad("/tokenize", {"prompt": 3}, 400, "prompt")
+	s.bad("/detokenize", {"tokens": [1, 10**9]}, 400, "tokens")
+	s.bad("/detokenize", {"tokens": "x"}, 400, "tokens")
+	s.bad("/detokenize", {"tokens": [-1]}, 400, "tokens")
+
+
+@test
+def chat_whole_and_streamed():
+	s = server()
+	for i in range(3):
+		whole = s.ok("/v1/chat/completions", chat(i))
+		c = whole["choices"][0]
+		assert c["finish_reason"] == "stop" and whole["object"] == "chat.completion", whole
+		message, usage = c["message"], whole["usage"]
+		assert message["content"] and message["reasoning_content"], message
+		assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+		assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
+		chunks = s.stream("/v1/chat/completions", chat(i, stream_options={"include_usage": True}))
+		assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == usage["completion_tokens"]
+		deltas = [c["choices"][0]["delta"] for c in chunks[:-1]]
+		assert deltas[0]["role"] == "assistant"
+		assert "".join(d.get("content") or "" for d in deltas) == message["content"]
+		assert "".join(d.get("reasoning_content") or "" for d in deltas) == message["reasoning_content"]
+		assert [c["choices"][0]["finish_reason"] for c in chunks[-3:-1]] == [None, "stop"]
+		plain = s.stream("/v1/chat/completions", chat(i))
+		assert all(c["choices"] and "usage" not in c for c in plain)
+
+
+@test
+def chat_forms():
+	s = server()
+	want = s.ok("/v1/chat/completions", chat())["choices"][0]["message"]
+	text = question(0)[0]["content"]
+	parts = [{"role": "user", "content": [{"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}]}]
+	assert s.ok("/v1/chat/completions", chat(messages=parts))["choices"][0]["message"] == want
+	body = chat(unknown_field={"a": 1}, user="me", top_k=-1, max_tokens=None, max_completion_tokens=200, logit_bias={}, n=1,
+	            logprobs=False, response_format={"type": "text"}, stop=None)
+	del body["model"]
+	assert s.ok("/v1/chat/completions", body)["choices"][0]["message"] == want
+	many = [{"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Count well."}] + question(1) + [
+		{"role": "assistant", "content": "15", "reasoning_content": "13 + 3"}, {"role": "user", "content": "And one more?"}]
+	for effort in "low", "medium", "high":
+		assert s.ok("/v1/chat/completions", chat(messages=many, reasoning_effort=effort, max_tokens=8))["choices"][0]["finish_reason"]
+	s.bad("/v1/chat/completions", chat(reasoning_effort="huge"), 400, "reasoning_effort")
+	short = s.ok("/v1/chat/completions", chat(max_tokens=3))
+	assert short["choices"][0]["finish_reason"] == "length" and short["usage"]["completion_tokens"] == 3
+
+
+@test
+def completions_forms():
+	s = server()
+	one = s.ok("/v1/completions", {"prompt": "Maya has", "max_tokens": 12, "temperature": 0, "ignore_eos": True, "best_of": 1})
+	text = one["choices"][0]["text"]
+	assert one["object"] == "text_completion" and one["usage"]["completion_tokens"] == 12 and text
+	ids = s.ok("/tokenize", {"prompt": "Maya has"})["tokens"]
+	for prompt in ids, ["Maya has"], [ids]:
+		got = s.ok("/v1/completions", {"prompt": prompt, "max_tokens": 12, "temperature": 0, "ignore_eos": True})
+		assert got["choices"][0]["text"] == text, (prompt, got)
+	two = s.ok("/v1/completions", {"prompt": ["Maya has", "Tom"], "max_tokens": 12, "temperature": 0, "ignore_eos": True})
+	assert [c["index"] for c in two["choices"]] == [0, 1] and two["choices"][0]["text"] == text
+	chunks = s.stream("/v1/completions", {"prompt": "Maya has", "max_tokens": 12, "temperature": 0, "ignore_eos": True})
+	assert "".join(c["choices"][0]["text"] for c in chunks) == text and chunks[-1]["choices"][0]["finish_reason"] == "length"
+	a, b = (s.ok("/v1/completions", {"prompt": "Maya", "max_tokens": 20, "temperature": 1, "seed": 7})["choices"][0]["text"] for _ in "ab")
+	assert a == b
+
+
+@test
+def generate_forms():
+	s = server()
+	body = {"text": "Maya has", "sampling_params": {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}}
+	whole = s.ok("/generate", body)
+	meta = whole["meta_info"]
+	assert meta["finish_reason"] == {"type": "length", "length": 12} and meta["completion_tokens"] == 12 == len(whole["output_ids"])
+	assert meta["id"] and meta["prompt_tokens"] > 0 and meta["e2e_latency"] > 0 and meta["cached_tokens"] >= 0
+	chunks = s.stream("/generate", body)
+	assert chunks[-1]["text"] == whole["text"] and chunks[-1]["output_ids"] == whole["output_ids"]
+	assert all(b["text"].startswith(a["text"]) for a, b in zip(chunks, chunks[1:])), "chunks are cumulative"
+	assert [c["meta_info"]["completion_tokens"] for c in chunks] == [*range(1, 13), 12]
+	ids = s.ok("/tokenize", {"prompt": "Maya has"})["tokens"]
+	assert s.ok("/generate", {**body, "text": None, "input_ids": ids})["text"] == whole["text"]
+	batch = s.ok("/generate", {**body, "text": ["Maya has"] * 12})
+	assert len(batch) == 12 and all(b["text"] == whole["text"] for b in batch)
+
+
+@test
+def utf8_across_tokens():
+	s = server()
+	text = "\U0001f600\u20ac\u00e9"
+	ids = s.ok("/tokenize", {"prompt": text * 4})["tokens"]
+	for seed in range(6): # a hot model says any bytes: what comes must be UTF-8 and equal in both forms
+		body = {"prompt": ids, "max_tokens": 60, "temperature": 3, "seed": seed, "ignore_eos": True}
+		whole = s.ok("/v1/completions", body)["choices"][0]["text"]
+		assert "".join(c["choices"][0]["text"] for c in s.stream("/v1/completions", body)) == whole
+
+
+@test
+def stop_strings():
+	s = server()
+	body = {"prompt": "Maya has", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+	text = s.ok("/v1/completions", body)["choices"][0]["text"]
+	stop = text[len(text) // 2:][:3]
+	for form in stop, [stop, "\u20ac never"]:
+		got = s.ok("/v1/completions", {**body, "stop": form})["choices"][0]
+		assert got["text"] == text[:text.index(stop)] and got["finish_reason"] == "stop", (got, text, stop)
+	assert "".join(c["choices"][0]["text"] for c in s.stream("/v1/completions", {**body, "stop": stop})) == text[:text.index(stop)]
+	answer = s.ok("/v1/chat/completions", chat())["choices"][0]["message"]["content"]
+	got = s.ok("/v1/chat/completions", chat(stop=answer[4:8]))["choices"][0]
+	assert got["message"]["content"] == answer[:answer.index(answer[4:8])]
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": {
+	"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]
+
+
+@test
+def tools_in_the_prompt():
+	s = server()
+	plain = s.ok("/tokenize", {"messages": question(0)})["count"]
+	assert s.ok("/tokenize", {"messages": question(0), "tools": TOOLS})["count"] > plain
+	assert s.ok("/tokenize", {"messages": question(0), "tools": TOOLS, "tool_choice": "none"})["count"] == plain
+	call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{\"city\":\"Oslo\"}"}}
+	talk = question(0) + [{"role": "assistant", "content": None, "tool_calls": [call]},
+	                      {"role": "tool", "tool_call_id": "call_1", "content": "{\"t\": 3}"}]
+	ids = s.ok("/tokenize", {"messages": talk, "tools": TOOLS})["tokens"]
+	text = s.ok("/detokenize", {"tokens": ids})["text"]
+	assert "to=functions.get_weather" in text and "functions.get_weather to=assistant" in text and "Oslo" in text, text
+	s.ok("/v1/chat/completions", chat(messages=talk, tools=TOOLS, tool_choice="auto", max_tokens=5))
+	s.bad("/v1/chat/completions", chat(messages=question(0) + [{"role": "tool", "tool_call_id": "nope", "content": ""}]), 400, "messages")
+	s.bad("/v1/chat/completions", chat(tools=TOOLS, tool_choice="required"), 400, "tool_choice")
+	s.bad("/v1/chat/completions", chat(tools=[{"type": "function"}]), 400, "tools")
+	s.bad("/v1/chat/completions", chat(tools=[{"type": "function", "function": {"name": "a b<|end|>"}}]), 400)
+
+
+# ---- what is wrong ------------------------------------------------------------------------------------------------------
+
+@test
+def wrong_numbers():
+	s = server()
+	cases = [("temperature", v) for v in (-1, 101, "1", 1e300, True, [])] + [("top_p", v) for v in (-0.1, 1.1, "x")]
+	cases += [("top_k", v) for v in (-2, 2**31, 1.5, "3")] + [("min_p", -1), ("seed", -1), ("seed", 1.5), ("seed", "a")]
+	cases += [("max_tokens", v) for v in (0, -1, 2**31, 2**63 - 1, 1.5, "9", {})] + [("max_completion_tokens", -5)]
+	cases += [("presence_penalty", 3), ("frequency_penalty", -3), ("repetition_penalty", -1), ("ignore_eos", 1), ("stream", "yes")]
+	cases += [("stop", 5), ("stop", [1]), ("stop", ["x"] * 17), ("stop", "x" * 2000), ("stream_options", [])]
+	for name, value in cases:
+		for path, body in ("/v1/chat/completions", chat()), ("/v1/completions", {"prompt": "a"}):
+			s.bad(path, {**body, name: value}, 400, name)
+		if name not in ("max_tokens", "max_completion_tokens", "stream", "stream_options"):
+			s.bad("/generate", {"text": "a", "sampling_params": {name: value}}, 400, name)
+	for word in "NaN", "Infinity", "-Infinity", "1e999", "99999999999999999999", "0x10", "01":
+		s.bad("/v1/completions", '{"prompt": "a", "temperature": %s}' % word, 400)
+	s.bad("/generate", {"text": "a", "sampling_params": {"max_new_tokens": -1}}, 400, "max_new_tokens")
+	s.bad("/generate", {"text": "a", "sampling_params": []}, 400, "sampling_params")
+	for ids in [-1], [10**12], [1.5], [1, "a"], [[1], 2], [None], []:
+		s.bad("/generate", {"input_ids": ids}, 400, "input_ids")
+		s.bad("/v1/completions", {"prompt": ids}, 400, "prompt")
+
+
+@test
+def unsupported_is_said():
+	s = server()
+	for name, value in (("n", 2), ("logprobs", True), ("top_logprobs", 3), ("logit_bias", {"1": 2}), ("tool_choice", "required"),
+	                    ("response_format", {"type": "json_object"}), ("min_tokens", 4), ("stop_token_ids", [1])):
+		s.bad("/v1/chat/completions", chat(**{name: value}), 400, name)
+	for name, value in ("n", 2), ("logprobs", 1), ("echo", True), ("best_of", 2), ("suffix", "x"):
+		s.bad("/v1/completions", {"prompt": "a", name: value}, 400, name)
+	s.bad("/generate", {"text": "a", "return_logprob": True}, 400, "return_logprob")
+	s.bad("/generate", {"text": "a", "sampling_params": {"json_schema": "{}"}}, 400, "json_schema")
+
+
+@test
+def wrong_bodies():
+	s = server()
+	for body in "", "{", "[]", "3", "null", '{"a":1,"a":2}', '{"prompt": "\\u0000"}', b'{"prompt": "\xff"}', "{}" * 2, "[" * 100000:
+		s.bad("/v1/chat/completions", body, 400)
+	for messages in None, [], {}, "hi", [1], [{}], [{"role": "king"}], [{"role": "user", "content": 5}], [
+			{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}], [{"role": "tool", "content": "x"}]:
+		s.bad("/v1/chat/completions", {"messages": messages}, 400, "messages")
+	s.bad("/v1/chat/completions", chat(model="gpt-99"), 404, "model")
+	s.bad("/v1/chat/completions", chat(model=5), 400, "model")
+	limit = json.loads(s.get("/v1/models")[1])["data"][0]["max_model_len"]
+	s.bad("/v1/chat/completions", chat(messages=[{"role": "user", "content": "apple " * 2 * limit}]), 400)
+	s.bad("/v1/completions", {"prompt": [1] * (limit + 1)}, 400)
+	s.bad("/v1/completions", {"prompt": [1], "max_tokens": limit}, 400)
+	s.bad("/v1/completions", {"prompt": ["a"] * 1000}, 400, "prompt")
+	s.bad("/v1/completions", "[" + "0," * (3 << 20) + "0]", 413)
+	assert s.post("/nope", {})[0] == 404 and s.get("/v1/completions")[0] == 405 and s.post("/health", {})[0] == 405
+	assert s.post("/abort_request", {})[0] == 400 and s.post("/abort_request", {"rid": "none"})[0] == 200
+	assert s.get("/health")[0] == 200
+
+
+def raw(s, data, seconds=10):
+	"""The status line a server answers to raw bytes; b"" if it only closes."""
+	with socket.create_connection(("127.0.0.1", s.port), timeout=seconds) as c:
+		try:
+			c.sendall(data)
+			c.shutdown(socket.SHUT_WR)
+		except OSError:
+			pass
+		out = b""
+		try:
+			while chunk := c.recv(65536):
+				out += chunk
+		except OSError:
+			pass
+		return out.split(b"\r\n")[0]
+
+
+@test
+def wrong_http():
+	s = server()
+	assert b" 413" in raw(s, b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n" + b"x" * 20000000, 60)
+	head = b"POST /generate HTTP/1.1\r\nHost: x\r\n"
+	for twice in b"Content-Length: 2\r\nContent-Length: 2", b"Content-Length: 2\r\nTransfer-Encoding: chunked", b"Host: y\r\nContent-Length: 2":
+		line = raw(s, head + twice + b"\r\n\r\n{}\r\n0\r\n\r\n")
+		assert b" 200" not in line, line
+	for data in (b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET /\0 HTTP/1.1\r\n\r\n", b"GET http:// HTTP/1.1\r\n\r\n",
+	             head + b"Content-Length: -5\r\n\r\n", head + b"Content-Length: 99999999999999999999\r\n\r\n", head + b"Content-Length: x\r\n\r\n",
+	             head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", head + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+	             head + b"X: " + b"y" * 200000 + b"\r\n\r\n", b"GET /" + b"a" * 100000 + b" HTTP/1.1\r\n\r\n", b"FOO / HTTP/1.1\r\n\r\n"):
+		assert b" 200" not in raw(s, data), data[:60]
+	assert s.get("/health")[0] == 200
+
+
+@test
+def fuzzed_bodies():
+	s = server()
+	r = random.Random(1)
+	seeds = [json.dumps(chat(stream=True, tools=TOOLS, stop=["x"], max_tokens=2)).encode(),
+	         json.dumps({"text": ["a", "b"], "sampling_params": {"max_new_tokens": 2, "top_k": 3}}).encode(),
+	         json.dumps({"prompt": [[1, 2], [3]], "max_tokens": 2, "temperature": 0.5}).encode()]
+	pieces = [b"null", b"{}", b"[]", b"-1", b"1e9", b'"x"', b"true", b"[[[[", b"}", b'"', b"\\", b"\x00", b"\xff", b",", b":"]
+	c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+	for i in range(300):
+		body = bytearray(r.choice(seeds))
+		for _ in range(r.randint(1, 4)):
+			at = r.randrange(len(body))
+			body[at:at + r.randint(0, 12)] = r.choice(pieces)
+		c.request("POST", r.choice(["/v1/chat/completions", "/generate", "/v1/completions", "/tokenize", "/detokenize", "/abort_request"]),
+		          body=bytes(body))
+		a = c.getresponse()
+		a.read()
+		assert a.status in (200, 400, 404, 413), (a.status, bytes(body))
+	c.close()
+	assert s.get("/health")[0] == 200
+
+
+# ---- many at once ---------------------------------------------------------------------------------------------------------
+
+@test
+def sixteen_at_once():
+	s = server()
+	alone = [s.ok("/v1/chat/completions", chat(i))["choices"][0]["message"] for i in range(16)]
+	with concurrent.futures.ThreadPoolExecutor(16) as pool:
+		together = list(pool.map(lambda i: s.ok("/v1/chat/completions", chat(i))["choices"][0]["message"], range(16)))
+	assert alone == together
+	wait_for(lambda: s.metric("num_running_reqs") == 0)
+
+
+@test
+def disconnect_frees():
+	s = server()
+	aborted = s.metric("num_aborted_requests_total")
+	n = 24 # more than run at once: some leave while they wait
+	socks = [s.open("/generate", {**LONG, "stream": i % 2 == 0}) for i in range(n)]
+	wait_for(lambda: s.metric("num_running_reqs") >= 1)
+	for c in socks:
+		c.close()
+	wait_for(lambda: s.metric("num_running_reqs") == 0 and s.metric("num_queue_reqs") == 0)
+	wait_for(lambda: s.metric("num_aborted_requests_total") == aborted + n)
+	assert s.ok("/v1/chat/completions", chat())["choices"][0]["finish_reason"] == "stop"
+
+
+@test
+def pipelined_while_waiting():
+	s = server()
+	body = json.dumps({"text": "Hello", "sampling_params": {"max_new_tokens": 100, "temperature": 0, "ignore_eos": True}}).encode()
+	one = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+	with socket.create_connection(("127.0.0.1", s.port), timeout=60) as c:
+		c.sendall(one)
+		time.sleep(0.05)
+		c.sendall(one + b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		out = b""
+		while chunk := c.recv(65536):
+			out += chunk
+	assert out.count(b"HTTP/1.1 200") == 3, out
+	with socket.create_connection(("127.0.0.1", s.port), timeout=60) as c: # more than is kept: the rest waits in the kernel
+		c.sendall(one + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 3000)
+		out = b""
+		while out.count(b"HTTP/1.1 200") < 3001:
+			chunk = c.recv(65536)
+			assert chunk, out.count(b"HTTP/1.1 200")
+			out += chunk
+
+
+@test
+def abort_by_id():
+	s = server()
+	for which in {"rid": "mine-1"}, {"abort_all": True}:
+		with concurrent.futures.ThreadPoolExecutor(1) as pool:
+			f = pool.submit(s.ok, "/generate", {**LONG, "rid": "mine-1"})
+			wait_for(lambda: s.metric("num_running_reqs") == 1)
+			s.ok("/abort_request", which)
+			assert f.result()["meta_info"]["finish_reason"]["type"] == "abort" and f.result()["meta_info"]["id"] == "mine-1"
+
+
+@test
+def slow_reader():
+	s = server()
+	before = s.metric("num_aborted_requests_total")
+	slow = [s.open("/generate", {**LONG, "stream": True}) for _ in range(2)]
+	start = time.time()
+	for i in range(4):
+		assert s.ok("/v1/chat/completions", chat(i))["choices"][0]["finish_reason"] == "stop"
+	assert time.time() - start < 60
+	wait_for(lambda: s.metric("num_aborted_requests_total") >= before + 2, 120) # their chunks go over what may lie unread
+	for c in slow:
+		c.close()
+	wait_for(lambda: s.metric("num_running_reqs") == 0)
+
+
+# ---- keys, sockets, ends ------------------------------------------------------------------------------------------------------
+
+@test
+def api_key():
+	s = Server(env={"MOXIE_API_KEY": "s3cret-key"})
+	try:
+		for path in "/v1/models", "/metrics", "/server_info", "/nope":
+			status, _, headers = s.get(path)
+			assert status == 401 and headers["WWW-Authenticate"], path
+		for key in "s3cret-ke", "s3cret-kez", "s3cret-key1", "":
+			assert s.get("/v1/models", headers={"Authorization": "Bearer " + key})[0] == 401
+		s.bad("/v1/chat/completions", {}, 401)
+		s.bad("/abort_request", {"abort_all": True}, 401)
+		assert s.get("/health")[0] == 200
+		assert s.get("/v1/models", headers={"Authorization": "Bearer s3cret-key"})[0] == 200
+	finally:
+		assert s.stop() == 0
+
+
+@test
+def drain_on_sigterm():
+	s = Server()
+	body = {"text": "Hello", "stream": True, "sampling_params": {"max_new_tokens": 1200, "temperature": 0, "ignore_eos": True}}
+	kept = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
+	kept.request("GET", "/health")
+	assert kept.getresponse().read() == b'{"status":"ok"}'
+	with concurrent.futures.ThreadPoolExecutor(1) as pool:
+		f = pool.submit(s.post, "/generate", body)
+		wait_for(lambda: s.metric("num_running_reqs") == 1)
+		s.proc.send_signal(signal.SIGTERM)
+		time.sleep(0.1)
+		kept.request("GET", "/health")
+		assert kept.getresponse().status == 503
+		status, text, _ = f.result()
+		assert status == 200 and text.endswith(b"data: [DONE]\n\n") and b'"length":1200' in text
+	assert s.proc.wait(60) == 0
+	try:
+		s.get("/health")
+		raise AssertionError("it still answers")
+	except OSError:
+		pass
+
+
+@test
+def second_signal():
+	s = Server()
+	c = s.open("/generate", {**LONG, "stream": True})
+	wait_for(lambda: s.metric("num_running_reqs") == 1)
+	s.proc.send_signal(signal.SIGTERM)
+	time.sleep(0.1)
+	assert s.proc.poll() is None
+	assert s.stop(signal.SIGINT, 20) == 0
+	c.close()
+
+
+@test
+def drain_has_an_end():
+	s = Server("--drain-seconds", "1")
+	with concurrent.futures.ThreadPoolExecutor(1) as pool:
+		f = pool.submit(s.post, "/generate", LONG)
+		wait_for(lambda: s.metric("num_running_reqs") == 1)
+		start = time.time()
+		assert s.stop() == 0 and time.time() - start < 10
+		assert f.exception() is not None
+
+
+@test
+def queue_is_bounded():
+	s = Server("--max-running-requests", "1", "--max-queued-requests", "2")
+	try:
+		socks = [s.open("/generate", LONG) for _ in range(3)]
+		wait_for(lambda: s.metric("num_running_reqs") == 1 and s.metric("num_queue_reqs") == 2)
+		e = s.post("/v1/chat/completions", chat())
+		assert e[0] == 429 and e[2]["Retry-After"] and json.loads(e[1])["error"]["code"] == 429, e
+		s.bad("/generate", {"text": ["a", "b", "c"]}, 429)
+		for c in socks:
+			c.close()
+		wait_for(lambda: s.metric("num_running_reqs") == 0 and s.metric("num_queue_reqs") == 0)
+		assert s.ok("/v1/chat/completions", chat())["choices"][0]["finish_reason"] == "stop"
+	finally:
+		s.stop()
+
+
+@test
+def unix_socket():
+	with tempfile.TemporaryDirectory() as d:
+		path = d + "/s"
+		for end in signal.SIGKILL, signal.SIGTERM: # the second start finds the file that the first left
+			p = subprocess.Popen(COMMAND + ["--uds", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+			c = socket.socket(socket.AF_UNIX)
+			for _ in range(400):
+				try:
+					c.connect(path)
+					break
+				except OSError:
+					time.sleep(0.05)
+			c.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+			assert b" 200 " in c.recv(1000)
+			assert os.stat(path).st_mode & 0o777 == 0o600
+			p.send_signal(end)
+			p.wait(20)
+			c.close()
+		assert p.returncode == 0 and not os.path.exists(path)
+
+
+def main():
+	global shared
+	if "--list" in sys.argv[1:]:
+		print("\n".join(t.__name__ for t in tests))
+		return 0
+	n = {"ok": 0, "FAILED": 0}
+	for t in tests:
+		if len(sys.argv) > 1 and not any(a in t.__name__ for a in sys.argv[1:]):
+			continue
+		start, result = time.time(), "ok"
+		try:
+			t()
+		except Exception as e:
+			result = "FAILED"
+			tb = e.__traceback__
+			while tb.tb_next and tb.tb_next.tb_frame.f_code.co_filename == __file__:
+				tb = tb.tb_next
+			print("    line %d: %s: %s" % (tb.tb_lineno, type(e).__name__, str(e)[:1500]))
+			if shared and shared.proc.poll() is not None:
+				print("    the server ended with %d: %s" % (shared.proc.returncode, shared.said()))
+		n[result] += 1
+		print("%-6s %-28s %5.1f s" % (result, t.__name__, time.time() - start), flush=True)
+	if shared:
+		code = shared.stop()
+		if code:
+			n["FAILED"] += 1
+			print("    the server's exit code is %d: %s" % (code, shared.said()))
+			print("FAILED exit")
+	print("%d passed, %d failed, 0 skipped" % (n["ok"], n["FAILED"]))
+	return 1 if n["FAILED"] else 0
+
+
+sys.exit(main())
