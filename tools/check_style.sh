@@ -59,6 +59,7 @@ includes src/kernels/cuda 'base/|kernels/kernels\.h|kernels/cuda/|device/'
 includes src/moe 'base/|kernels/kernels\.h|moe/'
 includes src/models 'base/|formats/|kernels/kernels\.h|moe/|models/'
 includes src/engine 'base/|formats/|kernels/kernels\.h|moe/|models/|engine/'
+includes src/serve 'base/|serve/'
 includes cli 'bench/bench_(ops|read|tokenizer)\.h|cli/|serve/serve\.h'
 includes examples 'moxie'
 breach "cli sees moxie.h alone" "$(sources cli | xargs -r grep -nE '#include "moxie_(ops|route)\.h"')"
