@@ -1,6 +1,6 @@
 /* bench_route.cu - router GEMM, routing and tables: time per call inside a CUDA graph.
  *
- *   build/bench_route [route | gemm | joined | repack | cluster]     no argument: all but cluster
+ *   build/cuda/bench_route [route | gemm | joined | repack | cluster]     no argument: all but cluster
  *
  * A graph holds N calls that depend on each other through the stream; inputs and weights rotate over more than the L2
  * cache (weights 200 MB; logits of large T likewise).  Median of 15 replays, divided by N.  `plain` is without, `PDL` with

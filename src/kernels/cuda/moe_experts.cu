@@ -57,6 +57,11 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 		return err_set(err, MOXIE_E_SHAPE, "%d of %d experts per token, wanted 1 <= n_used <= 16 and n_used <= n_expert", d.n_used, d.n_expert);
 	if (d.max_tok < 0 || (int64_t)d.max_tok * d.n_used > INT32_MAX / 2)
 		return err_set(err, MOXIE_E_ARG, "max_tok is %d with n_used %d, wanted 0 <= max_tok * n_used <= %d", d.max_tok, d.n_used, INT32_MAX / 2);
+	/* Kernels index rows of x and act in 16-byte pieces with 32 bits. */
+	const int64_t widest = (int64_t)d.n_used * d.n_ff > d.n_embd ? (int64_t)d.n_used * d.n_ff : d.n_embd;
+	if (d.max_tok > INT32_MAX / (widest / 8))
+		return err_set(err, MOXIE_E_ARG, "max_tok is %d, wanted <= %lld at n_embd %d, n_used %d and n_ff %d", d.max_tok,
+		            (long long)(INT32_MAX / (widest / 8)), d.n_embd, d.n_used, d.n_ff);
 	if (d.act < 0 || d.act > MOXIE_ACT_GEGLU_TANH) return err_set(err, MOXIE_E_ARG, "act is %d, wanted 0..2", d.act);
 
 	int major = 0, minor = 0, smem = 0, n_sm = 0, before = 0;
