@@ -199,7 +199,7 @@ TEST(sched_long_prompt_stalls_nobody)
 	moxie_engine *e = engine(m, 700, 0, 0);
 	for (int i = 0; i < N - 1; i++) {
 		ask_init(&a[i], e, 5, 250);
-		a[i].hold_us = 200;
+		a[i].hold_us = 1000;
 		submit(&a[i]);
 	}
 	wait_for(&a[N - 2].n_out, 3);
@@ -237,8 +237,8 @@ TEST(sched_cancel)
 	CHECK(st.n_running == 1 && st.n_queued == 1 && st.n_cancelled == 1 && st.kv_tokens > 20, "%d running, %d queued", st.n_running, st.n_queued);
 	moxie_engine_cancel(e, 12345); /* unknown */
 	moxie_engine_cancel(e, a[1].id); /* over */
-	int before = a[0].n_out;
 	moxie_engine_cancel(e, a[0].id); /* running */
+	int before = a[0].n_out;
 	wait_for(&a[0].n_finish, 1);
 	CHECK(a[0].res.finish == MOXIE_FINISH_CANCEL && a[0].n_out <= before + 2, "finish %d, %d more tokens", a[0].res.finish, a[0].n_out - before);
 	wait_for(&a[2].n_finish, 1);
@@ -273,6 +273,13 @@ TEST(sched_queue_is_bounded)
 	moxie_model_free(m);
 }
 
+/* The prompt of a is that of b and something else than b's answer. */
+static void go_on(struct ask *a, const struct ask *b)
+{
+	memcpy(a->ids, b->ids, b->n * sizeof *b->ids);
+	a->ids[b->n] = b->out[0] ? 0 : 1;
+}
+
 TEST(sched_prefix_is_reused)
 {
 	for (int no_reuse = 0; no_reuse < 2; no_reuse++) {
@@ -283,7 +290,7 @@ TEST(sched_prefix_is_reused)
 			ask_init(&a[i], e, i < 2 ? 100 : 130, 8);
 			a[i].ids[0] = i % 2; /* two conversations */
 			if (i >= 2)
-				memcpy(a[i].ids, a[3 - i].ids, 100 * sizeof *a[i].ids); /* the second goes on first */
+				go_on(&a[i], &a[3 - i]); /* the second conversation first */
 			submit(&a[i]);
 			wait_for(&a[i].n_finish, 1);
 		}
@@ -296,6 +303,28 @@ TEST(sched_prefix_is_reused)
 		CHECK(st.reused_tokens == (no_reuse ? 0u : 200u) && st.prompt_tokens == 460, "%llu reused", (unsigned long long)st.reused_tokens);
 		moxie_model_free(m);
 	}
+}
+
+/* A few shared tokens do not cost a conversation its cache while a slot is empty. */
+TEST(sched_short_prefix_takes_an_empty_slot)
+{
+	static struct ask a[5];
+	static const size_t reused[5] = { 0, 0, 100, 20, 140 };
+	moxie_model *m = tiny("cpu", 64, 2);
+	moxie_engine *e = engine(m, 400, 0, 0);
+	for (int i = 0; i < 5; i++) {
+		ask_init(&a[i], e, i == 0 ? 100 : i == 2 ? 140 : i == 4 ? 180 : 30, 2);
+		a[i].ids[20] = i % 2 ? 1 + i : 0;
+		if (i)
+			memcpy(a[i].ids, a[0].ids, 20 * sizeof *a[i].ids);
+		if (i == 2 || i == 4)
+			go_on(&a[i], &a[i - 2]);
+		submit(&a[i]);
+		wait_for(&a[i].n_finish, 1);
+		CHECK(a[i].res.n_reused == reused[i], "request %d reused %zu", i, a[i].res.n_reused);
+	}
+	moxie_engine_free(e);
+	moxie_model_free(m);
 }
 
 TEST(sched_submit_refuses)

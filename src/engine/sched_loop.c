@@ -139,14 +139,15 @@ static void reap_running(struct moxie_engine *e)
 
 /* ---- the start of a request ------------------------------------------------------------------------------------------ */
 
-/* The idle slot that can keep most of the prompt; among equals the least recently used, which tries empty ones before it
- * overwrites another timeline.  NULL: the idle ones found no memory; slot 0 has a session from the start, so one is busy. */
+/* The idle slot that can keep most of the prompt; among equals the least recently used.  But a timeline that would lose more
+ * than the prompt saves is left to its owner while another slot is empty: many prompts share only their first lines.
+ * NULL: the idle ones found no memory; slot 0 has a session from the start, so one is busy. */
 static struct slot *pick_slot(struct moxie_engine *e, const struct job *j)
 {
 	struct moxie_session_params p = { .struct_size = sizeof p, .n_ctx = e->n_ctx };
 	double now = host_now();
 	for (;;) {
-		struct slot *best = NULL;
+		struct slot *best = NULL, *empty = NULL;
 		size_t best_keep = 0;
 		for (int i = 0; i < e->m->n_seq; i++) {
 			struct slot *slot = &e->slot[i];
@@ -155,7 +156,11 @@ static struct slot *pick_slot(struct moxie_engine *e, const struct job *j)
 			size_t keep = slot->s && !e->no_reuse ? session_reusable(slot->s, j->req.ids, j->req.n) : 0;
 			if (!best || keep > best_keep || (keep == best_keep && slot->last_used < best->last_used))
 				best = slot, best_keep = keep;
+			if (!empty && (!slot->s || slot->s->tok.n == 0))
+				empty = slot;
 		}
+		if (best && best->s && empty && best->s->tok.n - best_keep > best_keep)
+			best = empty;
 		if (!best || best->s || moxie_session_create(&best->s, e->m, &p, NULL) == 0)
 			return best;
 		best->retry_at = now + RETRY_SECONDS;
