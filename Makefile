@@ -66,6 +66,8 @@ $(B)/moxie: $(CLI_OBJ) $(B)/libmoxie.a
 	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) -levent_extra -levent_core $(LDLIBS)
 $(B)/test_%: $(B)/tests/test_%.o $(B)/libmoxie.a
 	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+$(B)/test_serve_call: LDLIBS := $(B)/libmoxie.a -levent_extra -levent_core $(LDLIBS)# the archive again: what the server wants of it
+$(B)/test_serve_call: $(patsubst %.c,$(B)/%.o,$(wildcard src/serve/*.c))
 $(B)/test_alloc: LDFLAGS += $(WRAP:%=-Wl,--wrap=%)
 
 $(B)-fuzz/.ready: tools/setup.sh

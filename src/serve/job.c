@@ -78,7 +78,7 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 	pthread_mutex_unlock(&s->lock);
 	if (wanted)
 		wake(s);
-	p->in_call = to_call && !is_end;
+	p->in_call = (p->in_call || to_call) && !is_end;
 	return !ok; /* the loop is far behind, or memory is gone: stop */
 }
 
