@@ -166,10 +166,14 @@ def use(b, url, key, shots):
     # Esc stops an answer.
     b.js("document.getElementById('fresh').click()")
     check("a new chat", b.js("document.querySelectorAll('#log .msg').length"), 0)
-    b.type("x " * 400)
+    b.call("Network.emulateNetworkConditions", offline=False, latency=5000, downloadThroughput=-1, uploadThroughput=-1)
+    b.type("Why?")
     b.key("Enter")
+    check("button", b.js("document.getElementById('go').textContent"), "Stop")
     b.key("Escape")
-    b.wait("document.getElementById('go').textContent === 'Send'")
+    b.wait("document.getElementById('go').textContent === 'Send'", 2)
+    check("what is said of it", b.js(last + ".querySelector('.note').textContent"), "0 tokens · stopped")
+    check("what the model will be told", b.js("turns.length"), 0)
     order = []
     for _ in range(5):
         b.key("Tab")
