@@ -384,7 +384,8 @@ def raw(s, data, seconds=10):
 @test
 def wrong_http():
 	s = server()
-	assert b" 413" in raw(s, b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n" + b"x" * 20000000, 60)
+	s.bad("/generate", b"x" * 20000000, 413, "20000000")
+	assert b" 413" in raw(s, b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n" + b"x" * 50000000, 60)
 	head = b"POST /generate HTTP/1.1\r\nHost: x\r\n"
 	for twice in b"Content-Length: 2\r\nContent-Length: 2", b"Content-Length: 2\r\nTransfer-Encoding: chunked", b"Host: y\r\nContent-Length: 2":
 		line = raw(s, head + twice + b"\r\n\r\n{}\r\n0\r\n\r\n")

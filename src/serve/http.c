@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <event2/listener.h>
+#include <event2/util.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -255,7 +256,8 @@ static int create(struct server *s, struct moxie_err *err)
 	    event_add(s->on_term, NULL) < 0 || event_add(s->on_int, NULL) < 0 || event_add(s->tick, &second) < 0)
 		return err_nomem(err, 0, "the event loop");
 	evhttp_set_max_headers_size(s->http, (ev_ssize_t)s->p.max_header);
-	evhttp_set_max_body_size(s->http, (ev_ssize_t)s->p.max_body);
+	/* The library's own 413 is a page of HTML: a body up to twice too large is read, so that the answer can be ours. */
+	evhttp_set_max_body_size(s->http, s->p.max_body < SIZE_MAX / 8 ? (ev_ssize_t)(2 * s->p.max_body) : EV_SSIZE_MAX);
 	evhttp_set_timeout(s->http, s->p.read_seconds);
 	evhttp_set_flags(s->http, EVHTTP_SERVER_LINGERING_CLOSE); /* a client that still sends its body gets to see the 413 */
 	evhttp_set_default_content_type(s->http, NULL);

@@ -193,6 +193,7 @@ void job_drop(struct job *j)
 	server_log(j->s, SERVE_WARN, "%s: the client reads too slowly, its request is cancelled", j->rid);
 	if (c)
 		evhttp_connection_free(c); /* calls on_close */
+	j->req = NULL;
 	cancel_parts(j);
 }
 

@@ -121,8 +121,12 @@ static json_t *read_body(struct server *s, struct evhttp_request *req)
 {
 	struct evbuffer *in = evhttp_request_get_input_buffer(req);
 	size_t n = evbuffer_get_length(in);
-	const char *p = (const char *)evbuffer_pullup(in, -1);
+	const char *p = n > s->p.max_body ? NULL : (const char *)evbuffer_pullup(in, -1);
 	json_error_t e;
+	if (n > s->p.max_body) {
+		reply_error(s, req, 413, NULL, "the body has %zu bytes, at most %zu are taken", n, s->p.max_body);
+		return NULL;
+	}
 	if (n && !p) {
 		reply_error(s, req, 503, NULL, "out of memory");
 		return NULL;
