@@ -6,18 +6,7 @@
 #include <unistd.h>
 
 #include "engine/engine.h"
-#include "test.h"
-
-static struct moxie_err err;
-
-static moxie_model *tiny(const char *device, int n_chunk, int n_seq)
-{
-	moxie_model *m;
-	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-tiny", .device = device, .dummy = 1, .dummy_seed = 7,
-		.n_chunk = n_chunk, .n_seq = n_seq, .n_thread = 2 };
-	OK(moxie_model_open(&m, &p, &err), err);
-	return m;
-}
+#include "tiny.h"
 
 static moxie_session *session(moxie_model *m, int n_ctx)
 {

@@ -7,21 +7,10 @@
 #include <unistd.h>
 
 #include "engine/sched.h"
-#include "test.h"
+#include "tiny.h"
 
 #define FEW 5 /* rows that every CPU kernel takes one by one, see min_panel in kernels/cpu */
 #define MAX_OUT 256
-
-static struct moxie_err err;
-
-static moxie_model *tiny(const char *device, int n_chunk, int n_seq)
-{
-	moxie_model *m;
-	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-tiny", .device = device, .dummy = 1, .dummy_seed = 7,
-		.n_chunk = n_chunk, .n_seq = n_seq, .n_thread = 2 };
-	OK(moxie_model_open(&m, &p, &err), err);
-	return m;
-}
 
 static moxie_engine *engine(moxie_model *m, int n_ctx, int n_queued, int no_reuse)
 {
