@@ -183,7 +183,7 @@ static void run_attn(struct bench *b, int n_page)
 		seq[i] = 0;
 	}
 	struct span span = { 0, attn_shape.n_row, attn_shape.pos0 };
-	struct batch batch = { .n_tok = attn_shape.n_row, .n_seq = 1, .pos = pos, .seq = seq, .span = &span };
+	struct batch batch = { .n_tok = attn_shape.n_row, .n_seq = 1, .pos = pos, .seq = seq, .span = &span, .span_dev = &span };
 	b->k->attn(b->k, &(struct attn_args){ .o = b->d, .q = b->h, .kv = &kv, .batch = &batch, .n_head = N_HEAD, .n_head_kv = N_HEAD_KV,
 		.d_head = D_HEAD, .window = attn_shape.window, .scale = 0.125f });
 }

@@ -320,7 +320,7 @@ static void kv_set(const struct kv_ctx *c, void *base, size_t i, float v)
 static void run_attn(struct kern *k, void *ctx, float *out)
 {
 	struct kv_ctx *c = ctx;
-	struct batch b = { .n_tok = c->n_tok, .n_seq = c->n_seq, .pos = c->pos, .seq = c->seq, .span = c->span };
+	struct batch b = { .n_tok = c->n_tok, .n_seq = c->n_seq, .pos = c->pos, .seq = c->seq, .span = c->span, .span_dev = c->span };
 	k->attn(k, &(struct attn_args){ .o = out, .q = c->q, .sinks = c->has_sinks ? &c->sinks : NULL, .kv = &c->kv, .batch = &b,
 		.n_head = c->n_head, .n_head_kv = c->n_head_kv, .d_head = c->d_head, .window = c->window, .scale = 0.125f });
 }
@@ -454,7 +454,7 @@ static void run_qkv(struct kern *k, void *ctx, float *out)
 	size_t n_q = (size_t)(c->n_tok * c->n_head * c->d_head), n_kv = kv_elems(c);
 	memset(c->kv.k, 0xff, n_kv * (size_t)dtype_bytes(c->kv.dtype));
 	memset(c->kv.v, 0xff, n_kv * (size_t)dtype_bytes(c->kv.dtype));
-	struct batch b = { .n_tok = c->n_tok, .n_seq = c->n_seq, .pos = c->pos, .seq = c->seq, .span = c->span };
+	struct batch b = { .n_tok = c->n_tok, .n_seq = c->n_seq, .pos = c->pos, .seq = c->seq, .span = c->span, .span_dev = c->span };
 	k->qkv(k, &(struct qkv_args){ .q = out, .h = c->h, .wq = &c->wq, .wk = &c->wk, .wv = &c->wv, .bq = &c->bq, .bk = &c->bk, .bv = &c->bv,
 		.cs = c->cs, .kv = &c->kv, .batch = &b, .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .d_head = c->d_head });
 	for (size_t i = 0; i < n_kv; i++) {

@@ -70,7 +70,7 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	}
 	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
 	struct batch b = { .n_tok = n_tok, .n_seq = n_part, .n_out = n_out, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq,
-		.span = mem.span, .out_row = mem.out_row };
+		.span = mem.span, .span_dev = mem.span, .out_row = mem.out_row };
 	struct forward_args a = { .batch = &b, .kv = m->view, .logits = mem.logits, .ws = ws, .cancel = n_part == 1 ? &part[0].s->cancel : NULL };
 	int rc = m->ops->forward(m->model, m->kern, &a, err);
 	if (rc < 0)

@@ -50,7 +50,8 @@ struct batch {
 	const int32_t *tok;      /* [n_tok] */
 	const int32_t *pos;      /* [n_tok] */
 	const int32_t *seq;      /* [n_tok] sequence of each row */
-	const struct span *span; /* [n_seq] host and device */
+	const struct span *span; /* [n_seq] host */
+	const struct span *span_dev; /* the same where ops read it; the CPU has one for both */
 	const int32_t *out_row;  /* [n_out] rows whose logits are wanted */
 };
 

@@ -1,0 +1,53 @@
+/* cuda.h - what the CUDA ops of kernels.h share: the device, the launch, the op functions that backend.cu puts in the table.
+ *
+ * Every op is one file: `int cuda_<op>(struct cuda_dev *d, const struct <op>_args *a, struct moxie_err *err)` enqueues on
+ * d->stream and returns 0 or MOXIE_E_DEVICE / _SHAPE.  No op allocates, waits, or keeps state; what it needs between its
+ * own launches lies in d->scratch, whose size is the largest `cuda_<op>_scratch(lim)`.
+ *
+ * Programmatic dependent launch.  Every kernel of the chain is started by cuda_launch, so it may begin while the one before
+ * still runs: it may read weights at once, and must call pdl_wait() before it touches anything another kernel wrote - x, KV
+ * pages, tables, scratch, counters - and before it writes anything.  It calls pdl_launch() early.
+ * Counters in scratch are zero between ops: whoever uses one leaves it zero.
+ *
+ * act is bf16.  Weights: bf16 as in the checkpoint, row-major, 16-byte aligned; wq, wk, wv and bq, bk, bv of a layer lie one
+ * after the other (kern.place saw to it), so qkv is one matrix [(n_head + 2 n_head_kv) d_head, n_embd].
+ */
+#ifndef MOXIE_CUDA_CUDA_H
+#define MOXIE_CUDA_CUDA_H
+
+#include <cuda_runtime_api.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+struct cuda_dev {
+	int id, n_sm;
+	size_t shared_per_block; /* bytes, opt-in */
+	cudaStream_t stream;
+	void *scratch;           /* 256-byte aligned */
+	size_t scratch_bytes;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+int cuda_embed(struct cuda_dev *d, const struct embed_args *a, struct moxie_err *err);
+int cuda_rmsnorm(struct cuda_dev *d, const struct rmsnorm_args *a, struct moxie_err *err);
+int cuda_rope(struct cuda_dev *d, const struct rope_args *a, struct moxie_err *err);
+
+/* dense.cu, dense_small.cu: any n_tok >= 0. */
+int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err);
+int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct moxie_err *err);
+size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern_limits *lim);
+
+/* attn_decode.cu, attn_prefill.cu: spans of any length in one batch. */
+int cuda_attn(struct cuda_dev *d, const struct attn_args *a, struct moxie_err *err);
+size_t cuda_attn_scratch(const struct cuda_dev *d, const struct kern_limits *lim);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
