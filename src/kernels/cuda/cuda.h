@@ -7,7 +7,8 @@
  * Programmatic dependent launch.  Every kernel of the chain is started by cuda_launch, so it may begin while the one before
  * still runs: it may read weights at once, and must call pdl_wait() before it touches anything another kernel wrote - x, KV
  * pages, tables, scratch, counters - and before it writes anything.  It calls pdl_launch() early.
- * Counters in scratch are zero between ops: whoever uses one leaves it zero.
+ * The first CUDA_COUNTER_BYTES of scratch are int32 counters, zero between ops: whoever uses one leaves it zero.  Data lies
+ * behind them, and cuda_<op>_scratch counts both.
  *
  * act is bf16.  Weights: bf16 as in the checkpoint, row-major, 16-byte aligned; wq, wk, wv and bq, bk, bv of a layer lie one
  * after the other (kern.place saw to it), so qkv is one matrix [(n_head + 2 n_head_kv) d_head, n_embd].
@@ -20,6 +21,8 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+
+#define CUDA_COUNTER_BYTES 65536
 
 struct cuda_dev {
 	int id, n_sm;
