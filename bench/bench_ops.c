@@ -264,7 +264,8 @@ int bench_ops_main(int argc, char **argv)
 	b.name = argv + optind;
 	b.n_name = argc - optind;
 
-	struct kern_limits lim = { MAX_TOK, N_EMBD, N_HEAD, N_HEAD_KV, D_HEAD, N_FF, N_EXPERT, N_USED, 201088 };
+	struct kern_limits lim = { .n_tok = MAX_TOK, .n_seq = 1, .n_embd = N_EMBD, .n_head = N_HEAD, .n_head_kv = N_HEAD_KV, .d_head = D_HEAD,
+		.n_ff = N_FF, .n_expert = N_EXPERT, .n_used = N_USED, .n_vocab = 201088 };
 	struct moxie_err err;
 	if (kern_cpu_create(&b.k, &lim, (enum cpu_isa)isa, n_thread, &err) < 0) {
 		fprintf(stderr, "moxie bench: %s\n", err.text);

@@ -12,6 +12,10 @@
 
 #include "moxie_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Writes code and text into err (which may be NULL) and returns code.  Control characters and broken UTF-8 in
  * the formatted text, which may come from a file, are replaced by '?'. */
 int err_set(struct moxie_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -21,5 +25,9 @@ void err_prefix(struct moxie_err *err, const char *fmt, ...) __attribute__((form
 
 /* err_set(err, MOXIE_E_NOMEM, "out of memory: %zu bytes for %s") */
 int err_nomem(struct moxie_err *err, size_t n_bytes, const char *what);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

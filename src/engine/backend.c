@@ -27,6 +27,13 @@ static int cuda_open(struct kern **out, const struct kern_limits *lim, struct mo
 	return create(out, lim, err);
 }
 
+bool backend_is_device(const char *device)
+{
+	if (device && *device && strcmp(device, "auto"))
+		return !strcmp(device, "cuda");
+	return access("/dev/nvidiactl", F_OK) == 0 && dlopen(CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+}
+
 int backend_open(struct kern **out, const char *device, const struct kern_limits *lim, int n_thread, struct moxie_err *err)
 {
 	static const struct {

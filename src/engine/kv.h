@@ -3,8 +3,8 @@
  * A page id means the same rows in every layer of its pool, so a session holds two short lists and no per-layer state.
  * A ring holds window + n_chunk - 1 positions, rounded up to pages: a chunk may be written whole before its first row reads.
  *
- * Address space is reserved when the model opens; memory is only taken as pages are written and goes back when they are
- * released.  The pool refuses more pages than the machine's memory could hold.
+ * In host memory, address space is reserved when the model opens; memory is only taken as pages are written and goes back when
+ * they are released.  The pool refuses more pages than the machine's memory could hold.  A device's memory is taken whole.
  */
 #ifndef MOXIE_ENGINE_KV_H
 #define MOXIE_ENGINE_KV_H
@@ -29,6 +29,7 @@ struct page_pool {
 	size_t n_bytes;
 	int n_layer, n_page, n_free;
 	int32_t *free_page;           /* a stack */
+	struct kern *device;          /* whose memory base is; NULL: the host's */
 };
 
 struct kv_cache {
@@ -39,6 +40,11 @@ struct kv_cache {
 
 /*   MOXIE_E_NOMEM  not even the room for n_seq sessions of n_ctx tokens could be reserved */
 int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, int n_seq, int n_ctx, struct moxie_err *err);
+
+/* The same in the memory of k's device: rings for n_seq + 2 sessions, full pages for n_seq + 2 sessions of the model's longest
+ * context or as far as n_bytes reach; at least n_seq sessions of n_ctx tokens. */
+int kv_create_device(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, int n_seq, int n_ctx, struct kern *k,
+                     uint64_t n_bytes, struct moxie_err *err);
 void kv_free(struct kv_cache *kv);
 
 /* Takes n pages, all or none (false). */

@@ -13,6 +13,7 @@
 #include "formats/synth.h"
 
 #define DEFAULT_CHUNK 512
+#define DEFAULT_CHUNK_DEVICE 2048
 #define MAX_CHUNK 65536
 #define MAX_SEQ 256
 
@@ -36,7 +37,7 @@ static int params_copy(struct moxie_model_params *to, const struct moxie_model_p
 		return err_set(err, MOXIE_E_ARG, "sessions in one step: %d, wanted 1 .. %d", to->n_seq, MAX_SEQ);
 	if (to->n_thread < 0 || to->n_thread > 1024)
 		return err_set(err, MOXIE_E_ARG, "thread count is %d, wanted 0 (all) .. 1024", to->n_thread);
-	to->n_chunk = to->n_chunk ? to->n_chunk : DEFAULT_CHUNK;
+	to->n_chunk = to->n_chunk ? to->n_chunk : backend_is_device(to->device) ? DEFAULT_CHUNK_DEVICE : DEFAULT_CHUNK;
 	to->n_seq = to->n_seq ? to->n_seq : 1;
 	to->n_thread = to->n_thread ? to->n_thread : host_n_cpu();
 	return 0;
@@ -90,9 +91,9 @@ static int load_config(struct model_config *c, const struct moxie_model_params *
 
 static struct kern_limits limits_of(const struct model_config *c, const struct moxie_model_params *p)
 {
-	return (struct kern_limits){ .n_tok = p->n_chunk > p->n_seq ? p->n_chunk : p->n_seq, .n_embd = c->n_embd, .n_head = c->n_head,
+	return (struct kern_limits){ .n_tok = p->n_chunk > p->n_seq ? p->n_chunk : p->n_seq, .n_seq = p->n_seq, .n_embd = c->n_embd, .n_head = c->n_head,
 		.n_head_kv = c->n_head_kv, .d_head = c->d_head, .n_ff = c->n_ff, .n_expert = c->n_expert, .n_used = c->n_expert_used,
-		.n_vocab = c->n_vocab };
+		.n_vocab = c->n_vocab, .alpha = c->swiglu_alpha, .limit = c->swiglu_limit };
 }
 
 static uint64_t want_bytes(const struct tensor_want *w, uint64_t *n_param)
@@ -187,6 +188,74 @@ static int open_weights(struct moxie_model *m, const struct moxie_model_params *
 	return synth_open(&m->st, &m->config, p->dummy_seed, p->n_thread, on_progress, &g, err);
 }
 
+struct place_progress {
+	struct progress g;
+	uint64_t all;
+};
+
+static int on_placed(void *ud, uint64_t done)
+{
+	struct place_progress *p = ud;
+	return on_progress(&p->g, done, p->all);
+}
+
+/* The host's copy, or its mapping of the files, ends here. */
+static int weights_to_device(struct moxie_model *m, const struct moxie_model_params *p, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	struct arena dry = { .cap = SIZE_MAX };
+	struct place_progress progress = { .g = { p, "weights to the device" } };
+	int rc = m->ops->place(m->model, k, &dry, NULL, NULL, err);
+	if (rc < 0)
+		return rc;
+	progress.all = dry.top;
+	m->weights.base = k->dev->take(k, dry.top, err);
+	if (!m->weights.base)
+		return MOXIE_E_NOMEM;
+	m->weights.cap = dry.top;
+	rc = m->ops->place(m->model, k, &m->weights, on_placed, &progress, err);
+	int rc_sync = k->sync(k, rc == 0 ? err : NULL);
+	safetensors_free(m->st);
+	m->st = NULL;
+	return rc < 0 ? rc : rc_sync;
+}
+
+/* KV cache and step arena, on the device where there is one. */
+static int step_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	enum dtype dtype = p->kv_f32 ? DT_F32 : DT_BF16;
+	int n_ctx = m->config.n_ctx < 8192 ? m->config.n_ctx : 8192, rc;
+	if (k->dev && p->kv_f32)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "a KV cache in fp32 is for the CPU; %s keeps it in bf16", k->name);
+	if (!k->dev && (rc = kv_create(&m->kv, &m->config, dtype, p->n_chunk, p->n_seq, n_ctx, err)) < 0)
+		return rc;
+	m->kv.plan = kv_plan_of(&m->config, dtype, p->n_chunk);
+	size_t n_in, ws_bytes = engine_step_bytes(m, lim->n_tok, p->n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, &n_in, err);
+	m->view = calloc((size_t)m->config.n_layer, sizeof *m->view);
+	m->kept = calloc((size_t)p->n_seq, sizeof *m->kept);
+	m->best = calloc((size_t)p->n_seq, sizeof *m->best);
+	if (!m->view || !m->kept || !m->best || (k->dev ? !arena_init(&m->in, n_in) : !arena_init(&m->ws, ws_bytes)))
+		return err_nomem(err, ws_bytes, "the step arena");
+	if (!k->dev)
+		return 0;
+	m->ws.base = k->dev->take(k, ws_bytes, err);
+	if (!m->ws.base)
+		return MOXIE_E_NOMEM;
+	m->ws.cap = ws_bytes;
+	return kv_create_device(&m->kv, &m->config, dtype, p->n_chunk, p->n_seq, n_ctx, k, k->dev->memory(k) / 20 * 19, err);
+}
+
+/* An arena in host or device memory. */
+static void arena_release(struct arena *a, struct kern *k)
+{
+	if (k && k->dev && a->base)
+		k->dev->give(k, a->base);
+	else
+		arena_free(a);
+	*a = (struct arena){ 0 };
+}
+
 MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_params *params, struct moxie_err *err)
 {
 	struct moxie_model_params p;
@@ -221,15 +290,11 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	struct kern_limits lim = limits_of(&m->config, &p);
 	if ((rc = backend_open(&m->kern, p.device, &lim, p.n_thread, err)) < 0)
 		goto out;
-	if ((rc = kv_create(&m->kv, &m->config, p.kv_f32 ? DT_F32 : DT_BF16, p.n_chunk, p.n_seq,
-	                    m->config.n_ctx < 8192 ? m->config.n_ctx : 8192, err)) < 0)
+	m->weight_bytes = safetensors_n_bytes(m->st);
+	if (m->kern->dev && (rc = weights_to_device(m, &p, err)) < 0)
 		goto out;
-	size_t ws_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, err);
-	m->view = calloc((size_t)m->config.n_layer, sizeof *m->view);
-	if (!m->view || !arena_init(&m->ws, ws_bytes)) {
-		rc = err_nomem(err, ws_bytes, "the step arena");
+	if ((rc = step_memory(m, &p, &lim, err)) < 0)
 		goto out;
-	}
 	if ((rc = tokenizer_join(job, err)) < 0)
 		goto out;
 	m->tokenizer = job->t;
@@ -258,9 +323,13 @@ MOXIE_API void moxie_model_free(moxie_model *m)
 		return;
 	if (m->lock_ready)
 		pthread_mutex_destroy(&m->lock);
+	free(m->best);
+	free(m->kept);
 	free(m->view);
-	arena_free(&m->ws);
+	arena_release(&m->ws, m->kern);
+	arena_free(&m->in);
 	kv_free(&m->kv);
+	arena_release(&m->weights, m->kern);
 	if (m->kern)
 		m->kern->free(m->kern);
 	if (m->model)
@@ -288,7 +357,7 @@ MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info
 	struct moxie_model_params p = { .n_thread = m->kern->n_thread, .n_chunk = m->n_chunk, .n_seq = m->n_seq, .kv_f32 = m->kv.dtype == DT_F32 };
 	fill_info(&all, &m->config, &p);
 	all.kernels = m->kern->name;
-	all.weight_bytes = safetensors_n_bytes(m->st);
+	all.weight_bytes = m->weight_bytes;
 	all.step_bytes = m->ws.cap;
 	all.load_seconds = m->load_seconds;
 	return info_out(info, &all);
@@ -319,7 +388,7 @@ MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxi
 	struct kern shape_only = { .act = DT_F32 }; /* a dry arena calls no op */
 	struct kern_limits lim = limits_of(&m->config, &p);
 	m->kern = &shape_only;
-	all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, err);
+	all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, NULL, err);
 	m->kern = NULL;
 	if (m->st)
 		all.weight_bytes = safetensors_n_bytes(m->st);

@@ -54,6 +54,7 @@ MOXIE_API void moxie_session_free(moxie_session *s)
 	if (!s)
 		return;
 	struct moxie_model *m = s->m;
+	session_drop_logits(s);
 	if (s->ring) {
 		pthread_mutex_lock(&m->lock);
 		page_pool_give(&m->kv.full, s->page, s->n_page, m->kv.plan.page_bytes);
@@ -153,6 +154,14 @@ MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling
 		return rc;
 	if (!s->has_logits)
 		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
+	bool greedy_only = sp->temperature <= 0 && (sp->repetition_penalty <= 0 || sp->repetition_penalty == 1) && sp->presence_penalty == 0 &&
+	                   sp->frequency_penalty == 0;
+	if (s->m->kern->argmax && greedy_only) {
+		*id = s->best;
+		return 0;
+	}
+	if ((rc = session_fetch_logits(s, err)) < 0)
+		return rc;
 	*id = sampler_pick(&s->sampler, sp, s->logits, s->m->config.n_vocab, s->tok.v, s->tok.n, s->n_out);
 	return 0;
 }
@@ -181,7 +190,8 @@ MOXIE_API const int32_t *moxie_session_tokens(const moxie_session *s)
 
 MOXIE_API const float *moxie_session_logits(const moxie_session *s)
 {
-	return s->has_logits ? s->logits : NULL;
+	moxie_session *mine = (moxie_session *)s; /* the copy is made when first asked for: nothing that the caller could see */
+	return s->has_logits && session_fetch_logits(mine, NULL) == 0 ? s->logits : NULL;
 }
 
 /* What a rewind to n would keep. */
@@ -205,7 +215,7 @@ MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
 		s->n_high = 0;
 	s->tok.n = n;
 	s->n_out = 0;
-	s->has_logits = false;
+	session_drop_logits(s);
 	return n;
 }
 

@@ -1,90 +1,215 @@
-/* step.c - one step of the engine: sessions' tokens become a batch, the batch goes through the model. */
+/* step.c - one step of the engine: sessions' tokens become a batch, the batch goes through the model.
+ *
+ * A backend with memory of its own has two arenas: `ws` there, `in` here.  What ops read of the batch comes first in both and at
+ * the same offsets, so it goes over in one copy.  Logits stay in ws until someone asks for them; the next step's begin saves
+ * what its own rows would overwrite.
+ */
 #include <string.h>
 
 #include "engine/engine.h"
 
-/* What one step takes from the arena, in order; a dry arena counts it. */
+#define MIN_PAGE_BUCKET 8 /* pages: 512 tokens */
+
+/* What ops read of a batch, and what a step leaves behind. */
 struct step_mem {
 	int32_t *tok, *pos, *seq, *out_row, *full, *ring;
 	struct span *span;
-	float *logits;
+	size_t n_in;        /* bytes of all above */
+	float *logits;      /* [n_seq, n_vocab] */
+	int32_t *best;      /* [n_seq] */
 };
 
-static bool step_take(struct step_mem *s, struct arena *ws, int n_tok, int n_seq, int n_page, int ring_pages, int n_vocab)
+static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq, int n_page, int ring_pages)
 {
 	size_t t = (size_t)n_tok, q = (size_t)n_seq;
-	s->tok = arena_take(ws, t, sizeof *s->tok);
-	s->pos = arena_take(ws, t, sizeof *s->pos);
-	s->seq = arena_take(ws, t, sizeof *s->seq);
-	s->out_row = arena_take(ws, q, sizeof *s->out_row);
-	s->span = arena_take(ws, q, sizeof *s->span);
-	s->full = arena_take(ws, q * (size_t)n_page, sizeof *s->full);
-	s->ring = arena_take(ws, q * (size_t)ring_pages, sizeof *s->ring);
-	s->logits = arena_take(ws, q * (size_t)n_vocab, sizeof *s->logits);
-	return s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring && s->logits;
+	s->tok = arena_take(a, t, sizeof *s->tok);
+	s->pos = arena_take(a, t, sizeof *s->pos);
+	s->seq = arena_take(a, t, sizeof *s->seq);
+	s->out_row = arena_take(a, q, sizeof *s->out_row);
+	s->span = arena_take(a, q, sizeof *s->span);
+	s->full = arena_take(a, q * (size_t)n_page, sizeof *s->full);
+	s->ring = arena_take(a, q * (size_t)ring_pages, sizeof *s->ring);
+	s->n_in = a->n;
+	return s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
 }
 
-size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page, struct moxie_err *err)
+static bool step_take_out(struct step_mem *s, struct arena *a, int n_seq, int n_vocab)
+{
+	s->best = arena_take(a, (size_t)n_seq, sizeof *s->best);
+	s->logits = arena_take(a, (size_t)n_seq * (size_t)n_vocab, sizeof *s->logits);
+	return s->best && s->logits;
+}
+
+size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page, size_t *n_in, struct moxie_err *err)
 {
 	struct arena dry = { .cap = SIZE_MAX };
-	struct step_mem unused;
+	struct step_mem mem;
 	struct batch b = { .n_tok = n_tok, .n_seq = n_seq, .n_out = n_seq };
-	step_take(&unused, &dry, n_tok, n_seq, n_page, m->kv.plan.ring_pages, m->config.n_vocab);
+	step_take(&mem, &dry, n_tok, n_seq, n_page, m->kv.plan.ring_pages);
+	step_take_out(&mem, &dry, n_seq, m->config.n_vocab);
 	m->ops->forward(m->model, m->kern, &(struct forward_args){ .batch = &b, .ws = &dry }, err);
+	if (n_in)
+		*n_in = mem.n_in;
 	return dry.top;
+}
+
+/* ---- logits of the last step -------------------------------------------------------------------------------------------- */
+
+static void copy_out(struct moxie_model *m, void *to, const void *from, size_t n)
+{
+	if (m->kern->dev)
+		m->kern->dev->fetch(m->kern, to, from, n);
+	else
+		memcpy(to, from, n);
+}
+
+/* Every session that still has its logits in the arena takes them home, except those of part. */
+static int save_logits(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err)
+{
+	int n = 0;
+	for (int i = 0; i < n_part; i++)
+		if (part[i].s->in_arena) {
+			m->kept[part[i].s->logit_row] = NULL;
+			part[i].s->in_arena = part[i].s->has_logits = false;
+		}
+	for (int i = 0; i < m->n_kept; i++)
+		if (m->kept[i]) {
+			copy_out(m, m->kept[i]->logits, m->logits + (size_t)i * (size_t)m->config.n_vocab, (size_t)m->config.n_vocab * sizeof *m->logits);
+			m->kept[i]->in_arena = false;
+			n++;
+		}
+	m->n_kept = 0;
+	return n && m->kern->dev ? m->kern->sync(m->kern, err) : 0;
+}
+
+int session_fetch_logits(moxie_session *s, struct moxie_err *err)
+{
+	struct moxie_model *m = s->m;
+	int rc = 0;
+	pthread_mutex_lock(&m->lock);
+	if (s->in_arena) {
+		copy_out(m, s->logits, m->logits + (size_t)s->logit_row * (size_t)m->config.n_vocab, (size_t)m->config.n_vocab * sizeof *s->logits);
+		rc = m->kern->dev ? m->kern->sync(m->kern, err) : 0;
+		m->kept[s->logit_row] = NULL;
+		s->in_arena = false;
+		s->has_logits = rc == 0;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
+void session_drop_logits(moxie_session *s)
+{
+	pthread_mutex_lock(&s->m->lock);
+	if (s->in_arena)
+		s->m->kept[s->logit_row] = NULL;
+	s->in_arena = s->has_logits = false;
+	pthread_mutex_unlock(&s->m->lock);
+}
+
+/* ---- the step ------------------------------------------------------------------------------------------------------------ */
+
+/* Rows, spans and page lists of part into mem, which the host can write.  Returns the number of rows whose logits are wanted. */
+static int fill(const struct moxie_model *m, const struct step_mem *mem, const struct part *part, int n_part, int n_page)
+{
+	int row = 0, n_out = 0, ring_pages = m->kv.plan.ring_pages;
+	for (int i = 0; i < n_part; i++) {
+		struct moxie_session *s = part[i].s;
+		int pos0 = (int)s->tok.n, n_row = part[i].n_row;
+		mem->span[i] = (struct span){ .row0 = row, .n_row = n_row, .pos0 = pos0 };
+		for (int r = 0; r < n_row; r++, row++) {
+			mem->tok[row] = part[i].ids[r];
+			mem->pos[row] = pos0 + r;
+			mem->seq[row] = i;
+		}
+		int n_copy = s->n_page < n_page ? s->n_page : n_page;
+		memcpy(mem->full + (size_t)i * (size_t)n_page, s->page, (size_t)n_copy * sizeof *s->page);
+		memset(mem->full + (size_t)i * (size_t)n_page + n_copy, 0, (size_t)(n_page - n_copy) * sizeof *s->page);
+		memcpy(mem->ring + (size_t)i * (size_t)ring_pages, s->ring, (size_t)ring_pages * sizeof *s->ring);
+		if (part[i].want_logits)
+			mem->out_row[n_out++] = row - 1;
+		/* Written even if the step is cancelled: ring slots behind the window may be gone. */
+		if (s->n_high < (size_t)(pos0 + n_row))
+			s->n_high = (size_t)(pos0 + n_row);
+	}
+	return n_out;
+}
+
+/* A decode step's lists are as long as the next power of two, so that steps of one shape recur. */
+static int page_bucket(const struct moxie_model *m, int n_page)
+{
+	int most = (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, n = MIN_PAGE_BUCKET;
+	while (n < n_page)
+		n *= 2;
+	return n < most ? n : most;
+}
+
+/* The model over b, with the best token of each wanted row; recorded and replayed where the backend can and every sequence has
+ * just one row. */
+static int run(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, int n_page, atomic_int *cancel, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	const struct kern_device *dev = k->dev;
+	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page };
+	bool recorded = dev && dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq;
+	if (recorded && dev->replay(k, &shape))
+		return 0;
+	struct forward_args a = { .batch = b, .kv = m->view, .logits = mem->logits, .ws = &m->ws, .cancel = recorded ? NULL : cancel };
+	if (recorded)
+		dev->record(k, &shape);
+	int rc = m->ops->forward(m->model, k, &a, err);
+	if (rc == 0 && k->argmax && b->n_out)
+		k->argmax(k, &(struct argmax_args){ .id = mem->best, .logits = mem->logits, .n_row = b->n_out, .n_vocab = m->config.n_vocab });
+	if (recorded)
+		dev->play(k, rc == 0);
+	return rc;
 }
 
 int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err)
 {
+	struct kern *k = m->kern;
 	struct arena *ws = &m->ws;
-	int n_tok = 0, n_page = 1, n_out = 0, ring_pages = m->kv.plan.ring_pages;
+	int n_tok = 0, n_page = 1, ring_pages = m->kv.plan.ring_pages;
 	for (int i = 0; i < n_part; i++) {
 		n_tok += part[i].n_row;
 		int used = (int)((part[i].s->tok.n + (size_t)part[i].n_row + KV_PAGE - 1) / KV_PAGE);
 		n_page = used > n_page ? used : n_page;
 	}
-	struct step_mem mem;
-	ws->n = 0;
-	if (!step_take(&mem, ws, n_tok, n_part, n_page, ring_pages, m->config.n_vocab))
+	n_page = k->dev ? page_bucket(m, n_page) : n_page;
+	int rc = save_logits(m, part, n_part, err);
+	if (rc < 0)
+		return rc;
+	struct step_mem mem, host;
+	ws->n = m->in.n = 0;
+	if (!step_take(&mem, ws, n_tok, n_part, n_page, ring_pages) || !step_take_out(&mem, ws, n_part, m->config.n_vocab) ||
+	    (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_page, ring_pages)))
 		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_part);
-
-	int row = 0;
-	for (int i = 0; i < n_part; i++) {
-		struct moxie_session *s = part[i].s;
-		int pos0 = (int)s->tok.n, n_row = part[i].n_row;
-		mem.span[i] = (struct span){ .row0 = row, .n_row = n_row, .pos0 = pos0 };
-		for (int r = 0; r < n_row; r++, row++) {
-			mem.tok[row] = part[i].ids[r];
-			mem.pos[row] = pos0 + r;
-			mem.seq[row] = i;
-		}
-		int n_copy = s->n_page < n_page ? s->n_page : n_page;
-		memcpy(mem.full + (size_t)i * (size_t)n_page, s->page, (size_t)n_copy * sizeof *s->page);
-		memset(mem.full + (size_t)i * (size_t)n_page + n_copy, 0, (size_t)(n_page - n_copy) * sizeof *s->page);
-		memcpy(mem.ring + (size_t)i * (size_t)ring_pages, s->ring, (size_t)ring_pages * sizeof *s->ring);
-		if (part[i].want_logits)
-			mem.out_row[n_out++] = row - 1;
-		/* Written even if the step is cancelled: ring slots behind the window may be gone. */
-		if (s->n_high < (size_t)(pos0 + n_row))
-			s->n_high = (size_t)(pos0 + n_row);
-	}
+	if (!k->dev)
+		host = mem;
+	int n_out = fill(m, &host, part, n_part, n_page);
+	if (k->dev)
+		k->dev->upload(k, ws->base, m->in.base, mem.n_in);
 	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
 	struct batch b = { .n_tok = n_tok, .n_seq = n_part, .n_out = n_out, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq,
-		.span = mem.span, .span_dev = mem.span, .out_row = mem.out_row };
-	struct forward_args a = { .batch = &b, .kv = m->view, .logits = mem.logits, .ws = ws, .cancel = n_part == 1 ? &part[0].s->cancel : NULL };
-	int rc = m->ops->forward(m->model, m->kern, &a, err);
+		.span = host.span, .span_dev = mem.span, .out_row = mem.out_row };
+	rc = run(m, &b, &mem, n_page, n_part == 1 ? &part[0].s->cancel : NULL, err);
+	if (rc == 0 && k->argmax && n_out)
+		copy_out(m, m->best, mem.best, (size_t)n_out * sizeof *m->best);
+	int rc_sync = k->sync(k, rc == 0 ? err : NULL);
+	rc = rc_sync == MOXIE_E_DEVICE || rc == 0 ? rc_sync : rc;
 	if (rc < 0)
 		return rc;
 
-	const float *l = mem.logits;
+	m->logits = mem.logits;
 	for (int i = 0; i < n_part; i++) {
 		struct moxie_session *s = part[i].s;
 		memcpy(s->tok.v + s->tok.n, part[i].ids, (size_t)part[i].n_row * sizeof *s->tok.v); /* room was made by session_create */
 		s->tok.n += (size_t)part[i].n_row;
-		s->has_logits = part[i].want_logits;
+		s->has_logits = s->in_arena = part[i].want_logits;
 		if (part[i].want_logits) {
-			memcpy(s->logits, l, (size_t)m->config.n_vocab * sizeof *l);
-			l += m->config.n_vocab;
+			s->logit_row = m->n_kept;
+			s->best = m->best[m->n_kept];
+			m->kept[m->n_kept++] = s;
 		}
 	}
 	return 0;

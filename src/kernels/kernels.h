@@ -14,6 +14,7 @@
 #ifndef MOXIE_KERNELS_H
 #define MOXIE_KERNELS_H
 
+#include "base/arena.h"
 #include "base/dtype.h"
 #include "base/err.h"
 
@@ -161,10 +162,76 @@ struct moe_down_args {
 	int n_tok, n_used, n_expert, n_embd, n_ff;
 };
 
+/* The weights of one layer's MoE block. */
+struct moe_weights {
+	struct weight router, router_b;   /* [n_expert, n_embd], [n_expert] */
+	struct weight gate_up, gate_up_b; /* [n_expert, 2 * n_ff, n_embd] MXFP4, [n_expert, 2 * n_ff] */
+	struct weight down, down_b;       /* [n_expert, n_embd, n_ff] MXFP4, [n_expert, n_embd] */
+	const void *packed;               /* place_moe: the experts in the backend's own form, which only its moe op reads; else NULL */
+};
+
+struct moe_config {
+	enum route_rule rule;
+	int n_embd, n_ff, n_expert, n_used;
+	float alpha, limit;      /* clamped SwiGLU */
+};
+
+/* The whole block: x[t] += sum over slots of topk_w * expert(h[t]), as route, moe_gate_up and moe_down make it. */
+struct moe_args {
+	void *x;                 /* [n_tok, n_embd] act, in/out */
+	const void *h;           /* [n_tok, n_embd] act; must not alias x */
+	const struct moe_config *c;
+	const struct moe_weights *w;
+	int n_tok;
+};
+
+/* id[i] = where row i of logits is largest: the lowest such id; a NaN is below everything. */
+struct argmax_args {
+	int32_t *id;             /* [n_row], out */
+	const float *logits;     /* [n_row, n_vocab] */
+	int n_row, n_vocab;
+};
+
 /* What a backend must be ready for; its scratch memory is taken once, from these. */
 struct kern_limits {
 	int n_tok;               /* rows of the largest batch */
+	int n_seq;               /* sequences of the largest batch */
 	int n_embd, n_head, n_head_kv, d_head, n_ff, n_expert, n_used, n_vocab;
+	float alpha, limit;      /* as in moe_config */
+};
+
+struct kern;
+
+/* A step that can be recorded: every sequence has one row and wants its logits.  Equal shapes have equal addresses. */
+struct step_shape {
+	int n_seq;
+	int n_page_seq;          /* of the full-attention page lists */
+};
+
+/* What a backend with memory of its own adds.  take, give and place belong to opening and closing; the rest to a step, and
+ * enqueues like an op. */
+struct kern_device {
+	/* Bytes that take could still give. */
+	uint64_t (*memory)(struct kern *k);
+	/* 256-byte aligned, undefined content; NULL: *err says why. */
+	void *(*take)(struct kern *k, size_t n_bytes, struct moxie_err *err);
+	void (*give)(struct kern *k, void *p);
+
+	/* Puts n tensors into ws, a device arena, one after the other without a gap, and points them there; what w[i]->data pointed
+	 * to may go once sync() has returned.  place_moe does the same with everything in w, packed as the moe op wants it.
+	 * Dry arena: only counted, nothing changes.  MOXIE_E_NOMEM, MOXIE_E_DEVICE. */
+	int (*place)(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err);
+	int (*place_moe)(struct kern *k, struct arena *ws, struct moe_weights *w, const struct moe_config *c, struct moxie_err *err);
+
+	/* Host to device, once a step: from may change at once.  Device to host: to is filled when sync() returns. */
+	void (*upload)(struct kern *k, void *to, const void *from, size_t n_bytes);
+	void (*fetch)(struct kern *k, void *to, const void *from, size_t n_bytes);
+
+	/* replay: true where a step of this shape was recorded; it is enqueued, nothing else is to be done.  Else record, the ops
+	 * of the step, play: they run as if enqueued, and are kept for the next time (ok false: neither).  NULL: nothing is recorded. */
+	bool (*replay)(struct kern *k, const struct step_shape *s);
+	void (*record)(struct kern *k, const struct step_shape *s);
+	void (*play)(struct kern *k, bool ok);
 };
 
 struct kern {
@@ -180,6 +247,10 @@ struct kern {
 	void (*route)(struct kern *k, const struct route_args *a);
 	void (*moe_gate_up)(struct kern *k, const struct moe_gate_up_args *a);
 	void (*moe_down)(struct kern *k, const struct moe_down_args *a);
+	void (*moe)(struct kern *k, const struct moe_args *a);       /* or NULL: route, moe_gate_up, moe_down in turn */
+	void (*argmax)(struct kern *k, const struct argmax_args *a); /* or NULL: the sampler looks for itself */
+
+	const struct kern_device *dev; /* NULL: ops read and write host memory */
 
 	/* Waits for everything enqueued; MOXIE_E_DEVICE once anything has failed, for good. */
 	int (*sync)(struct kern *k, struct moxie_err *err);

@@ -21,7 +21,8 @@ struct layer {
 struct model {
 	struct model_config c;
 	struct weight tok_embd, out_norm, lm_head; /* [n_vocab, n_embd], [n_embd], [n_vocab, n_embd] */
-	float *inv_freq;                         /* [d_head / 2] */
+	struct weight inv_freq;                  /* [d_head / 2] F32 */
+	float *inv_freq_host;                    /* where it was made */
 	float mscale;
 	struct layer layer[];                    /* [n_layer] */
 };
@@ -57,6 +58,11 @@ static float rope_init(float *inv_freq, const struct model_config *c)
 	return y->attention_factor > 0 ? y->attention_factor : y->factor > 1 ? (float)(0.1 * log((double)y->factor) + 1) : 1;
 }
 
+static struct moe_config moe_config_of(const struct model_config *c)
+{
+	return (struct moe_config){ ROUTE_TOPK_SOFTMAX, c->n_embd, c->n_ff, c->n_expert, c->n_expert_used, c->swiglu_alpha, c->swiglu_limit };
+}
+
 static int bind(struct model **out, const struct model_config *c, const struct safetensors *st, struct moxie_err *err)
 {
 	*out = NULL;
@@ -72,7 +78,8 @@ static int bind(struct model **out, const struct model_config *c, const struct s
 		return err_nomem(err, n_bytes, "the weight table");
 	}
 	m->c = *c;
-	m->inv_freq = inv_freq;
+	m->inv_freq_host = inv_freq;
+	m->inv_freq = (struct weight){ .dtype = DT_F32, .n_dim = 1, .shape = { c->d_head / 2 }, .data = inv_freq };
 	m->mscale = rope_init(inv_freq, c);
 	*out = m;
 	if (!st)
@@ -103,6 +110,30 @@ static int bind(struct model **out, const struct model_config *c, const struct s
 	return 0;
 }
 
+static int place(struct model *m, struct kern *k, struct arena *ws, int (*progress)(void *ud, uint64_t done), void *ud, struct moxie_err *err)
+{
+	const struct model_config *c = &m->c;
+	const struct moe_config moe = moe_config_of(c);
+	struct weight *const first[] = { &m->inv_freq, &m->tok_embd, &m->out_norm, &m->lm_head };
+	int rc = 0;
+	for (int i = 0; rc == 0 && i < (c->tie_embd ? 3 : 4); i++)
+		rc = k->dev->place(k, ws, &first[i], 1, err);
+	if (c->tie_embd)
+		m->lm_head = m->tok_embd;
+	for (int il = 0; rc == 0 && il < c->n_layer; il++) {
+		struct layer *L = &m->layer[il];
+		struct weight *const w[] = { &L->attn_norm, &L->wq, &L->wk, &L->wv, &L->bq, &L->bk, &L->bv, &L->sinks, &L->wo, &L->bo, &L->ffn_norm };
+		static const int n[] = { 1, 3, 3, 1, 1, 1, 1 }; /* wq, wk, wv are one matrix to a device, bq, bk, bv its bias */
+		for (int i = 0, at = 0; rc == 0 && i < (int)(sizeof n / sizeof *n); at += n[i++])
+			rc = k->dev->place(k, ws, w + at, n[i], err);
+		if (rc == 0)
+			rc = k->dev->place_moe(k, ws, &L->moe, &moe, err);
+		if (rc == 0 && progress && progress(ud, ws->n))
+			rc = err_set(err, MOXIE_E_CANCELLED, "cancelled after %d of %d layers", il + 1, c->n_layer);
+	}
+	return rc;
+}
+
 static int forward(struct model *m, struct kern *k, const struct forward_args *a, struct moxie_err *err)
 {
 	const struct model_config *c = &m->c;
@@ -116,7 +147,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	void *q = arena_take(ws, n * (size_t)n_q, act);                    /* [n_tok, n_head, d_head] */
 	void *o = arena_take(ws, n * (size_t)n_q, act);                    /* [n_tok, n_head, d_head] */
 	float *cs = arena_take(ws, n * (size_t)c->d_head, sizeof(float));  /* [n_tok, d_head / 2, 2] */
-	struct moe_config moe = { ROUTE_TOPK_SOFTMAX, n_embd, c->n_ff, c->n_expert, c->n_expert_used, c->swiglu_alpha, c->swiglu_limit };
+	const struct moe_config moe = moe_config_of(c);
 	size_t need = ws->n;
 	int rc = 0;
 	if (!ws->base) {
@@ -129,7 +160,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	}
 
 	k->embed(k, &(struct embed_args){ .x = x, .w = &m->tok_embd, .tok = b->tok, .n_tok = n_tok, .n_embd = n_embd });
-	k->rope(k, &(struct rope_args){ .cs = cs, .pos = b->pos, .inv_freq = m->inv_freq, .mscale = m->mscale, .n_tok = n_tok, .n_rot = c->d_head });
+	k->rope(k, &(struct rope_args){ .cs = cs, .pos = b->pos, .inv_freq = m->inv_freq.data, .mscale = m->mscale, .n_tok = n_tok, .n_rot = c->d_head });
 
 	for (int il = 0; il < c->n_layer; il++) {
 		const struct layer *L = &m->layer[il];
@@ -153,7 +184,6 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 
 	k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &m->out_norm, .row = b->out_row, .eps = c->norm_eps, .n_tok = b->n_out, .n_embd = n_embd });
 	k->gemm(k, &(struct gemm_args){ .d = a->logits, .a = h, .w = &m->lm_head, .n_tok = b->n_out, .n_out = c->n_vocab, .n_in = n_embd, .d_f32 = true });
-	rc = k->sync(k, err);
 out:
 	ws->n = mark;
 	return rc;
@@ -162,8 +192,8 @@ out:
 static void model_free(struct model *m)
 {
 	if (m)
-		free(m->inv_freq);
+		free(m->inv_freq_host);
 	free(m);
 }
 
-const struct model_ops model_gpt_oss = { .bind = bind, .forward = forward, .free = model_free };
+const struct model_ops model_gpt_oss = { .bind = bind, .place = place, .forward = forward, .free = model_free };

@@ -15,7 +15,7 @@ struct model;
 struct forward_args {
 	const struct batch *batch;
 	const struct kv_view *kv;  /* [n_layer] */
-	float *logits;             /* [batch->n_out, n_vocab] fp32, out */
+	float *logits;             /* [batch->n_out, n_vocab] fp32, out; complete after k->sync */
 	struct arena *ws;          /* step arena; dry: nothing runs, only memory is counted */
 	atomic_int *cancel;        /* or NULL; non-zero stops between two layers */
 };
@@ -26,7 +26,12 @@ struct model_ops {
 	 *   MOXIE_E_SHAPE, MOXIE_E_FORMAT (missing): tensor, wanted and found are named */
 	int (*bind)(struct model **out, const struct model_config *c, const struct safetensors *st, struct moxie_err *err);
 
-	/*   MOXIE_E_NOMEM      the step arena is too small; nothing was enqueued
+	/* Moves the weights into ws, memory of k's device, in forward order; what bind was given may go after k->sync.  Dry arena:
+	 * counts.  progress (or NULL) sees bytes placed; non-zero stops: MOXIE_E_CANCELLED. */
+	int (*place)(struct model *m, struct kern *k, struct arena *ws, int (*progress)(void *ud, uint64_t done), void *ud, struct moxie_err *err);
+
+	/* Enqueues.
+	 *   MOXIE_E_NOMEM      the step arena is too small; nothing was enqueued
 	 *   MOXIE_E_CANCELLED  some layers ran: KV slots of this batch are undefined, all others are as before */
 	int (*forward)(struct model *m, struct kern *k, const struct forward_args *a, struct moxie_err *err);
 	void (*free)(struct model *m);

@@ -3,6 +3,11 @@
 int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, void *x, const void *h, int n_tok,
                 struct arena *ws, struct moxie_err *err)
 {
+	if (k->moe) {
+		if (ws->base)
+			k->moe(k, &(struct moe_args){ .x = x, .h = h, .c = c, .w = w, .n_tok = n_tok });
+		return 0;
+	}
 	size_t mark = ws->n, n_pair = (size_t)n_tok * (size_t)c->n_used;
 	struct moe_tables t = {
 		.topk_id = arena_take(ws, n_pair, sizeof(int32_t)),

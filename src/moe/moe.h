@@ -5,18 +5,6 @@
 #include "base/arena.h"
 #include "kernels/kernels.h"
 
-struct moe_weights {
-	struct weight router, router_b; /* [n_expert, n_embd], [n_expert] */
-	struct weight gate_up, gate_up_b; /* [n_expert, 2 * n_ff, n_embd] MXFP4, [n_expert, 2 * n_ff] */
-	struct weight down, down_b;     /* [n_expert, n_embd, n_ff] MXFP4, [n_expert, n_embd] */
-};
-
-struct moe_config {
-	enum route_rule rule;
-	int n_embd, n_ff, n_expert, n_used;
-	float alpha, limit; /* clamped SwiGLU */
-};
-
 /* moe_forward - route, gate/up, down, combine.  x += moe(h).
  *
  *   x   [n_tok, n_embd] act, in/out: residual stream
