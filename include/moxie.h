@@ -87,6 +87,9 @@ MOXIE_API int moxie_tokenize(const moxie_model *m, const char *text, size_t n_te
 /* The bytes of ids, not NUL-terminated; *n as above.  Broken UTF-8 becomes U+FFFD. */
 MOXIE_API int moxie_detokenize(const moxie_model *m, const int32_t *ids, size_t n_ids, int specials, char *text, size_t cap, size_t *n,
                                struct moxie_err *err);
+/* The bytes of one token as the vocabulary has them, which need not be whole characters: *n of them, borrowed from m.
+ * *special (may be NULL): 1 for "<|end|>" and the like.  An id that no token has gives "". */
+MOXIE_API const char *moxie_token_bytes(const moxie_model *m, int32_t id, size_t *n, int *special);
 
 enum moxie_role { MOXIE_ROLE_SYSTEM, MOXIE_ROLE_DEVELOPER, MOXIE_ROLE_USER, MOXIE_ROLE_ASSISTANT, MOXIE_ROLE_TOOL };
 enum moxie_effort { MOXIE_EFFORT_MEDIUM, MOXIE_EFFORT_LOW, MOXIE_EFFORT_HIGH };
@@ -118,6 +121,17 @@ struct moxie_chat_params {
 MOXIE_API int moxie_chat_render(const moxie_model *m, const struct moxie_chat_params *p, const struct moxie_message *msg, size_t n_msg,
                                 int32_t *ids, size_t cap, size_t *n, struct moxie_err *err);
 
+#define MOXIE_MAX_TOP 20
+struct moxie_token_prob {
+	int32_t id;
+	float logprob;            /* natural logarithm, of the model's own distribution: before penalties, bias and temperature */
+};
+struct moxie_logprobs {
+	struct moxie_token_prob token;               /* the one that was generated */
+	int n_top;
+	struct moxie_token_prob top[MOXIE_MAX_TOP];  /* the likeliest, falling; ties: lowest id */
+};
+
 /* What one generated token meant. */
 enum moxie_event_kind {
 	MOXIE_EV_NONE,  /* a header is being read, or bytes are held back */
@@ -133,6 +147,7 @@ struct moxie_event {
 	const char *channel;      /* "analysis", "commentary", "final"; "" while unknown */
 	const char *recipient;    /* or NULL */
 	const char *content_type; /* or NULL */
+	const struct moxie_logprobs *probs; /* of the token, where they were asked for; else NULL.  As long as text */
 };
 
 typedef struct moxie_parser moxie_parser;
@@ -202,12 +217,26 @@ MOXIE_API void moxie_session_cancel(moxie_session *s);
 
 enum moxie_finish { MOXIE_FINISH_NONE, MOXIE_FINISH_EOS, MOXIE_FINISH_LENGTH, MOXIE_FINISH_STOP, MOXIE_FINISH_CANCEL };
 
+struct moxie_bias {
+	int32_t id;
+	float bias;                 /* added to the token's logit, before penalties and temperature */
+};
+
+/* Pointers are borrowed until the answer has ended. */
 struct moxie_generate_params {
 	size_t struct_size;
 	struct moxie_sampling sampling;
 	int max_tokens;             /* 0: until the context is full */
+	int min_tokens;             /* before so many are generated, no end token and none of stop_ids */
 	int raw;                    /* 1: no channels; every token is text */
+	int skip_special;           /* raw: 1: special tokens have no text */
 	int ignore_eos;
+	int logprobs;               /* 1: events carry probs, with */
+	int n_top;                  /* so many of the likeliest tokens, at most MOXIE_MAX_TOP */
+	const int32_t *stop_ids;    /* end with one of these, as with an end token; its text is not given out */
+	size_t n_stop_id;
+	const struct moxie_bias *bias; /* no id twice */
+	size_t n_bias;
 	const char *const *stop;    /* end when the final text (raw: all text) contains one; the stop string is not given out */
 	size_t n_stop;
 	int (*on_event)(void *ud, const struct moxie_event *ev, int32_t id); /* non-zero: stop here, MOXIE_FINISH_CANCEL */
@@ -245,7 +274,7 @@ MOXIE_API void moxie_engine_free(moxie_engine *e);
 
 struct moxie_request {
 	size_t struct_size;
-	const int32_t *ids;               /* [n], copied, as are the stop strings */
+	const int32_t *ids;               /* [n], copied, as are the stop strings; all else in p is borrowed until on_finish */
 	size_t n;
 	struct moxie_generate_params p;   /* on_event runs on the engine's thread: it must not block or call the engine */
 	/* Called exactly once, on the engine's thread, after the last on_event.  status: 0, or what went wrong (err). */

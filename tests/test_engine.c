@@ -117,6 +117,68 @@ TEST(sampler_penalties)
 	CHECK(pick(&frequency, l, 4, history + 1, 2, 2) == 0, "once does not");
 }
 
+TEST(sampler_rules)
+{
+	float l[4] = { 3, 2, 1, NAN };
+	struct moxie_sampling sp = { 0 };
+	struct sampler s;
+	CHECK(sampler_init(&s, 4), "no memory");
+	uint32_t none = 0, last_two = 12, only_nan = 8;
+	struct moxie_bias up = { 2, 2.5f };
+	const int32_t ends[] = { 0, 1 };
+	const struct { const char *what; struct sampler_rule r; int32_t want; } cases[] = {
+		{ "no rule", { 0 }, 0 },
+		{ "a bias lifts", { .bias = &up, .n_bias = 1 }, 2 },
+		{ "only what is allowed", { .allow = &last_two }, 2 },
+		{ "allowed, though NaN", { .allow = &only_nan }, 3 },
+		{ "nothing is allowed", { .allow = &none }, -1 },
+		{ "banned ones are passed over", { .ban = ends, .n_ban = 2 }, 2 },
+		{ "unless nothing else is left", { .ban = ends, .n_ban = 2, .allow = &(uint32_t){ 2 } }, 1 },
+	};
+	for (int hot = 0; hot < 2; hot++)
+		for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+			for (sp.seed = 0; sp.seed < 50; sp.seed++) {
+				sp.temperature = hot ? 1e-3f : 0;
+				int32_t id = sampler_pick_ruled(&s, &sp, &cases[i].r, l, 4, NULL, 0, 0);
+				CHECK(id == cases[i].want, "%s: %d, wanted %d", cases[i].what, id, cases[i].want);
+			}
+	sp.temperature = 50;
+	for (sp.seed = 0; sp.seed < 200; sp.seed++) { /* however hot, never what the rule leaves out */
+		int32_t id = sampler_pick_ruled(&s, &sp, &(struct sampler_rule){ .allow = &last_two }, l, 4, NULL, 0, 0);
+		CHECK(id == 2, "picked %d", id);
+	}
+	sampler_free(&s);
+}
+
+TEST(sampler_logprobs_match)
+{
+	enum { N = 300 };
+	float l[N];
+	double sum = 0;
+	struct moxie_logprobs p;
+	for (int i = 0; i < N; i++)
+		l[i] = roundf(4 * rnd_normal()) / 2; /* coarse: many ties */
+	l[7] = NAN, l[9] = -INFINITY;
+	for (int i = 0; i < N; i++)
+		sum += isnan(l[i]) ? 0 : exp((double)l[i]);
+	for (int n_top = 0; n_top <= MOXIE_MAX_TOP; n_top++) {
+		int id = rnd_int(5);
+		sampler_logprobs(l, N, id, n_top, &p);
+		CHECK(p.n_top == n_top && p.token.id == id, "%d likeliest", p.n_top);
+		NEAR(p.token.logprob, (double)l[id] - log(sum), 1e-6);
+		for (int k = 0; k < n_top; k++) {
+			int better = 0; /* tokens before this one: its place */
+			for (int i = 0; i < N; i++)
+				better += l[i] > l[p.top[k].id] || (l[i] == l[p.top[k].id] && i < p.top[k].id);
+			CHECK(better == k, "token %d is number %d, not %d", p.top[k].id, better, k);
+			NEAR(p.top[k].logprob, (double)l[p.top[k].id] - log(sum), 1e-6);
+		}
+	}
+	float none[2] = { NAN, -INFINITY };
+	sampler_logprobs(none, 2, 0, 2, &p);
+	CHECK(p.token.logprob == 0 && p.top[0].logprob == -INFINITY, "no distribution: %g", (double)p.token.logprob);
+}
+
 TEST(sampler_refuses_impossible_values)
 {
 	struct moxie_sampling bad[] = { { .temperature = -1 }, { .temperature = NAN }, { .temperature = INFINITY }, { .top_p = 1.5f },

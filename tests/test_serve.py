@@ -284,6 +284,128 @@ def stop_strings():
 	assert got["message"]["content"] == answer[:answer.index(answer[4:8])]
 
 
+def softmax_ok(entries):
+	return all(e["logprob"] <= 0 and e["top_logprobs"] == sorted(e["top_logprobs"], key=lambda t: -t["logprob"]) for e in entries)
+
+
+@test
+def logprobs_chat():
+	s = server()
+	body = chat(logprobs=True, top_logprobs=4)
+	c = s.ok("/v1/chat/completions", body)["choices"][0]
+	lp = c["logprobs"]["content"]
+	assert b"".join(bytes(e["bytes"]) for e in lp).decode() == c["message"]["content"] and softmax_ok(lp), lp[:2]
+	for e in lp: # greedy: each token is the likeliest
+		assert len(e["top_logprobs"]) == 4 and e["token"] == e["top_logprobs"][0]["token"] and e["logprob"] == e["top_logprobs"][0]["logprob"]
+		assert sum(2.718281828 ** t["logprob"] for t in e["top_logprobs"]) < 1.0001
+	chunks = [x["choices"][0] for x in s.stream("/v1/chat/completions", body)]
+	got = [e for x in chunks if x["logprobs"] for e in x["logprobs"]["content"]]
+	assert [e["token"] for e in got] == [e["token"] for e in lp] and all(abs(a["logprob"] - b["logprob"]) < 1e-3 for a, b in zip(got, lp))
+	for x in chunks: # a chunk's tokens are those of its text
+		text = b"".join(bytes(e["bytes"]) for e in x["logprobs"]["content"]).decode() if x["logprobs"] else ""
+		assert text == (x["delta"].get("content") or ""), x
+	plain = s.ok("/v1/chat/completions", chat())["choices"][0]
+	assert plain["logprobs"] is None and plain["message"] == c["message"]
+	none = s.ok("/v1/chat/completions", chat(logprobs=True))["choices"][0]["logprobs"]["content"]
+	assert len(none) == len(lp) and all(e["top_logprobs"] == [] for e in none)
+	s.bad("/v1/chat/completions", chat(logprobs=True, top_logprobs=21), 400, "top_logprobs")
+	s.bad("/v1/chat/completions", chat(logprobs=3), 400, "logprobs")
+
+
+@test
+def logprobs_elsewhere():
+	s = server()
+	body = {"prompt": "Maya has", "max_tokens": 12, "temperature": 0, "ignore_eos": True, "logprobs": 3}
+	c = s.ok("/v1/completions", body)["choices"][0]
+	lp = c["logprobs"]
+	assert len(lp["tokens"]) == len(lp["token_logprobs"]) == len(lp["top_logprobs"]) == len(lp["text_offset"])
+	assert "".join(lp["tokens"]) == c["text"] and lp["text_offset"][0] == 0
+	assert all(c["text"][o:].startswith(t) for o, t in zip(lp["text_offset"], lp["tokens"]))
+	assert all(len(t) == 3 and t[tok] == p for t, tok, p in zip(lp["top_logprobs"], lp["tokens"], lp["token_logprobs"]))
+	parts = [x["choices"][0]["logprobs"] for x in s.stream("/v1/completions", body)]
+	for key in lp:
+		assert str([x for p in parts if p for x in p[key]])[:40] == str(lp[key])[:40], key
+	assert s.ok("/v1/completions", {**body, "logprobs": 0})["choices"][0]["logprobs"]["top_logprobs"] == [{}] * len(lp["tokens"])
+	s.bad("/v1/completions", {**body, "logprobs": 21}, 400, "logprobs")
+	body = {"text": "Maya has", "return_logprob": True, "top_logprobs_num": 2, "return_text_in_logprobs": True,
+	        "sampling_params": {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}}
+	g = s.ok("/generate", body)
+	meta = g["meta_info"]
+	assert [t[1] for t in meta["output_token_logprobs"]] == g["output_ids"] and meta["input_token_logprobs"] == []
+	assert all(len(t) == 2 and t[0] == own for t, own in zip(meta["output_top_logprobs"], meta["output_token_logprobs"]))
+	assert all(abs(t[0] - p) < 0.01 for t, p in zip(meta["output_token_logprobs"], lp["token_logprobs"]))
+	last = s.stream("/generate", body)[-1]["meta_info"]
+	assert len(last["output_token_logprobs"]) == 12
+	assert s.ok("/generate", {**body, "return_text_in_logprobs": False})["meta_info"]["output_token_logprobs"][0][2] is None
+	hot = s.ok("/v1/completions", {"prompt": "a", "max_tokens": 60, "temperature": 3, "seed": 1, "ignore_eos": True, "logprobs": 1})["choices"][0]
+	assert len(hot["logprobs"]["tokens"]) <= 60 and all(p <= 0 for p in hot["logprobs"]["token_logprobs"])
+
+
+@test
+def many_answers():
+	s = Server("--device", "cpu:ref") # the same bits in any company
+	try:
+		check_many_answers(s)
+	finally:
+		s.stop()
+	want = server().ok("/v1/chat/completions", chat())["choices"][0]["message"]
+	assert [m["message"] for m in server().ok("/v1/chat/completions", chat(n=2))["choices"]] == [want] * 2
+
+
+def check_many_answers(s):
+	body = {"prompt": "Maya has", "max_tokens": 12, "temperature": 1, "seed": 5, "ignore_eos": True}
+	alone = [s.ok("/v1/completions", {**body, "seed": 5 + i})["choices"][0]["text"] for i in range(3)]
+	got = s.ok("/v1/completions", {**body, "n": 3, "best_of": 3})
+	assert [c["text"] for c in got["choices"]] == alone and [c["index"] for c in got["choices"]] == [0, 1, 2]
+	assert len(set(alone)) > 1 and got["usage"]["completion_tokens"] == 36
+	assert got["usage"]["prompt_tokens"] == s.ok("/v1/completions", body)["usage"]["prompt_tokens"]
+	two = s.ok("/v1/completions", {**body, "prompt": ["Maya has", "Tom"], "n": 2})["choices"]
+	assert [c["index"] for c in two] == [0, 1, 2, 3] and [c["text"] for c in two[:2]] == alone[:2]
+	texts = ["", "", ""]
+	for c in s.stream("/v1/completions", {**body, "n": 3}):
+		texts[c["choices"][0]["index"]] += c["choices"][0]["text"]
+	assert texts == alone
+	g = s.ok("/generate", {"text": "Maya has", "sampling_params": {"n": 2, "max_new_tokens": 4, "temperature": 0}})
+	assert len(g) == 2 and g[0]["text"] == g[1]["text"]
+	s.bad("/v1/completions", {**body, "n": 0}, 400, "n")
+	s.bad("/v1/completions", {**body, "n": 257}, 400, "n")
+	s.bad("/v1/completions", {**body, "prompt": ["a"] * 100, "n": 3}, 400, "n")
+
+
+@test
+def bias_and_ends():
+	s = server()
+	body = {"prompt": "Maya has", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+	plain = s.ok("/generate", {"text": "Maya has", "sampling_params": {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}})["output_ids"]
+	gen = lambda **p: s.ok("/generate", {"text": "Maya has", "sampling_params": {"max_new_tokens": 12, "temperature": 0, **p}})
+	other = s.ok("/tokenize", {"prompt": " apples"})["tokens"][-1]
+	assert gen(ignore_eos=True, logit_bias={str(other): 100})["output_ids"] == [other] * 12
+	assert plain[0] not in gen(ignore_eos=True, logit_bias={str(plain[0]): -100})["output_ids"]
+	for bad in {"x": 1}, {"-1": 1}, {"99999999": 1}, {"1": 101}, {"1": "a"}, [1], {"1": None}, {"01": 1}:
+		s.bad("/v1/completions", {**body, "logit_bias": bad}, 400, "logit_bias")
+	cut = next(i for i in range(1, 12) if plain[i] not in plain[:i])
+	got = gen(ignore_eos=True, stop_token_ids=[plain[cut]])
+	assert got["output_ids"] == plain[:cut] and got["meta_info"]["finish_reason"]["type"] == "stop", got
+	held = gen(ignore_eos=True, stop_token_ids=[plain[cut]], min_new_tokens=cut + 3)
+	assert held["output_ids"][:cut] == plain[:cut] and plain[cut] not in held["output_ids"][:cut + 3] and len(held["output_ids"]) >= cut + 3
+	for bad in 5, ["a"], [-1], [10**9], [1] * 65:
+		s.bad("/v1/completions", {**body, "stop_token_ids": bad}, 400, "stop_token_ids")
+	natural = s.ok("/v1/chat/completions", chat())["usage"]["completion_tokens"]
+	longer = s.ok("/v1/chat/completions", chat(min_tokens=natural + 10))
+	assert longer["usage"]["completion_tokens"] >= natural + 10
+	s.bad("/v1/chat/completions", chat(min_tokens=-1), 400, "min_tokens")
+	s.bad("/v1/chat/completions", chat(min_tokens=300), 400, "min_tokens")
+	echo = s.ok("/v1/completions", {**body, "echo": True})["choices"][0]["text"]
+	assert echo == "Maya has" + s.ok("/v1/completions", body)["choices"][0]["text"]
+	assert "".join(c["choices"][0]["text"] for c in s.stream("/v1/completions", {**body, "echo": True})) == echo
+	ids = s.ok("/tokenize", {"messages": question(0)})["tokens"]
+	shown = s.ok("/v1/completions", {"prompt": ids, "max_tokens": 8, "temperature": 0, "skip_special_tokens": False})["choices"][0]["text"]
+	hidden = s.ok("/v1/completions", {"prompt": ids, "max_tokens": 8, "temperature": 0})["choices"][0]["text"]
+	assert "<|channel|>" in shown and "<|" not in hidden, (shown, hidden)
+	usage = s.ok("/v1/chat/completions", chat())["usage"]
+	assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
+
+
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": {
 	"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]
 
@@ -334,12 +456,13 @@ def wrong_numbers():
 @test
 def unsupported_is_said():
 	s = server()
-	for name, value in (("n", 2), ("logprobs", True), ("top_logprobs", 3), ("logit_bias", {"1": 2}), ("tool_choice", "required"),
-	                    ("response_format", {"type": "json_object"}), ("min_tokens", 4), ("stop_token_ids", [1])):
+	for name, value in (("tool_choice", "required"), ("response_format", {"type": "json_object"}), ("top_logprobs", 3), ("echo", True),
+	                    ("no_stop_trim", True), ("prompt_logprobs", 1)):
 		s.bad("/v1/chat/completions", chat(**{name: value}), 400, name)
-	for name, value in ("n", 2), ("logprobs", 1), ("echo", True), ("best_of", 2), ("suffix", "x"):
+	for name, value in ("best_of", 2), ("suffix", "x"), ("include_stop_str_in_output", True), ("logprobs", True):
 		s.bad("/v1/completions", {"prompt": "a", name: value}, 400, name)
-	s.bad("/generate", {"text": "a", "return_logprob": True}, 400, "return_logprob")
+	s.bad("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, 400, "echo")
+	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": 0}, 400, "logprob_start_len")
 	s.bad("/generate", {"text": "a", "sampling_params": {"json_schema": "{}"}}, 400, "json_schema")
 
 

@@ -9,11 +9,11 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 	struct moxie_generate_result unused = { .struct_size = sizeof unused };
 	r = r ? r : &unused;
 	*r = (struct moxie_generate_result){ .struct_size = r->struct_size };
-	int rc = reply_check(p, n, s->n_ctx, err);
+	int rc = reply_check(s->m, p, n, s->n_ctx, err);
 	if (rc < 0)
 		return rc;
 	struct reply a;
-	if ((rc = reply_init(&a, s->m->tokenizer, p, err)) < 0)
+	if ((rc = reply_init(&a, s->m, p, err)) < 0)
 		return rc;
 
 	double start = host_now();

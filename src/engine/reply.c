@@ -1,11 +1,13 @@
 #include "engine/reply.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/engine.h"
 
-static void emit(struct reply *a, const struct moxie_event *ev, int32_t id)
+static void emit(struct reply *a, struct moxie_event *ev, int32_t id)
 {
+	ev->probs = a->p->logprobs && id >= 0 ? &a->probs : NULL;
 	if (!a->refused && a->p->on_event && a->p->on_event(a->p->ud, ev, id))
 		a->refused = true;
 }
@@ -81,15 +83,39 @@ static int pass(struct reply *a, struct moxie_event *ev, int32_t id)
 	return 0;
 }
 
-int reply_init(struct reply *a, const struct tokenizer *t, const struct moxie_generate_params *p, struct moxie_err *err)
+/* The model's end tokens and the request's own. */
+static int list_ends(struct reply *a, const struct moxie_model *m, struct moxie_err *err)
 {
-	*a = (struct reply){ .p = p, .t = t };
-	return t && !p->raw ? harmony_parser_create(&a->parser, t, err) : 0;
+	const struct moxie_generate_params *p = a->p;
+	size_t n_eos = (size_t)(m->gen.n_eos ? m->gen.n_eos : m->config.n_eos);
+	const int32_t *eos = m->gen.n_eos ? m->gen.eos : m->config.eos;
+	if (!p->min_tokens)
+		return 0;
+	if (!(a->ban = malloc((n_eos + p->n_stop_id + 1) * sizeof *a->ban)))
+		return err_nomem(err, (n_eos + p->n_stop_id) * sizeof *a->ban, "end tokens");
+	for (size_t i = 0; i < n_eos + p->n_stop_id; i++) {
+		int32_t id = i < n_eos ? eos[i] : p->stop_ids[i - n_eos];
+		if (id >= 0 && id < m->config.n_vocab)
+			a->ban[a->n_ban++] = id;
+	}
+	return 0;
+}
+
+int reply_init(struct reply *a, const struct moxie_model *m, const struct moxie_generate_params *p, struct moxie_err *err)
+{
+	*a = (struct reply){ .p = p, .t = m->tokenizer };
+	int rc = list_ends(a, m, err);
+	if (rc == 0 && a->t && !p->raw)
+		rc = harmony_parser_create(&a->parser, a->t, err);
+	if (rc < 0)
+		reply_free(a);
+	return rc;
 }
 
 void reply_free(struct reply *a)
 {
 	harmony_parser_free(a->parser);
+	free(a->ban);
 	buf_free(&a->raw);
 	buf_free(&a->held);
 }
@@ -108,7 +134,7 @@ int reply_take(struct reply *a, int32_t id, bool eos)
 		rc = harmony_parser_push(a->parser, id, &ev);
 	} else {
 		a->raw.n = 0;
-		rc = detok_push(&a->detok, a->t, id, true, &a->raw);
+		rc = detok_push(&a->detok, a->t, id, !a->p->skip_special, &a->raw);
 		ev.text = a->raw.n ? a->raw.p : "";
 		ev.n_text = a->raw.n;
 		ev.kind = ev.n_text ? MOXIE_EV_TEXT : MOXIE_EV_NONE;
@@ -116,7 +142,29 @@ int reply_take(struct reply *a, int32_t id, bool eos)
 	return rc < 0 ? rc : pass(a, &ev, id);
 }
 
-int reply_check(const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err)
+/* Ids and numbers beside the sampling. */
+static int check_extras(const struct moxie_model *m, const struct moxie_generate_params *p, struct moxie_err *err)
+{
+	int n_vocab = m->config.n_vocab;
+	if (p->min_tokens < 0)
+		return err_set(err, MOXIE_E_ARG, "min_tokens is %d, wanted >= 0", p->min_tokens);
+	if (p->max_tokens && p->min_tokens > p->max_tokens)
+		return err_set(err, MOXIE_E_ARG, "min_tokens is %d, max_tokens %d", p->min_tokens, p->max_tokens);
+	if (p->n_top < 0 || p->n_top > MOXIE_MAX_TOP)
+		return err_set(err, MOXIE_E_ARG, "n_top is %d, wanted 0 .. %d", p->n_top, MOXIE_MAX_TOP);
+	for (size_t i = 0; i < p->n_stop_id; i++)
+		if (p->stop_ids[i] < 0 || p->stop_ids[i] >= n_vocab)
+			return err_set(err, MOXIE_E_ARG, "stop token %zu is %d, wanted 0 .. %d", i, (int)p->stop_ids[i], n_vocab - 1);
+	for (size_t i = 0; i < p->n_bias; i++) {
+		if (p->bias[i].id < 0 || p->bias[i].id >= n_vocab)
+			return err_set(err, MOXIE_E_ARG, "the token of bias %zu is %d, wanted 0 .. %d", i, (int)p->bias[i].id, n_vocab - 1);
+		if (!(p->bias[i].bias >= -1000 && p->bias[i].bias <= 1000))
+			return err_set(err, MOXIE_E_ARG, "bias %zu is %g, wanted -1000 .. 1000", i, (double)p->bias[i].bias);
+	}
+	return 0;
+}
+
+int reply_check(const struct moxie_model *m, const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err)
 {
 	if (p->struct_size != sizeof *p)
 		return err_set(err, MOXIE_E_ARG, "struct_size of the generate parameters is %zu, wanted %zu", p->struct_size, sizeof *p);
@@ -126,21 +174,53 @@ int reply_check(const struct moxie_generate_params *p, size_t n, int n_ctx, stru
 		return err_set(err, MOXIE_E_ARG, "the prompt has no tokens");
 	if (n > (size_t)n_ctx)
 		return err_set(err, MOXIE_E_KV_FULL, "the prompt has %zu tokens, the context length is %d", n, n_ctx);
-	return sampler_check(&p->sampling, err);
+	int rc = check_extras(m, p, err);
+	return rc < 0 ? rc : sampler_check(&p->sampling, err);
+}
+
+bool reply_is_plain(const struct reply *a, size_t n_out)
+{
+	return !a->p->logprobs && !a->p->n_bias && n_out >= (size_t)a->p->min_tokens;
+}
+
+/* The next token under all that the request asks for.   MOXIE_E_ARG: there are no logits */
+static int pick(struct reply *a, moxie_session *s, size_t n_out, int32_t *id, struct moxie_err *err)
+{
+	const struct moxie_generate_params *p = a->p;
+	if (reply_is_plain(a, n_out))
+		return moxie_session_sample(s, &p->sampling, id, err);
+	const float *logits = moxie_session_logits(s);
+	int n_vocab = s->m->config.n_vocab;
+	if (!logits)
+		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
+	struct sampler_rule rule = { .bias = p->bias, .n_bias = p->n_bias, .ban = a->ban,
+		.n_ban = n_out < (size_t)p->min_tokens ? a->n_ban : 0 };
+	*id = sampler_pick_ruled(&s->sampler, &p->sampling, &rule, logits, n_vocab, s->tok.v, s->tok.n, s->n_out);
+	if (p->logprobs)
+		sampler_logprobs(logits, n_vocab, *id, p->n_top, &a->probs);
+	return 0;
+}
+
+static bool is_stop_id(const struct moxie_generate_params *p, int32_t id)
+{
+	for (size_t i = 0; i < p->n_stop_id; i++)
+		if (p->stop_ids[i] == id)
+			return true;
+	return false;
 }
 
 int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err)
 {
 	const struct moxie_generate_params *p = a->p;
-	int rc = moxie_session_sample(s, &p->sampling, id, err);
+	int rc = pick(a, s, r->n_out, id, err);
 	if (rc < 0)
 		return rc;
 	r->n_out++;
-	bool eos = !p->ignore_eos && moxie_is_eos(s->m, *id);
-	rc = reply_take(a, *id, eos);
+	bool eos = !p->ignore_eos && moxie_is_eos(s->m, *id), stop = !eos && is_stop_id(p, *id);
+	rc = stop ? 0 : reply_take(a, *id, eos);
 	if (rc < 0)
 		return err_nomem(err, a->held.cap, "text of the answer");
-	if (a->stopped)
+	if (a->stopped || stop)
 		r->finish = MOXIE_FINISH_STOP;
 	else if (a->refused)
 		r->finish = MOXIE_FINISH_CANCEL;

@@ -13,17 +13,22 @@ struct reply {
 	struct buf raw;
 	struct buf held;                /* text that may turn out to be the start of a stop string */
 	bool stopped, refused;          /* a stop string came; the callback said no */
+	struct moxie_logprobs probs;    /* of the token under way, where they are asked for */
+	int32_t *ban;                   /* [n_ban] tokens that may not come before min_tokens */
+	size_t n_ban;
 };
 
-/* t may be NULL: the caller then gets events without text.  p must outlive the reply.   MOXIE_E_NOMEM */
-int reply_init(struct reply *a, const struct tokenizer *t, const struct moxie_generate_params *p, struct moxie_err *err);
-/* One id; eos says that the model ended with it.  Afterwards stopped or refused may be set.   MOXIE_E_NOMEM */
+/* A model without a tokenizer gives events without text.  p must outlive the reply.   MOXIE_E_NOMEM */
+int reply_init(struct reply *a, const struct moxie_model *m, const struct moxie_generate_params *p, struct moxie_err *err);
+/* Whether the next token is a matter of p->sampling and the logits alone: then any sampler may pick it, wherever the logits are. */
+bool reply_is_plain(const struct reply *a, size_t n_out);
+/* One id; eos says that the answer ends with it.  Afterwards stopped or refused may be set.   MOXIE_E_NOMEM */
 int reply_take(struct reply *a, int32_t id, bool eos);
 /* The next token of s: sampled from its kept logits, counted in r, handed out.  r->finish then says how the answer ended; while
  * it is NONE, *id is to be consumed.   MOXIE_E_NOMEM, MOXIE_E_ARG */
 int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err);
 /* Whether n prompt tokens and p can be run at all.   MOXIE_E_ARG, or MOXIE_E_KV_FULL: the prompt alone exceeds n_ctx */
-int reply_check(const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err);
+int reply_check(const struct moxie_model *m, const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err);
 /* The stream is over: held bytes and held text come out.   MOXIE_E_NOMEM */
 int reply_finish(struct reply *a);
 void reply_free(struct reply *a);

@@ -148,21 +148,98 @@ static int32_t pick_sorted(struct sampler *s, const struct moxie_sampling *sp, i
 	return best;
 }
 
-int32_t sampler_pick(struct sampler *s, const struct moxie_sampling *sp, const float *logits, int n_vocab, const int32_t *history,
-                     size_t n, size_t n_out)
+static int32_t best_of(const float *l, int n_vocab)
 {
-	float *l = s->logit;
-	for (int i = 0; i < n_vocab; i++)
-		l[i] = isnan(logits[i]) ? -INFINITY : logits[i];
-	penalise(s, sp, history, n, n_out);
 	int32_t best = 0;
 	for (int i = 1; i < n_vocab; i++)
 		if (l[i] > l[best])
 			best = i;
-	if (sp->temperature <= 0 || !isfinite(l[best]))
+	return best;
+}
+
+static bool is_allowed(const uint32_t *allow, int32_t id)
+{
+	return !allow || allow[id / 32] >> id % 32 & 1;
+}
+
+/* What the rule leaves out becomes -inf.  Returns the best of the rest, -1: allow has no token. */
+static int32_t apply_rule(float *l, int n_vocab, const struct sampler_rule *rule)
+{
+	for (int i = 0; rule->allow && i < n_vocab; i++)
+		l[i] = is_allowed(rule->allow, i) ? l[i] : -INFINITY;
+	int32_t best = best_of(l, n_vocab);
+	if (rule->n_ban) {
+		int32_t first = best;
+		float its = l[first];
+		for (size_t i = 0; i < rule->n_ban; i++)
+			l[rule->ban[i]] = -INFINITY;
+		best = best_of(l, n_vocab);
+		if (l[best] == -INFINITY) /* only banned ones may come: one of them has to */
+			l[best = first] = its;
+	}
+	if (is_allowed(rule->allow, best))
+		return best;
+	for (int i = 0; i < n_vocab; i++) /* all that may come are -inf or NaN */
+		if (is_allowed(rule->allow, i))
+			return i;
+	return -1;
+}
+
+int32_t sampler_pick(struct sampler *s, const struct moxie_sampling *sp, const float *logits, int n_vocab, const int32_t *history,
+                     size_t n, size_t n_out)
+{
+	static const struct sampler_rule none;
+	return sampler_pick_ruled(s, sp, &none, logits, n_vocab, history, n, n_out);
+}
+
+int32_t sampler_pick_ruled(struct sampler *s, const struct moxie_sampling *sp, const struct sampler_rule *rule, const float *logits,
+                           int n_vocab, const int32_t *history, size_t n, size_t n_out)
+{
+	float *l = s->logit;
+	for (int i = 0; i < n_vocab; i++)
+		l[i] = isnan(logits[i]) ? -INFINITY : logits[i];
+	for (size_t i = 0; i < rule->n_bias; i++)
+		l[rule->bias[i].id] += rule->bias[i].bias;
+	penalise(s, sp, history, n, n_out);
+	int32_t best = apply_rule(l, n_vocab, rule);
+	if (best < 0 || sp->temperature <= 0 || !isfinite(l[best]))
 		return best;
 	/* Probabilities are taken against the best, unnormalised, in double: a long tail adds up. */
 	double inv_t = 1 / (double)sp->temperature, u = uniform(sp->seed, n);
 	bool sorted = sp->top_k > 0 || (sp->top_p > 0 && sp->top_p < 1);
 	return sorted ? pick_sorted(s, sp, n_vocab, best, inv_t, u) : pick_plain(l, n_vocab, best, inv_t, (double)sp->min_p, u);
+}
+
+void sampler_logprobs(const float *logits, int n_vocab, int32_t id, int n_top, struct moxie_logprobs *out)
+{
+	double sum = 0;
+	int n = 0;
+	struct moxie_token_prob *top = out->top;
+	float best = -INFINITY;
+	for (int i = 0; i < n_vocab; i++)
+		best = logits[i] > best ? logits[i] : best;
+	for (int i = 0; i < n_vocab; i++) {
+		float l = logits[i];
+		if (isnan(l))
+			continue;
+		sum += exp((double)l - (double)best);
+		if (n == n_top && (n == 0 || l <= top[n - 1].logprob))
+			continue;
+		int at = n < n_top ? n++ : n - 1; /* into the short sorted list, behind its equals: their ids are lower */
+		for (; at > 0 && top[at - 1].logprob < l; at--)
+			top[at] = top[at - 1];
+		top[at] = (struct moxie_token_prob){ i, l };
+	}
+	if (!isfinite(best)) { /* no distribution: as the device does, the pick is certain */
+		for (int i = 0; i < n; i++)
+			top[i].logprob = -INFINITY;
+		out->n_top = n;
+		out->token = (struct moxie_token_prob){ id, 0 };
+		return;
+	}
+	double off = (double)best + log(sum);
+	for (int i = 0; i < n; i++)
+		top[i].logprob = (float)((double)top[i].logprob - off);
+	out->n_top = n;
+	out->token = (struct moxie_token_prob){ id, (float)((double)logits[id] - off) };
 }

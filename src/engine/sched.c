@@ -88,7 +88,7 @@ static int check_request(const moxie_engine *e, const struct moxie_request *r, s
 {
 	if (r->struct_size != sizeof *r)
 		return err_set(err, MOXIE_E_ARG, "struct_size of the request is %zu, wanted %zu", r->struct_size, sizeof *r);
-	int rc = reply_check(&r->p, r->n, e->n_ctx, err);
+	int rc = reply_check(e->m, &r->p, r->n, e->n_ctx, err);
 	if (rc < 0)
 		return rc;
 	if (r->p.max_tokens && r->n + (size_t)r->p.max_tokens > (size_t)e->n_ctx)

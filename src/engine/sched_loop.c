@@ -175,7 +175,7 @@ static void job_start(struct moxie_engine *e, struct slot *slot, struct job *j)
 	j->n_fed = e->no_reuse ? moxie_session_rewind(slot->s, 0) : moxie_session_reuse(slot->s, j->req.ids, j->req.n);
 	j->res.n_reused = j->n_fed;
 	struct moxie_err err;
-	int rc = reply_init(&j->reply, e->m->tokenizer, &j->req.p, &err);
+	int rc = reply_init(&j->reply, e->m, &j->req.p, &err);
 	j->has_reply = rc == 0;
 	if (rc < 0)
 		job_fail(j, rc, &err);

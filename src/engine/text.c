@@ -54,6 +54,19 @@ MOXIE_API int moxie_detokenize(const moxie_model *m, const int32_t *ids, size_t 
 	return rc;
 }
 
+MOXIE_API const char *moxie_token_bytes(const moxie_model *m, int32_t id, size_t *n, int *special)
+{
+	*n = 0;
+	if (special)
+		*special = 0;
+	if (!m->tokenizer || id < 0 || id >= tokenizer_n_vocab(m->tokenizer))
+		return "";
+	if (special)
+		*special = tokenizer_is_special(m->tokenizer, id);
+	const char *p = tokenizer_bytes(m->tokenizer, id, n);
+	return *n ? p : "";
+}
+
 MOXIE_API int moxie_chat_render(const moxie_model *m, const struct moxie_chat_params *p, const struct moxie_message *msg, size_t n_msg,
                                 int32_t *ids, size_t cap, size_t *n, struct moxie_err *err)
 {

@@ -1,6 +1,5 @@
-/* job.c - requests that generate: from their limits to the engine, and what it says back to the loop. */
+/* job.c - requests that generate: on their way to the engine, and what it says back to the loop. */
 #include <event2/bufferevent.h>
-#include <stddef.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +36,7 @@ static void wake(struct server *s)
 	(void)n; /* full: it is awake */
 }
 
-static bool queue_add(struct queue *q, struct item it, const char *text, size_t n)
+static bool queue_add(struct queue *q, struct item it, const char *text, size_t n, const struct moxie_logprobs *probs)
 {
 	if (q->n_item == q->cap_item) {
 		size_t cap = q->cap_item ? 2 * q->cap_item : 16;
@@ -49,7 +48,12 @@ static bool queue_add(struct queue *q, struct item it, const char *text, size_t 
 	}
 	it.at = q->text.n;
 	it.n_text = n;
+	it.probs_at = q->probs.n;
+	it.n_probs = probs ? 1 + (size_t)probs->n_top : 0;
 	if (n && !buf_append(&q->text, text, n))
+		return false;
+	if (probs && !(buf_append(&q->probs, &probs->token, sizeof probs->token) &&
+	               buf_append(&q->probs, probs->top, (size_t)probs->n_top * sizeof *probs->top)))
 		return false;
 	q->item[q->n_item++] = it;
 	return true;
@@ -62,6 +66,7 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 	bool is_end = ev->kind == MOXIE_EV_END || ev->kind == MOXIE_EV_CALL || ev->kind == MOXIE_EV_RETURN;
 	struct item it = { .id = id, .time = host_now(), .is_token = id >= 0 && !(is_end && id == p->last_id) };
 	p->last_id = id;
+	it.in_text = !is_end && !ev->recipient && (p->job->kind != JOB_CHAT || (*ev->channel && strcmp(ev->channel, "analysis")));
 	bool to_call = ev->recipient && (ev->kind == MOXIE_EV_TEXT || ev->kind == MOXIE_EV_CALL);
 	bool begins = to_call && !p->in_call;
 	if (ev->kind == MOXIE_EV_TEXT)
@@ -71,9 +76,9 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 	bool ok = p->in.text.n + ev->n_text <= s->p.max_output;
 	if (ok && begins) {
 		struct item call = { .kind = IT_CALL, .id = -1, .time = it.time };
-		ok = queue_add(&p->in, call, ev->recipient, strlen(ev->recipient));
+		ok = queue_add(&p->in, call, ev->recipient, strlen(ev->recipient), NULL);
 	}
-	ok = ok && queue_add(&p->in, it, ev->text, it.kind ? ev->n_text : 0);
+	ok = ok && queue_add(&p->in, it, ev->text, it.kind ? ev->n_text : 0, it.is_token ? ev->probs : NULL);
 	bool wanted = make_ready(s, p);
 	pthread_mutex_unlock(&s->lock);
 	if (wanted)
@@ -113,6 +118,10 @@ static void part_free(struct part *p)
 	free(p->out.item);
 	buf_free(&p->in.text);
 	buf_free(&p->out.text);
+	buf_free(&p->in.probs);
+	buf_free(&p->out.probs);
+	probs_free(p);
+	buf_free(&p->echo);
 	buf_free(&p->content);
 	buf_free(&p->reasoning);
 	ids_free(&p->prompt);
@@ -126,6 +135,8 @@ static void job_free(struct job *j)
 		part_free(&j->part[i]);
 	for (size_t i = 0; i < j->n_stop; i++)
 		free(j->stop[i]);
+	ids_free(&j->stop_ids);
+	free(j->bias);
 	free(j->part);
 	*j->prev = j->next;
 	if (j->next)
@@ -218,6 +229,7 @@ struct job *job_create(struct server *s, struct evhttp_request *req, enum job_ki
 	j->kind = kind;
 	j->created = (long)time(NULL);
 	j->start = host_now();
+	j->n = 1;
 	j->gen = (struct moxie_generate_params){ .struct_size = sizeof j->gen, .raw = kind != JOB_CHAT };
 	moxie_sampling_default(s->m, &j->gen.sampling);
 	j->gen.sampling.struct_size = sizeof j->gen.sampling;
@@ -243,6 +255,30 @@ bool job_add_prompt(struct job *j, const int32_t *ids, size_t n)
 	return ids_append(&p->prompt, ids, n);
 }
 
+bool job_copy_parts(struct job *j, int n)
+{
+	int n_prompt = j->n_part;
+	struct part *all = n_prompt ? calloc((size_t)n_prompt * (size_t)n, sizeof *all) : NULL;
+	bool ok = all != NULL;
+	for (int i = 0; all && i < n_prompt * n; i++) {
+		struct part *p = &all[i], *from = &j->part[i / n];
+		*p = (struct part){ .job = j, .index = i, .last_id = -1 };
+		if (i % n == n - 1) { /* the last copy takes what is there */
+			p->prompt = from->prompt;
+			from->prompt = (struct ids){ 0 };
+		} else {
+			ok = ids_append(&p->prompt, from->prompt.v, from->prompt.n) && ok;
+		}
+	}
+	if (!all)
+		return false;
+	free(j->part);
+	j->part = all;
+	j->n_part = n_prompt * n;
+	j->n = n;
+	return ok;
+}
+
 void job_refuse(struct job *j, int code, const char *param, const char *fmt, ...)
 {
 	char text[600];
@@ -258,85 +294,7 @@ void job_refuse(struct job *j, int code, const char *param, const char *fmt, ...
 		job_free(j);
 }
 
-/* ---- limits ------------------------------------------------------------------------------------------------------------ */
-
-struct knobs {
-	struct moxie_sampling sp;
-	int max_tokens, max_completion_tokens, max_new_tokens;
-	bool ignore_eos;
-};
-#define AT(field) offsetof(struct knobs, field)
-#define MANY 2147483647.0
-static const struct field knob[] = {
-	{ "temperature", FIELD_FLOAT, AT(sp.temperature), 0, 100 },
-	{ "top_p", FIELD_FLOAT, AT(sp.top_p), 0, 1 },
-	{ "min_p", FIELD_FLOAT, AT(sp.min_p), 0, 1 },
-	{ "top_k", FIELD_INT, AT(sp.top_k), -1, MANY },
-	{ "repetition_penalty", FIELD_FLOAT, AT(sp.repetition_penalty), 0, 100 },
-	{ "presence_penalty", FIELD_FLOAT, AT(sp.presence_penalty), -2, 2 },
-	{ "frequency_penalty", FIELD_FLOAT, AT(sp.frequency_penalty), -2, 2 },
-	{ "seed", FIELD_U64, AT(sp.seed), 0, 9223372036854775807.0 },
-	{ "sampling_seed", FIELD_U64, AT(sp.seed), 0, 9223372036854775807.0 },
-	{ "max_tokens", FIELD_INT, AT(max_tokens), 1, MANY },
-	{ "max_completion_tokens", FIELD_INT, AT(max_completion_tokens), 1, MANY },
-	{ "max_new_tokens", FIELD_INT, AT(max_new_tokens), 1, MANY },
-	{ "ignore_eos", FIELD_BOOL, AT(ignore_eos), 0, 1 },
-};
-
-/* 0, or the sentence that says what is wrong. */
-static const char *read_stop(struct job *j, const json_t *v)
-{
-	size_t n = json_is_array(v) ? json_array_size(v) : 1;
-	if (!v || json_is_null(v))
-		return NULL;
-	if (n > MAX_STOPS)
-		return "stop has more than 16 strings";
-	for (size_t i = 0; i < n; i++) {
-		const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
-		if (!json_is_string(s))
-			return "stop is neither a string nor a list of strings";
-		if (json_string_length(s) > MAX_STOP_BYTES)
-			return "a stop string has more than 1024 bytes";
-		if (!json_string_length(s))
-			continue;
-		j->stop[j->n_stop] = strdup(json_string_value(s));
-		if (!j->stop[j->n_stop])
-			return "out of memory";
-		j->n_stop++;
-	}
-	return NULL;
-}
-
-bool job_read_sampling(struct job *j, json_t *from, int default_max)
-{
-	struct knobs k = { .sp = j->gen.sampling };
-	struct buf why = { 0 };
-	const char *name = NULL;
-	if (!fields_read(knob, sizeof knob / sizeof *knob, from, &k, &name, &why)) {
-		job_refuse(j, 400, name, "%s", why.p ? why.p : "a field cannot be used");
-		buf_free(&why);
-		return false;
-	}
-	const char *bad = read_stop(j, json_object_get(from, "stop"));
-	if (bad) {
-		job_refuse(j, 400, "stop", "%s", bad);
-		return false;
-	}
-	if (k.sp.top_k < 0)
-		k.sp.top_k = 0;
-	j->gen.sampling = k.sp;
-	j->gen.max_tokens = k.max_new_tokens ? k.max_new_tokens : k.max_completion_tokens ? k.max_completion_tokens
-	                  : k.max_tokens ? k.max_tokens : default_max;
-	j->gen.ignore_eos = k.ignore_eos;
-	j->gen.stop = (const char *const *)j->stop;
-	j->gen.n_stop = j->n_stop;
-	struct moxie_err err = { 0 };
-	if (moxie_sampling_check(&j->gen.sampling, &err) < 0) {
-		job_refuse(j, 400, NULL, "%s", err.text);
-		return false;
-	}
-	return true;
-}
+/* ---- to the engine ------------------------------------------------------------------------------------------------------- */
 
 void job_submit(struct job *j)
 {
@@ -345,6 +303,7 @@ void job_submit(struct job *j)
 		struct part *p = &j->part[i];
 		struct moxie_err err = { 0 };
 		struct moxie_request r = { .struct_size = sizeof r, .ids = p->prompt.v, .n = p->prompt.n, .p = j->gen, .on_finish = on_finish };
+		r.p.sampling.seed += (uint64_t)(i % j->n); /* the first of n answers is the one given alone */
 		r.p.on_event = on_event;
 		r.p.ud = p;
 		int rc = moxie_engine_submit(s->e, &r, &p->engine_id, &err);
@@ -394,11 +353,13 @@ static void take_part(struct part *p, bool is_done)
 		const struct item *it = &p->out.item[i];
 		if (it->is_token && j->kind != JOB_HEALTH)
 			count_token(p, it->time);
+		p->n_reasoning += it->is_token && it->kind == IT_REASONING;
 		if (j->req && !out_item(p, it, it->n_text ? p->out.text.p + it->at : ""))
 			job_drop(j);
 	}
 	p->out.n_item = 0;
 	p->out.text.n = 0;
+	p->out.probs.n = 0;
 	if (!is_done)
 		return;
 	p->finished = true;

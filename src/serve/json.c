@@ -76,7 +76,7 @@ bool fields_read(const struct field *f, size_t n, json_t *body, void *to, const 
 	return true;
 }
 
-enum off { OFF_NULL, OFF_FALSE, OFF_ZERO, OFF_ONE, OFF_EMPTY, OFF_TEXT, OFF_AUTO };
+enum off { OFF_NULL, OFF_FALSE, OFF_EMPTY, OFF_TEXT, OFF_AUTO };
 
 /* Whether v asks for nothing. */
 static bool is_off(const json_t *v, enum off off)
@@ -88,10 +88,6 @@ static bool is_off(const json_t *v, enum off off)
 		return false;
 	case OFF_FALSE:
 		return json_is_false(v);
-	case OFF_ZERO:
-		return json_is_number(v) && json_number_value(v) == 0;
-	case OFF_ONE:
-		return json_is_number(v) && json_number_value(v) == 1;
 	case OFF_EMPTY:
 		return (json_is_object(v) && !json_object_size(v)) || (json_is_array(v) && !json_array_size(v)) ||
 		       (json_is_string(v) && !json_string_length(v));
@@ -115,20 +111,17 @@ const char *unsupported_field(json_t *body, enum job_kind kind)
 		enum off off;
 		int kinds;
 	} rows[] = {
-		{ "n", OFF_ONE, ALL },
-		{ "best_of", OFF_ONE, COMPLETION },
-		{ "logprobs", OFF_FALSE, ALL },
-		{ "top_logprobs", OFF_ZERO, CHAT },
-		{ "logit_bias", OFF_EMPTY, ALL },
 		{ "response_format", OFF_TEXT, CHAT | COMPLETION },
 		{ "tool_choice", OFF_AUTO, CHAT },
 		{ "functions", OFF_EMPTY, CHAT },
 		{ "function_call", OFF_AUTO, CHAT },
-		{ "echo", OFF_FALSE, COMPLETION },
+		{ "echo", OFF_FALSE, CHAT },
+		{ "no_stop_trim", OFF_FALSE, ALL },
+		{ "include_stop_str_in_output", OFF_FALSE, ALL },
+		{ "use_beam_search", OFF_FALSE, ALL },
+		{ "prompt_logprobs", OFF_NULL, ALL },
+		{ "token_ids_logprob", OFF_EMPTY, ALL },
 		{ "suffix", OFF_EMPTY, COMPLETION },
-		{ "min_tokens", OFF_ZERO, ALL },
-		{ "min_new_tokens", OFF_ZERO, GENERATE },
-		{ "stop_token_ids", OFF_EMPTY, ALL },
 		{ "stop_regex", OFF_EMPTY, ALL },
 		{ "json_schema", OFF_NULL, ALL },
 		{ "guided_json", OFF_NULL, ALL },
@@ -138,7 +131,6 @@ const char *unsupported_field(json_t *body, enum job_kind kind)
 		{ "regex", OFF_NULL, ALL },
 		{ "ebnf", OFF_NULL, ALL },
 		{ "structural_tag", OFF_NULL, ALL },
-		{ "return_logprob", OFF_FALSE, GENERATE },
 		{ "return_hidden_states", OFF_FALSE, ALL },
 		{ "image_data", OFF_EMPTY, GENERATE },
 		{ "audio_data", OFF_EMPTY, GENERATE },

@@ -43,14 +43,21 @@ static void put_openai_head(struct job *j, struct buf *b, const char *object)
 
 static void put_usage(struct job *j, struct buf *b)
 {
-	size_t in = 0, out = 0, cached = 0;
+	size_t in = 0, out = 0, cached = 0, thought = 0;
 	for (int i = 0; i < j->n_part; i++) {
-		in += j->part[i].result.n_prompt;
-		out += j->part[i].result.n_out;
-		cached += j->part[i].result.n_reused;
+		const struct part *p = &j->part[i];
+		if (i % j->n == 0) { /* a prompt counts once, however many answers it gets */
+			in += p->result.n_prompt;
+			cached += p->result.n_reused;
+		}
+		out += p->result.n_out;
+		thought += (size_t)p->n_reasoning;
 	}
 	buf_printf(b, ",\"usage\":{\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"total_tokens\":%zu,"
-	              "\"prompt_tokens_details\":{\"cached_tokens\":%zu}}", in, out, in + out, cached);
+	              "\"prompt_tokens_details\":{\"cached_tokens\":%zu}", in, out, in + out, cached);
+	if (j->kind == JOB_CHAT)
+		buf_printf(b, ",\"completion_tokens_details\":{\"reasoning_tokens\":%zu}", thought);
+	buf_puts(b, "}");
 }
 
 static struct buf *choice_begin(struct part *p)
@@ -65,7 +72,8 @@ static struct buf *choice_begin(struct part *p)
 static bool choice_end(struct part *p, const char *finish)
 {
 	struct buf *b = &p->job->s->scratch;
-	buf_printf(b, finish ? ",\"logprobs\":null,\"finish_reason\":\"%s\"}]}" : ",\"logprobs\":null,\"finish_reason\":null}]}", finish);
+	probs_put(p, b);
+	buf_printf(b, finish ? ",\"finish_reason\":\"%s\"}]}" : ",\"finish_reason\":null}]}", finish);
 	return chunk_end(p->job);
 }
 
@@ -118,8 +126,10 @@ static void put_generate(struct part *p, struct buf *b, const char *text, size_t
 		buf_printf(b, ",\"finish_reason\":{\"type\":\"length\",\"length\":%zu}", r->n_out);
 	else
 		buf_printf(b, ",\"finish_reason\":{\"type\":\"%s\"}", finish_word(p));
-	buf_printf(b, ",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"cached_tokens\":%zu,\"e2e_latency\":%.6f}",
+	buf_printf(b, ",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"cached_tokens\":%zu,\"e2e_latency\":%.6f",
 	           p->prompt.n, p->finished ? r->n_out : (size_t)p->n_tok, r->n_reused, host_now() - j->start);
+	probs_put_native(p, b);
+	buf_puts(b, "}");
 	if (j->is_batch)
 		buf_printf(b, ",\"index\":%d", p->index);
 	buf_puts(b, "}");
@@ -155,6 +165,8 @@ static bool keep(struct part *p, const struct item *it, const char *text)
 	struct job *j = p->job;
 	if (it->is_token && j->kind == JOB_GENERATE && !ids_push(&p->output, it->id))
 		return false;
+	if (it->n_probs && !probs_add(p, it))
+		return false;
 	if (it->kind == IT_CALL)
 		return add_call(p, text, it->n_text);
 	if (!it->n_text || (j->stream && j->kind != JOB_GENERATE))
@@ -188,6 +200,11 @@ bool out_begin(struct job *j)
 	for (int i = 0; ok && j->kind == JOB_CHAT && i < j->n_part; i++) {
 		buf_puts(choice_begin(&j->part[i]), "{\"role\":\"assistant\",\"content\":\"\"}");
 		ok = choice_end(&j->part[i], NULL);
+	}
+	for (int i = 0; ok && j->echo && i < j->n_part; i++) {
+		struct part *p = &j->part[i];
+		json_str(choice_begin(p), p->echo.n ? p->echo.p : "", p->echo.n);
+		ok = choice_end(p, NULL);
 	}
 	return ok;
 }
@@ -245,9 +262,10 @@ static void put_openai(struct job *j, struct buf *b)
 		buf_printf(b, "%s{\"index\":%d,\"%s\":", i ? "," : "", i, j->kind == JOB_CHAT ? "message" : "text");
 		if (j->kind == JOB_CHAT)
 			put_message(p, b);
-		else
-			json_str(b, p->content.n ? p->content.p : "", p->content.n);
-		buf_printf(b, ",\"logprobs\":null,\"finish_reason\":\"%s\"}", finish_word(p));
+		else if (!p->content.n || buf_append(&p->echo, p->content.p, p->content.n))
+			json_str(b, p->echo.n ? p->echo.p : "", p->echo.n);
+		probs_put(p, b);
+		buf_printf(b, ",\"finish_reason\":\"%s\"}", finish_word(p));
 	}
 	buf_puts(b, "]");
 	put_usage(j, b);

@@ -16,7 +16,9 @@
 #include "base/vec.h"
 #include "serve/serve.h"
 
-#define MAX_PARTS 256 /* prompts of one request */
+#define MAX_PARTS 256 /* answers of one request: prompts times n */
+#define MAX_BIAS 1024
+#define MAX_STOP_IDS 64
 #define MAX_STOPS 16
 #define MAX_STOP_BYTES 1024
 
@@ -30,14 +32,23 @@ enum item_kind { IT_NOTHING, IT_REASONING, IT_CONTENT, IT_CALL, IT_ARGUMENTS }; 
 struct item {
 	enum item_kind kind;
 	bool is_token;        /* a new token, not more of the one before */
+	bool in_text;         /* ... of a message to the user, or of raw text */
 	int32_t id;
 	size_t at, n_text;    /* in queue.text */
+	size_t probs_at;      /* in queue.probs: n_probs of struct moxie_token_prob, the token itself and the likeliest */
+	size_t n_probs;
 	double time;
 };
 struct queue {
 	struct item *item;
 	size_t n_item, cap_item;
-	struct buf text;
+	struct buf text, probs;
+};
+
+/* Log-probabilities as they will be written; which lists are used is the job's kind's affair. */
+struct prob_lists {
+	struct buf tokens, probs, tops, offsets;
+	size_t n_char;        /* of the text so far, for the offsets */
 };
 
 struct call { /* a tool call */
@@ -70,7 +81,9 @@ struct part { /* one prompt of a job */
 	struct ids output;
 	struct call *call;
 	size_t n_call;
-	int n_tok;
+	struct prob_lists probs;
+	struct buf echo;      /* the prompt's text, to stand before the answer */
+	int n_tok, n_reasoning;
 	double last_time;
 };
 
@@ -85,6 +98,10 @@ struct job {
 	double start;
 	char *stop[MAX_STOPS];
 	size_t n_stop;
+	struct ids stop_ids;
+	struct moxie_bias *bias;
+	int n;                      /* answers to each prompt: part i answers prompt i / n */
+	bool echo, probs_text;
 	struct moxie_generate_params gen;
 	struct part *part;
 	int n_part, n_left;         /* parts not finished */
@@ -175,9 +192,8 @@ void metrics_reply(struct server *s, struct evhttp_request *req, json_t *body);
 /* NULL: out of memory, answered. */
 struct job *job_create(struct server *s, struct evhttp_request *req, enum job_kind kind);
 bool job_add_prompt(struct job *j, const int32_t *ids, size_t n);
-/* The request's sampling fields, limits and stop strings; default_max: tokens when none are asked for, 0: no limit.
- * false: an error was answered and the job freed. */
-bool job_read_sampling(struct job *j, json_t *from, int default_max);
+/* n answers to each prompt instead of one.  false: out of memory */
+bool job_copy_parts(struct job *j, int n);
 /* Hands every part to the engine; answers an error when it refuses. */
 void job_submit(struct job *j);
 void job_abort(struct job *j);   /* cancels its parts; the answer says so */
@@ -187,6 +203,22 @@ void job_drop(struct job *j);
 /* The answer is given by other means: the close of its connection is no business of j from now on. */
 struct evhttp_request *job_release(struct job *j);
 void jobs_take(struct server *s); /* what the engine's thread left */
+
+/* ---- params.c ------------------------------------------------------------------------------------------------------- */
+
+/* What body says about how to generate, for every prompt of j; default_max: tokens when none are asked for, 0: no limit.
+ * false: an error was answered and the job freed. */
+bool job_read_params(struct job *j, json_t *body, int default_max);
+
+/* ---- probs.c -------------------------------------------------------------------------------------------------------- */
+
+/* A token's log-probabilities join the lists of p. */
+bool probs_add(struct part *p, const struct item *it);
+/* ,"logprobs":... of OpenAI's kinds; a stream's lists begin anew. */
+void probs_put(struct part *p, struct buf *b);
+/* ,"output_token_logprobs":... of meta_info */
+void probs_put_native(const struct part *p, struct buf *b);
+void probs_free(struct part *p);
 
 /* ---- out.c: what a job answers ---------------------------------------------------------------------------------------- */
 
