@@ -21,6 +21,8 @@ plots:                                           ## draw docs/moe_h200.svg from 
 
 $(B)/cuda/err.o: src/base/err.c src/base/err.h include/moxie_status.h
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
+$(B)/cuda/ref_attn.o: src/kernels/cpu/ref_attn.c src/kernels/cpu/ref.h src/kernels/kernels.h
+	@mkdir -p $(@D) && $(CC) $(filter-out -fopenmp,$(FLAGS)) -Wno-unknown-pragmas -c -o $@ $<
 $(B)/cuda/%.o: src/kernels/cuda/%.cu $(CU_HEAD)
 	@mkdir -p $(@D) && echo "NVCC $<"
 	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
@@ -31,9 +33,10 @@ $(B)/cuda/moe_experts_%.o: src/kernels/cuda/moe_experts_%.cu $(CU_HEAD)
 	@! grep -E 'warning|\(C75[0-9]+\)|[1-9][0-9]* bytes spill' $@.log || { rm -f $@; exit 1; }
 $(B)/libmoxie-cuda.so: $(CU_OBJ)
 	@$(NVCC) -shared --cudart static -o $@ $^ -ldl
+$(B)/cuda/test_attn: $(B)/cuda/ref_attn.o# the plain C op, to compare with
 $(B)/cuda/test_%: tests/cuda/test_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
 	@echo "NVCC $<"
-	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) -ldl
+	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) $(filter %/ref_attn.o,$^) -ldl
 $(B)/cuda/bench_%: bench/bench_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
 	@echo "NVCC $<"
 	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) -ldl

@@ -1,0 +1,73 @@
+/* attn - cuda_attn: checks the shapes and sends every span of a batch to the kernel that serves it (attn.h).
+ *
+ * The choice reads host memory only (batch->span), so a captured decode step launches the same kernels at every replay.
+ */
+#include "attn.h"
+
+constexpr int DECODE_ROW = 4; /* spans up to so many rows are decoded: a chat's next token, or a draft's few */
+
+static attn_param param_of(const attn_args *a)
+{
+	attn_param p = {};
+	p.o = (__nv_bfloat16 *)a->o;
+	p.q = (const __nv_bfloat16 *)a->q;
+	p.k = (const __nv_bfloat16 *)a->kv->k;
+	p.v = (const __nv_bfloat16 *)a->kv->v;
+	if (a->sinks) {
+		p.sinks = a->sinks->data;
+		p.sinks_f32 = a->sinks->dtype == DT_F32;
+	}
+	p.page = a->kv->page;
+	p.pos = a->batch->pos;
+	p.seq = a->batch->seq;
+	p.span = a->batch->span_dev;
+	p.n_page_seq = a->kv->n_page_seq;
+	p.ring = a->kv->ring;
+	p.n_head = a->n_head;
+	p.n_head_kv = a->n_head_kv;
+	p.d_head = a->d_head;
+	p.window = a->window;
+	p.scale_log2 = a->scale * 1.4426950408889634f;
+	return p;
+}
+
+/* Sequences s .. of one kind (decoded, or not) in a row. */
+static int run_length(const batch *b, int s, bool decoded)
+{
+	int n = 0;
+	while (s + n < b->n_seq && (b->span[s + n].n_row <= DECODE_ROW) == decoded)
+		n++;
+	return n;
+}
+
+int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
+{
+	const batch *b = a->batch;
+	if (a->d_head < 8 || a->d_head > 512 || a->d_head % 8 || a->n_head_kv < 1 || a->n_head % a->n_head_kv)
+		return err_set(err, MOXIE_E_SHAPE, "attention on CUDA: d_head %d is no multiple of 8 up to 512, or %d heads do not share %d KV heads",
+		               a->d_head, a->n_head, a->n_head_kv);
+	if (a->kv->dtype != DT_BF16)
+		return err_set(err, MOXIE_E_SHAPE, "attention on CUDA: a KV cache of %s, wanted BF16", dtype_name(a->kv->dtype));
+	if (!b->n_tok)
+		return 0;
+	const attn_param p = param_of(a);
+	cudaError_t e = cudaSuccess;
+	if (!attn_decode_serves(a->d_head))
+		e = attn_plain(d->stream, p, 0, b->n_tok);
+	else
+		for (int s = 0, n; s < b->n_seq && e == cudaSuccess; s += n) {
+			const bool decoded = b->span[s].n_row <= DECODE_ROW;
+			n = run_length(b, s, decoded);
+			const int row0 = b->span[s].row0, end = s + n < b->n_seq ? b->span[s + n].row0 : b->n_tok;
+			e = decoded ? attn_decode(d, p, s, n, DECODE_ROW) : attn_plain(d->stream, p, row0, end - row0);
+		}
+	if (e != cudaSuccess)
+		return err_set(err, MOXIE_E_DEVICE, "attention of %d tokens: %s", b->n_tok, cudaGetErrorString(e));
+	return 0;
+}
+
+size_t cuda_attn_scratch(const cuda_dev *d, const kern_limits *lim)
+{
+	(void)d;
+	return attn_decode_scratch(lim->n_tok, lim->n_head, lim->n_head_kv, lim->d_head);
+}

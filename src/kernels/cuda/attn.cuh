@@ -1,0 +1,44 @@
+/* attn.cuh - device side of attn.h: where a key lies, which keys a row sees, small arithmetic. */
+#ifndef MOXIE_CUDA_ATTN_CUH
+#define MOXIE_CUDA_ATTN_CUH
+
+#include "attn.h"
+#include "device/ptx.cuh"
+
+#define LOG2E 1.4426950408889634f
+
+/* First key that position pos sees. */
+__device__ __forceinline__ int attn_first_key(int pos, int window) { return window > 0 && pos >= window ? pos - window + 1 : 0; }
+
+/* Id of the page that holds positions i * KV_PAGE .. of sequence seq. */
+__device__ __forceinline__ int attn_page(const attn_param &p, int seq, int i)
+{
+	return p.page[(int64_t)seq * p.n_page_seq + (p.ring ? i % p.n_page_seq : i)];
+}
+/* Element offset of a page's rows of one KV head. */
+__device__ __forceinline__ int64_t attn_page_at(const attn_param &p, int page, int ihkv, int d_head)
+{
+	return ((int64_t)page * p.n_head_kv + ihkv) * (KV_PAGE * d_head);
+}
+/* The sink of a head on the scale of base-2 scores; -inf: none. */
+__device__ __forceinline__ float attn_sink(const attn_param &p, int ih)
+{
+	if (!p.sinks)
+		return -INFINITY;
+	return LOG2E * (p.sinks_f32 ? ((const float *)p.sinks)[ih] : __bfloat162float(((const __nv_bfloat16 *)p.sinks)[ih]));
+}
+/* 2^x, 2 ulp; 2^-inf = 0. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+	float y;
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+	return y;
+}
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+	uint32_t d;
+	asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+	return d;
+}
+
+#endif

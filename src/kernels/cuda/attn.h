@@ -1,0 +1,38 @@
+/* attn.h - the attention kernels behind cuda_attn (attn.cu), and what they share.
+ *
+ * A span of a batch is served by one of three kernels:
+ *   attn_decode    1 or a few rows; any context, split over the GPU       d_head 64, 128, 256
+ *   attn_prefill   many rows, tiles of (position, head) pairs on wgmma    d_head 64
+ *   attn_plain     anything else: d_head % 8 == 0 up to 512
+ */
+#ifndef MOXIE_CUDA_ATTN_H
+#define MOXIE_CUDA_ATTN_H
+
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/cuda.h"
+
+/* attn_args, unpacked; by value in every attention kernel. */
+struct attn_param {
+	__nv_bfloat16 *o;          /* [n_tok, n_head, d_head] */
+	const __nv_bfloat16 *q;    /* [n_tok, n_head, d_head] */
+	const __nv_bfloat16 *k, *v; /* [n_page, n_head_kv, KV_PAGE, d_head] */
+	const void *sinks;         /* [n_head] bf16, or f32 where sinks_f32; NULL: none */
+	const int32_t *page;       /* [n_seq, n_page_seq] */
+	const int32_t *pos, *seq;  /* [n_tok] */
+	const struct span *span;   /* [n_seq] device */
+	int n_page_seq, n_head, n_head_kv, d_head, window;
+	bool ring, sinks_f32;
+	float scale_log2;          /* scale * log2(e): weights are powers of two */
+};
+
+/* Rows row0 .. row0 + n_row - 1 of the batch. */
+cudaError_t attn_plain(cudaStream_t stream, const attn_param &p, int row0, int n_row);
+
+/* Those of the n_seq sequences from seq0 on whose spans have 1 .. max_row rows; the others are left alone.  Partial results go
+ * to scratch; as many sequences a launch as scratch holds.  Returns cudaErrorInvalidValue if it holds not even one. */
+bool attn_decode_serves(int d_head);
+cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int seq0, int n_seq, int max_row);
+size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head);
+
+#endif
