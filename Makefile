@@ -16,8 +16,8 @@ FLAGS   = -std=c11 -D_GNU_SOURCE -fopenmp -fPIC -fvisibility=hidden -Iinclude -I
 LDLIBS  = -ljansson -lpcre2-8 -ldl -lm
 WRAP    = malloc calloc realloc aligned_alloc strdup mmap free munmap# what test_alloc watches, and makes fail
 
-LIB_SRC := $(filter-out src/serve/%,$(wildcard src/*/*.c src/kernels/cpu/*.c))
-CLI_SRC := $(wildcard cli/*.c bench/*.c src/serve/*.c)# the server is the command's: the library needs no libevent
+LIB_SRC := $(filter-out src/serve/% src/client/%,$(wildcard src/*/*.c src/kernels/cpu/*.c))
+CLI_SRC := $(wildcard cli/*.c bench/*.c src/serve/*.c src/client/*.c)# the server is the command's: the library needs no libevent
 LIB_OBJ := $(LIB_SRC:%.c=$(B)/%.o)
 CLI_OBJ := $(CLI_SRC:%.c=$(B)/%.o)
 TESTS   := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/test_*.c))
@@ -68,6 +68,8 @@ $(B)/test_%: $(B)/tests/test_%.o $(B)/libmoxie.a
 	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
 $(B)/test_serve_call: LDLIBS := $(B)/libmoxie.a -levent_extra -levent_core $(LDLIBS)# the archive again: what the server wants of it
 $(B)/test_serve_call: $(patsubst %.c,$(B)/%.o,$(wildcard src/serve/*.c))
+$(B)/test_client: LDLIBS := $(B)/libmoxie.a $(LDLIBS)
+$(B)/test_client: $(patsubst %.c,$(B)/%.o,$(wildcard src/client/*.c))
 $(B)/test_alloc: LDFLAGS += $(WRAP:%=-Wl,--wrap=%)
 
 $(B)-fuzz/.ready: tools/setup.sh

@@ -24,7 +24,8 @@ enum {
 	CMD_INSPECT = 16,
 	CMD_SYNTH = 32,
 	CMD_TOKENIZE = 64,
-	CMD_SERVE = 128
+	CMD_SERVE = 128,
+	CMD_BENCH_SERVING = 256
 };
 
 struct opts {
@@ -50,8 +51,14 @@ struct opts {
 	int port, n_running, n_queued, drain_seconds;
 	bool open_bind, open_metrics, no_reuse, incremental;
 
-	uint64_t set;     /* one bit a row that argv or the environment gave */
-	uint64_t by_argv; /* ... that argv gave */
+	const char *base_url, *backend, *dataset, *extra_body, *tag;
+	int n_prompts, random_in, random_out, max_concurrency, n_warmup;
+	int gsp_groups, gsp_prompts, gsp_system_len, gsp_question_len, gsp_out_len;
+	float random_ratio, request_rate;
+	bool gsp_ordered, output_details, disable_stream, respect_eos, flush_cache, cache_report;
+
+	uint64_t set[2];     /* one bit a row that argv or the environment gave */
+	uint64_t by_argv[2]; /* ... that argv gave */
 	char **arg;       /* what is left of argv: [n_arg] */
 	int n_arg;
 	char **argv;      /* as the program was called; ends with NULL */
@@ -69,6 +76,7 @@ int run_main(struct opts *o);
 int chat_main(struct opts *o);
 int eval_main(struct opts *o);
 int bench_main(struct opts *o);
+int bench_serving_main(struct opts *o);
 int inspect_main(struct opts *o);
 int synth_main(struct opts *o);
 int tokenize_main(struct opts *o);
@@ -92,6 +100,11 @@ int bad_input(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int lib_error(const struct moxie_err *err);
 /* Flushes f; EXIT_FAIL with a message if anything written to it was lost, else 0. */
 int flush_or_fail(FILE *f, const char *name);
+
+/* ---- serve.c ------------------------------------------------------------------------------------------------------- */
+
+/* The API key of --api-key or --api-key-file, malloc'ed, or NULL: none is given.  0 or an exit code. */
+int key_choose(const struct opts *o, char **key);
 
 /* ---- main.c: Ctrl-C ------------------------------------------------------------------------------------------------ */
 

@@ -6,9 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli.h"
-#include "progress.h"
-#include "questions.h"
+#include "eval.h"
 
 /* One question under way. */
 struct lane {
@@ -20,54 +18,47 @@ struct lane {
 	int32_t id;           /* picked, not yet consumed */
 };
 
-struct eval {
-	struct opts *o;
-	moxie_model *m;
-	const struct task *task;
-	struct question *q;
-	int n, next, n_done, n_right, n_cut; /* n_cut: answers that the length limit ended */
-	size_t n_tok;
-	struct moxie_sampling sp;
-	FILE *out;
-	struct progress bar;
-	struct moxie_err err;
-};
-
 static void note(const struct eval *e, char *text, size_t cap)
 {
 	snprintf(text, cap, "%d right, %.1f %%", e->n_right, e->n_done ? 100.0 * e->n_right / e->n_done : 0.0);
 }
 
-static int write_row(const struct eval *e, const struct lane *l, const char *taken, bool right, bool cut)
+static int write_row(const struct eval *e, const struct answered *a, const char *taken, bool right)
 {
-	const struct question *q = &e->q[l->item];
-	json_t *row = json_pack("{s:i, s:s, s:s, s:s, s:b, s:s, s:I, s:I, s:s, s:s}", "index", l->item, "question", q->prompt, "gold", q->gold,
-	                        "taken", taken, "correct", right, "finish", cut ? "length" : "stop", "n_prompt", (json_int_t)l->n_prompt, "n_out",
-	                        (json_int_t)l->n_out, "final", l->final.p ? l->final.p : "", "analysis", l->reason.p ? l->reason.p : "");
+	const struct question *q = &e->q[a->item];
+	json_t *row = json_pack("{s:i, s:s, s:s, s:s, s:b, s:s, s:I, s:I, s:s, s:s}", "index", a->item, "question", q->prompt, "gold", q->gold,
+	                        "taken", taken, "correct", right, "finish", a->cut ? "length" : "stop", "n_prompt", (json_int_t)a->n_prompt, "n_out",
+	                        (json_int_t)a->n_out, "final", a->final ? a->final : "", "analysis", a->reason ? a->reason : "");
 	bool ok = row && json_dumpf(row, e->out, JSON_COMPACT) == 0 && fputc('\n', e->out) != EOF;
 	json_decref(row);
 	return ok ? 0 : flush_or_fail(e->out, e->o->output) ? EXIT_FAIL : (bad_input("%s: a row could not be written", e->o->output), EXIT_FAIL);
 }
 
-static int lane_finish(struct eval *e, struct lane *l, bool cut)
+int eval_take(struct eval *e, const struct answered *a)
 {
-	const struct question *q = &e->q[l->item];
+	const struct question *q = &e->q[a->item];
 	char taken[64] = "", text[48];
-	bool right = l->final.p && e->task->right(q, l->final.p, taken, sizeof taken);
+	bool right = a->final && e->task->right(q, a->final, taken, sizeof taken);
 	e->n_done++;
 	e->n_right += right;
-	e->n_cut += cut;
+	e->n_cut += a->cut;
 	if (!right && e->o->show_wrong) {
 		progress_end(&e->bar);
-		printf("-- %d: %s\n   wanted: %s\n   got: %s%s\n", l->item, q->prompt, q->says ? q->says : q->gold,
-		       l->final.p ? l->final.p : "(no final answer)", cut ? " (cut)" : "");
+		printf("-- %d: %s\n   wanted: %s\n   got: %s%s\n", a->item, q->prompt, q->says ? q->says : q->gold,
+		       a->final ? a->final : "(no final answer)", a->cut ? " (cut)" : "");
 		fflush(stdout);
 	}
-	int rc = e->out ? write_row(e, l, taken, right, cut) : 0;
-	l->item = -1;
+	int rc = e->out ? write_row(e, a, taken, right) : 0;
 	note(e, text, sizeof text);
 	progress_show(&e->bar, (uint64_t)e->n_done, (uint64_t)e->n, text);
 	return rc;
+}
+
+static int lane_finish(struct eval *e, struct lane *l, bool cut)
+{
+	struct answered a = { l->item, l->final.p, l->reason.p, l->n_prompt, l->n_out, cut };
+	l->item = -1;
+	return eval_take(e, &a);
 }
 
 /* Both return 0 or a negative moxie_status, with e->err filled. */
@@ -181,7 +172,7 @@ static void lanes_free(struct lane *lane, int n)
 	}
 }
 
-static void print_result(const struct eval *e, const char *path, double seconds)
+void eval_print(const struct eval *e, const char *path, double seconds)
 {
 	double p = e->n_done ? (double)e->n_right / e->n_done : 0, se = e->n_done ? sqrt(p * (1 - p) / e->n_done) : 0;
 	printf("%s%s: %d of %d right, %.1f %% +- %.1f %% (standard error)\n", e->n_done < e->n ? "not finished: " : "", path, e->n_right, e->n_done,
@@ -209,7 +200,7 @@ static int run_eval(struct eval *e, const char *path)
 	if (!rc) {
 		rc = ask_all(e, lane, n_lane);
 		progress_end(&e->bar);
-		print_result(e, path, now() - start);
+		eval_print(e, path, now() - start);
 	}
 	lanes_free(lane, n_lane);
 	free(lane);
@@ -234,7 +225,7 @@ int eval_main(struct opts *o)
 	if (!path || o->n_arg > 2)
 		return bad_input("%s; usage: moxie eval %s FILE.jsonl", path ? "too many arguments" : "FILE is missing", e.task->name);
 	o->n_arg = 0;
-	int rc = model_choose(o, true);
+	int rc = o->base_url ? 0 : model_choose(o, true);
 	if (!rc)
 		rc = questions_read(e.task, path, o->limit, o->seed, &e.q, &e.n);
 	if (rc)
@@ -243,7 +234,7 @@ int eval_main(struct opts *o)
 		rc = bad_input("%s: %s", o->output, strerror(errno));
 	catch_interrupt(false);
 	if (!rc)
-		rc = run_eval(&e, path);
+		rc = o->base_url ? eval_remote(&e, path) : run_eval(&e, path);
 	if (e.out) {
 		int lost = flush_or_fail(e.out, o->output);
 		fclose(e.out);

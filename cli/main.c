@@ -1,6 +1,7 @@
 /* main.c - picks the command; what they share of errors and signals. */
 #include <errno.h>
 #include <locale.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,8 @@ const struct command commands[] = {
 	{ "eval", "wordmath|gsm8k|gpqa [FILE.jsonl]", "Asks a file's questions and counts the right answers.", CMD_EVAL, eval_main,
 	  "wordmath: {\"question\", \"answer\"}.   gsm8k: the same, the number after ####.\n"
 	  "gpqa: {\"Question\", \"Correct Answer\", \"Incorrect Answer 1\", \"... 2\", \"... 3\"}; --seed shuffles the choices.\n" },
+	{ "bench serving", "[--base-url URL]", "Sends a load to a server and measures its answers.", CMD_BENCH_SERVING, bench_serving_main,
+	  "Labels, JSON keys and definitions are those of SGLang's bench_serving.  OPENAI_API_KEY is sent when no key is given.\n" },
 	{ "bench", "[DIR] | op [NAME...] | tokenizer TOKENIZER.JSON TEXT", "Measures prefill and decode; with op: single kernels.", CMD_BENCH,
 	  bench_main, NULL },
 	{ "inspect", "[DIR]", "Shows a checkpoint's tensors and the memory it would take, without loading it.", CMD_INSPECT, inspect_main, NULL },
@@ -98,9 +101,19 @@ static void print_usage(FILE *f)
 {
 	fprintf(f, "usage: moxie COMMAND ...\n\nMoxie runs mixture-of-experts language models.\n\n");
 	for (const struct command *c = commands; c->name; c++)
-		fprintf(f, "  %-9s %s\n", c->name, c->summary);
+		fprintf(f, "  %-13s %s\n", c->name, c->summary);
 	fprintf(f, "\nmoxie COMMAND --help says more.  moxie --version prints the version.\n"
 	           "Try: moxie run \"Ann has 3 apples and buys 4 more. How many does she have?\"\n");
+}
+
+/* How many words of argv name the command called name: 1 or 2; 0: it is another. */
+static int words_called(const char *name, int argc, char **argv)
+{
+	const char *second = strchr(name, ' ');
+	if (!second)
+		return !strcmp(name, argv[1]);
+	size_t n = (size_t)(second - name);
+	return argc > 2 && strlen(argv[1]) == n && !memcmp(name, argv[1], n) && !strcmp(second + 1, argv[2]) ? 2 : 0;
 }
 
 /* said: a copy of argv, whose order getopt changes. */
@@ -124,11 +137,15 @@ static int run_command(int argc, char **argv, char **said)
 	if (argc > 2 && !strcmp(name, "bench") && !strcmp(argv[2], "tokenizer"))
 		return bench_tokenizer_main(argc - 2, argv + 2);
 	for (const struct command *c = commands; c->name; c++) {
-		if (strcmp(c->name, name))
+		int n_word = words_called(c->name, argc, argv);
+		if (!n_word)
 			continue;
 		struct opts o = { .parallel = 8, .n_gen = 32, .contexts = "128,1024,4096", .show_reasoning = "auto", .argv = said,
-		                  .host = "127.0.0.1", .port = 30000, .n_running = 8 };
-		int rc = opts_parse(&o, c, argc - 1, argv + 1);
+		                  .host = "127.0.0.1", .port = 30000, .n_running = 8,
+		                  .backend = "sglang", .dataset = "random", .n_prompts = 1000, .random_in = 1024, .random_out = 1024,
+		                  .request_rate = INFINITY, .n_warmup = 1, .gsp_groups = 64, .gsp_prompts = 16, .gsp_system_len = 2048,
+		                  .gsp_question_len = 128, .gsp_out_len = 256 };
+		int rc = opts_parse(&o, c, argc - n_word, argv + n_word);
 		return rc >= 0 ? rc : c->run(&o);
 	}
 	return bad_input("there is no command \"%s\"; moxie --help lists them", name);

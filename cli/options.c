@@ -27,6 +27,7 @@ struct row {
 #define LOADS (CMD_RUN | CMD_CHAT | CMD_EVAL | CMD_BENCH | CMD_TOKENIZE | CMD_SERVE)
 #define TALKS (CMD_RUN | CMD_CHAT)
 #define SAMPLES (CMD_RUN | CMD_CHAT | CMD_EVAL)
+#define ASKS (CMD_EVAL | CMD_BENCH_SERVING) /* a server over HTTP */
 #define ANY (-INFINITY), INFINITY
 
 static const struct row rows[] = {
@@ -57,9 +58,9 @@ static const struct row rows[] = {
 
 	{ "max-tokens", 'n', "max-new-tokens", "N", INT, AT(max_tokens), 0, 1 << 30, SAMPLES, "Sampling",
 	  "most tokens of an answer (default: until the context is full)" },
-	{ "temperature", 0, "temp", "X", FLOAT, AT(temperature), ANY, SAMPLES, "Sampling",
+	{ "temperature", 0, "temp", "X", FLOAT, AT(temperature), ANY, SAMPLES | CMD_BENCH_SERVING, "Sampling",
 	  "0: always the likeliest token (default here and below: generation_config.json)" },
-	{ "top-p", 0, NULL, "X", FLOAT, AT(top_p), ANY, SAMPLES, "Sampling", "choose among the likeliest tokens that together reach X" },
+	{ "top-p", 0, NULL, "X", FLOAT, AT(top_p), ANY, SAMPLES | CMD_BENCH_SERVING, "Sampling", "choose among the likeliest tokens that together reach X" },
 	{ "top-k", 0, NULL, "N", INT, AT(top_k), -0x1p31, 0x1p31 - 1, SAMPLES, "Sampling", "choose among the N likeliest tokens" },
 	{ "min-p", 0, NULL, "X", FLOAT, AT(min_p), ANY, SAMPLES, "Sampling", "drop tokens less than X times as likely as the likeliest" },
 	{ "repetition-penalty", 0, NULL, "X", FLOAT, AT(repetition_penalty), ANY, SAMPLES, "Sampling",
@@ -67,18 +68,19 @@ static const struct row rows[] = {
 	{ "presence-penalty", 0, NULL, "X", FLOAT, AT(presence_penalty), ANY, SAMPLES, "Sampling", "taken once from generated tokens" },
 	{ "frequency-penalty", 0, NULL, "X", FLOAT, AT(frequency_penalty), ANY, SAMPLES, "Sampling",
 	  "taken from generated tokens once for each time" },
-	{ "seed", 0, NULL, "N", U64, AT(seed), ANY, SAMPLES | CMD_SYNTH, "Sampling", "same seed, prompt and machine: same tokens (default: 0)" },
+	{ "seed", 0, NULL, "N", U64, AT(seed), ANY, SAMPLES | CMD_SYNTH | CMD_BENCH_SERVING, "Sampling",
+	  "same seed, prompt and machine: same tokens (default: 0)" },
 	{ "stop", 0, NULL, "TEXT", LIST, AT(stop), ANY, CMD_RUN, "Sampling", "end the answer where TEXT begins; may be given up to 16 times" },
 	{ "ignore-eos", 0, NULL, NULL, FLAG, AT(ignore_eos), ANY, TALKS, "Sampling", "go on after the model's end token" },
 
-	{ "served-model-name", 0, "alias", "NAME", STR, AT(served_name), ANY, CMD_SERVE, "Server",
-	  "what clients call the model (default: the last part of DIR)" },
+	{ "served-model-name", 0, "alias", "NAME", STR, AT(served_name), ANY, CMD_SERVE | ASKS, "Server",
+	  "what clients call the model (default: the last part of DIR; a client: what the server says)" },
 	{ "host", 0, NULL, "ADDRESS", STR, AT(host), ANY, CMD_SERVE, "Server", "address to listen on (default: 127.0.0.1)" },
 	{ "port", 0, NULL, "N", INT, AT(port), 0, 65535, CMD_SERVE, "Server", "port to listen on; 0: any free one (default: 30000)" },
 	{ "uds", 0, NULL, "PATH", STR, AT(uds), ANY, CMD_SERVE, "Server", "listen on this unix socket instead" },
-	{ "api-key-file", 0, NULL, "FILE", STR, AT(key_file), ANY, CMD_SERVE, "Server",
-	  "every route but /health and the page wants the key that FILE holds" },
-	{ "api-key", 0, NULL, "KEY", STR, AT(key), ANY, CMD_SERVE, "Server",
+	{ "api-key-file", 0, NULL, "FILE", STR, AT(key_file), ANY, CMD_SERVE | ASKS, "Server",
+	  "every route but /health and the page wants the key that FILE holds; a client sends it" },
+	{ "api-key", 0, NULL, "KEY", STR, AT(key), ANY, CMD_SERVE | ASKS, "Server",
 	  "the same, the key itself; use the environment: other users see flags" },
 	{ "allow-open-bind", 0, NULL, NULL, FLAG, AT(open_bind), ANY, CMD_SERVE, "Server",
 	  "listen beyond this machine without a key: whoever reaches the port may use it" },
@@ -103,7 +105,46 @@ static const struct row rows[] = {
 	{ "contexts", 0, NULL, "N,N,...", STR, AT(contexts), ANY, CMD_BENCH, "Bench", "context lengths to measure at (default: 128,1024,4096)" },
 	{ "gen", 0, NULL, "N", INT, AT(n_gen), 1, 1 << 20, CMD_BENCH, "Bench", "tokens to decode at each (default: 32)" },
 
-	{ "output", 'o', NULL, "FILE", STR, AT(output), ANY, CMD_EVAL | CMD_BENCH, "Output", "write one JSON object a line to FILE" },
+	{ "base-url", 0, NULL, "URL", STR, AT(base_url), ANY, ASKS, "Server",
+	  "a server's address, http://HOST:PORT or unix:PATH (bench serving: default http://127.0.0.1:30000)" },
+
+	{ "backend", 0, NULL, "sglang|sglang-native|sglang-oai|sglang-oai-chat|vllm|vllm-chat|openai|openai-chat", CHOICE, AT(backend), ANY,
+	  CMD_BENCH_SERVING, "Load", "which route: sglang /generate, ...-chat /v1/chat/completions, others /v1/completions (default: sglang)" },
+	{ "dataset-name", 0, NULL, "random|random-ids|generated-shared-prefix", CHOICE, AT(dataset), ANY, CMD_BENCH_SERVING, "Load",
+	  "random: words; random-ids: token ids (default: random)" },
+	{ "num-prompts", 0, NULL, "N", INT, AT(n_prompts), 1, 10000000, CMD_BENCH_SERVING, "Load", "requests to send (default: 1000)" },
+	{ "random-input-len", 0, "random-input", "N", INT, AT(random_in), 1, 1 << 24, CMD_BENCH_SERVING, "Load",
+	  "most tokens of a random prompt (default: 1024)" },
+	{ "random-output-len", 0, "random-output", "N", INT, AT(random_out), 1, 1 << 24, CMD_BENCH_SERVING, "Load",
+	  "most tokens of its answer (default: 1024)" },
+	{ "random-range-ratio", 0, NULL, "X", FLOAT, AT(random_ratio), ANY, CMD_BENCH_SERVING, "Load",
+	  "lengths are from X times the most up to it (default: 0; 1: all alike)" },
+	{ "request-rate", 0, NULL, "X", FLOAT, AT(request_rate), ANY, CMD_BENCH_SERVING, "Load",
+	  "requests a second, at random times; inf: all at once (default: inf)" },
+	{ "max-concurrency", 0, NULL, "N", INT, AT(max_concurrency), 0, 1 << 20, CMD_BENCH_SERVING, "Load",
+	  "most requests under way (default: 0, no limit)" },
+	{ "warmup-requests", 0, NULL, "N", INT, AT(n_warmup), 0, 1 << 20, CMD_BENCH_SERVING, "Load", "sent before the run (default: 1)" },
+	{ "flush-cache", 0, NULL, NULL, FLAG, AT(flush_cache), ANY, CMD_BENCH_SERVING, "Load", "ask /flush_cache after the warm-up" },
+	{ "disable-stream", 0, NULL, NULL, FLAG, AT(disable_stream), ANY, CMD_BENCH_SERVING, "Load", "whole answers, no streams" },
+	{ "disable-ignore-eos", 0, NULL, NULL, FLAG, AT(respect_eos), ANY, CMD_BENCH_SERVING, "Load",
+	  "let the model end its answers (default: each has the length asked for)" },
+	{ "extra-request-body", 0, NULL, "JSON", STR, AT(extra_body), ANY, CMD_BENCH_SERVING, "Load", "fields to add to each request" },
+	{ "gsp-num-groups", 0, NULL, "N", INT, AT(gsp_groups), 1, 1 << 20, CMD_BENCH_SERVING, "Load",
+	  "shared prefixes (default: 64)" },
+	{ "gsp-prompts-per-group", 0, NULL, "N", INT, AT(gsp_prompts), 1, 1 << 20, CMD_BENCH_SERVING, "Load",
+	  "requests with each (default: 16)" },
+	{ "gsp-system-prompt-len", 0, NULL, "N", INT, AT(gsp_system_len), 1, 1 << 24, CMD_BENCH_SERVING, "Load",
+	  "tokens that a group shares (default: 2048)" },
+	{ "gsp-question-len", 0, NULL, "N", INT, AT(gsp_question_len), 1, 1 << 24, CMD_BENCH_SERVING, "Load",
+	  "tokens of one request's own (default: 128)" },
+	{ "gsp-output-len", 0, NULL, "N", INT, AT(gsp_out_len), 1, 1 << 24, CMD_BENCH_SERVING, "Load", "tokens of an answer (default: 256)" },
+	{ "gsp-ordered", 0, NULL, NULL, FLAG, AT(gsp_ordered), ANY, CMD_BENCH_SERVING, "Load", "group by group (default: mixed)" },
+
+	{ "output", 'o', "output-file", "FILE", STR, AT(output), ANY, CMD_EVAL | CMD_BENCH | CMD_BENCH_SERVING, "Output",
+	  "write one JSON object a line to FILE (bench serving: append one)" },
+	{ "output-details", 0, NULL, NULL, FLAG, AT(output_details), ANY, CMD_BENCH_SERVING, "Output", "with lengths, times and texts of each request" },
+	{ "cache-report", 0, NULL, NULL, FLAG, AT(cache_report), ANY, CMD_BENCH_SERVING, "Output", "tell how many prompt tokens came from the cache" },
+	{ "tag", 0, NULL, "TEXT", STR, AT(tag), ANY, CMD_BENCH_SERVING, "Output", "a name for the row that is written" },
 	{ "json", 0, NULL, NULL, FLAG, AT(json), ANY, CMD_INSPECT, "Output", "print one JSON object" },
 	{ "stats", 's', NULL, NULL, FLAG, AT(stats), ANY, TALKS, "Output", "speed and a hash of the last logits, on stderr" },
 	{ "specials", 0, NULL, NULL, FLAG, AT(specials), ANY, CMD_TOKENIZE, "Output", "read <|end|> and the like as their tokens" },
@@ -111,7 +152,10 @@ static const struct row rows[] = {
 	{ "list", 0, NULL, NULL, FLAG, AT(list), ANY, CMD_SYNTH, "Output", "print the names of the built-in configs" },
 };
 #define N_ROW (sizeof rows / sizeof *rows)
-_Static_assert(N_ROW <= 64, "struct opts has one bit a row");
+_Static_assert(N_ROW <= 128, "struct opts has one bit a row");
+
+static void set_bit(uint64_t bits[2], const struct row *r) { bits[(r - rows) / 64] |= 1ull << (r - rows) % 64; }
+static bool has_bit(const uint64_t bits[2], const struct row *r) { return bits[(r - rows) / 64] >> (r - rows) % 64 & 1; }
 
 static void env_name(const struct row *r, char out[48])
 {
@@ -135,7 +179,6 @@ static bool is_word_of(const char *words, const char *s)
 /* Stores text as row r's value.  from names where it came from.  0 or an exit code. */
 static int set_value(struct opts *o, const struct row *r, const char *text, const char *from)
 {
-	uint64_t bit = 1ull << (r - rows);
 	void *at = (char *)o + r->at;
 	char *end;
 	errno = 0;
@@ -185,7 +228,7 @@ static int set_value(struct opts *o, const struct row *r, const char *text, cons
 		o->stop[o->n_stop++] = text;
 		break;
 	}
-	o->set |= bit;
+	set_bit(o->set, r);
 	return 0;
 }
 
@@ -211,7 +254,7 @@ static void print_help(const struct command *cmd)
 	printf("usage: moxie %s %s\n\n%s\n", cmd->name, cmd->args, cmd->summary);
 	if (cmd->help)
 		printf("%s", cmd->help);
-	static const char *const groups[] = { "Prompt", "Sampling", "Evaluation", "Bench", "Server", "Model", "Output" };
+	static const char *const groups[] = { "Prompt", "Sampling", "Evaluation", "Bench", "Load", "Server", "Model", "Output" };
 	for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
 		print_group_help(cmd, groups[i]);
 	printf("\nEach flag has a twin in the environment: --max-tokens 64 is MOXIE_MAX_TOKENS=64; a flag wins over its twin.\n");
@@ -281,29 +324,28 @@ int opts_parse(struct opts *o, const struct command *cmd, int argc, char **argv)
 				r++;
 		char from[48];
 		snprintf(from, sizeof from, "--%s", r->name);
-		uint64_t bit = 1ull << (r - rows);
-		if (r->kind == LIST && !(o->by_argv & bit))
+		if (r->kind == LIST && !has_bit(o->by_argv, r))
 			o->n_stop = 0; /* argv replaces the environment's */
 		rc = set_value(o, r, r->arg ? optarg : NULL, from);
 		if (rc)
 			return rc;
-		o->by_argv |= bit;
+		set_bit(o->by_argv, r);
 	}
 	o->arg = argv + optind;
 	o->n_arg = argc - optind;
 	return -1;
 }
 
-static uint64_t bit_of(const char *name)
+static bool is_given(const uint64_t bits[2], const char *name)
 {
-	for (size_t i = 0; i < N_ROW; i++)
-		if (!strcmp(rows[i].name, name))
-			return 1ull << i;
-	return 0;
+	for (const struct row *r = rows; r < rows + N_ROW; r++)
+		if (!strcmp(r->name, name))
+			return has_bit(bits, r);
+	return false;
 }
 
-bool opts_given(const struct opts *o, const char *name) { return o->set & bit_of(name); }
-bool opts_given_in_argv(const struct opts *o, const char *name) { return o->by_argv & bit_of(name); }
+bool opts_given(const struct opts *o, const char *name) { return is_given(o->set, name); }
+bool opts_given_in_argv(const struct opts *o, const char *name) { return is_given(o->by_argv, name); }
 
 enum moxie_effort opts_effort(const struct opts *o)
 {
@@ -319,7 +361,8 @@ void opts_print_bash(void)
 	       "\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} flags\n"
 	       "\tif ((COMP_CWORD == 1)); then\n\t\tmapfile -t COMPREPLY < <(compgen -W '");
 	for (const struct command *c = commands; c->name; c++)
-		printf("%s ", c->name);
+		if (!strchr(c->name, ' '))
+			printf("%s ", c->name);
 	printf("--help --version' -- \"$cur\")\n\t\treturn\n\tfi\n\tcase $prev in\n");
 	for (const struct row *r = rows; r < rows + N_ROW; r++) {
 		if (r->kind != CHOICE)
@@ -329,9 +372,9 @@ void opts_print_bash(void)
 			putchar(*p == '|' ? ' ' : *p);
 		printf("' -- \"$cur\"); return ;;\n");
 	}
-	printf("\tesac\n\tcase ${COMP_WORDS[1]} in\n");
+	printf("\tesac\n\tcase \"${COMP_WORDS[1]} ${COMP_WORDS[2]} \" in\n");
 	for (const struct command *c = commands; c->name; c++) {
-		printf("\t%s) flags='--help", c->name);
+		printf("\t'%s '*) flags='--help", c->name); /* two words stand before their first */
 		for (const struct row *r = rows; r < rows + N_ROW; r++)
 			if (r->cmds & c->bit)
 				printf(" --%s", r->name);

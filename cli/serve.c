@@ -61,8 +61,8 @@ static int key_of_file(const char *path, char **out)
 	return rc;
 }
 
-/* *key: malloc'ed, or NULL: none is wanted.  A flag wins over the environment; a file over a key.  0 or an exit code. */
-static int choose_key(const struct opts *o, char **key)
+/* A flag wins over the environment; a file over a key. */
+int key_choose(const struct opts *o, char **key)
 {
 	bool by_flag = opts_given_in_argv(o, "api-key"), file_by_flag = opts_given_in_argv(o, "api-key-file");
 	const char *from = "--api-key";
@@ -243,7 +243,7 @@ int serve_main(struct opts *o)
 		o->drain_seconds = 30;
 	int rc = model_choose(o, true);
 	if (!rc)
-		rc = choose_key(o, &key);
+		rc = key_choose(o, &key);
 	if (!rc)
 		rc = check_address(o, key);
 	if (rc)
