@@ -12,16 +12,19 @@ _moxie()
 	--reasoning-effort) mapfile -t COMPREPLY < <(compgen -W 'low medium high' -- "$cur"); return ;;
 	--show-reasoning) mapfile -t COMPREPLY < <(compgen -W 'auto yes no' -- "$cur"); return ;;
 	--log-level) mapfile -t COMPREPLY < <(compgen -W 'error warning info debug' -- "$cur"); return ;;
+	--backend) mapfile -t COMPREPLY < <(compgen -W 'sglang sglang-native sglang-oai sglang-oai-chat vllm vllm-chat openai openai-chat' -- "$cur"); return ;;
+	--dataset-name) mapfile -t COMPREPLY < <(compgen -W 'random random-ids generated-shared-prefix' -- "$cur"); return ;;
 	esac
-	case ${COMP_WORDS[1]} in
-	run) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --raw --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --stats' ;;
-	chat) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --ignore-eos --stats' ;;
-	serve) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --date --served-model-name --host --port --uds --api-key-file --api-key --allow-open-bind --open-metrics --max-running-requests --max-queued-requests --disable-radix-cache --incremental-streaming-output --drain-seconds --log-level' ;;
-	eval) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --reasoning-effort --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --limit --parallel --show-wrong --output' ;;
-	bench) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --contexts --gen --output' ;;
-	inspect) flags='--help --model --device --context-length --load-format --chunked-prefill-size --kv-cache-dtype --json' ;;
-	synth) flags='--help --threads --seed --list' ;;
-	tokenize) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --specials --ids' ;;
+	case "${COMP_WORDS[1]} ${COMP_WORDS[2]} " in
+	'run '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --raw --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --stats' ;;
+	'chat '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --ignore-eos --stats' ;;
+	'serve '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --date --served-model-name --host --port --uds --api-key-file --api-key --allow-open-bind --open-metrics --max-running-requests --max-queued-requests --disable-radix-cache --incremental-streaming-output --drain-seconds --log-level' ;;
+	'eval '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --reasoning-effort --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --served-model-name --api-key-file --api-key --limit --parallel --show-wrong --base-url --output' ;;
+	'bench serving '*) flags='--help --temperature --top-p --seed --served-model-name --api-key-file --api-key --base-url --backend --dataset-name --num-prompts --random-input-len --random-output-len --random-range-ratio --request-rate --max-concurrency --warmup-requests --flush-cache --disable-stream --disable-ignore-eos --extra-request-body --gsp-num-groups --gsp-prompts-per-group --gsp-system-prompt-len --gsp-question-len --gsp-output-len --gsp-ordered --output --output-details --cache-report --tag' ;;
+	'bench '*) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --contexts --gen --output' ;;
+	'inspect '*) flags='--help --model --device --context-length --load-format --chunked-prefill-size --kv-cache-dtype --json' ;;
+	'synth '*) flags='--help --threads --seed --list' ;;
+	'tokenize '*) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --specials --ids' ;;
 	esac
 	if [[ $cur == -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
