@@ -13,6 +13,7 @@ endif
 SAN     =# sanitizer flags, see asan
 CFLAGS  = -O3 $(SAN)
 FLAGS   = -std=c11 -D_GNU_SOURCE -fopenmp -fPIC -fvisibility=hidden -Iinclude -Isrc -I. -Wall -Wextra -MMD -MP $(CFLAGS)
+RPATH   = -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'# where libmoxie-cuda.so.0 is looked for first
 LDLIBS  = -ljansson -lpcre2-8 -ldl -lm
 WRAP    = malloc calloc realloc aligned_alloc strdup mmap free munmap# what test_alloc watches, and makes fail
 
@@ -60,12 +61,12 @@ $(B)/libmoxie.a: $(LIB_OBJ)
 $(B)/static/libmoxie.a: $(LIB_OBJ)# the one that is installed: only moxie_* names can clash with its user's
 	@mkdir -p $(@D) && rm -f $@ && ld -r -o $(B)/static/moxie.o $^ && objcopy --localize-hidden $(B)/static/moxie.o && ar rcs $@ $(B)/static/moxie.o
 $(B)/$(SO): $(LIB_OBJ) packaging/libmoxie.map
-	@$(CC) $(FLAGS) -shared -Wl,-soname,libmoxie.so.0 -Wl,--version-script=packaging/libmoxie.map -o $@ $(LIB_OBJ) $(LDFLAGS) $(LDLIBS)
+	@$(CC) $(FLAGS) -shared -Wl,-soname,libmoxie.so.0 -Wl,--version-script=packaging/libmoxie.map -o $@ $(LIB_OBJ) $(RPATH) $(LDFLAGS) $(LDLIBS)
 	@ln -sf $(SO) $(B)/libmoxie.so.0 && ln -sf libmoxie.so.0 $(B)/libmoxie.so
 $(B)/moxie: $(CLI_OBJ) $(B)/libmoxie.a
-	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) -levent_extra -levent_core $(LDLIBS)
+	@$(CC) $(FLAGS) -o $@ $^ $(RPATH) $(LDFLAGS) -levent_extra -levent_core $(LDLIBS)
 $(B)/test_%: $(B)/tests/test_%.o $(B)/libmoxie.a
-	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+	@$(CC) $(FLAGS) -o $@ $^ $(RPATH) $(LDFLAGS) $(LDLIBS)
 $(B)/test_serve_call: LDLIBS := $(B)/libmoxie.a -levent_extra -levent_core $(LDLIBS)# the archive again: what the server wants of it
 $(B)/test_serve_call: $(patsubst %.c,$(B)/%.o,$(wildcard src/serve/*.c))
 $(B)/test_client: LDLIBS := $(B)/libmoxie.a $(LDLIBS)

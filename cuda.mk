@@ -32,7 +32,8 @@ $(B)/cuda/moe_experts_%.o: src/kernels/cuda/moe_experts_%.cu $(CU_HEAD)
 	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
 	@! grep -E 'warning|\(C75[0-9]+\)|[1-9][0-9]* bytes spill' $@.log || { rm -f $@; exit 1; }
 $(B)/libmoxie-cuda.so: $(CU_OBJ)
-	@$(NVCC) -shared --cudart static -o $@ $^ -ldl
+	@$(NVCC) -shared --cudart static -Xlinker -soname,libmoxie-cuda.so.0 -o $@ $^ -ldl
+	@ln -sf libmoxie-cuda.so $(B)/libmoxie-cuda.so.0
 $(B)/cuda/test_attn: $(B)/cuda/ref_attn.o# the plain C op, to compare with
 $(B)/cuda/test_%: tests/cuda/test_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
 	@echo "NVCC $<"

@@ -32,6 +32,8 @@ struct cuda_dev {
 	size_t scratch_bytes;
 };
 
+#define RMSNORM_MAX_EMBD 16384
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -39,6 +41,7 @@ extern "C" {
 int cuda_embed(struct cuda_dev *d, const struct embed_args *a, struct moxie_err *err);
 int cuda_rmsnorm(struct cuda_dev *d, const struct rmsnorm_args *a, struct moxie_err *err);
 int cuda_rope(struct cuda_dev *d, const struct rope_args *a, struct moxie_err *err);
+int cuda_argmax(struct cuda_dev *d, const struct argmax_args *a, struct moxie_err *err);
 
 /* dense.cu, dense_small.cu: any n_tok >= 0. */
 int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err);

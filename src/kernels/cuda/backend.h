@@ -1,0 +1,77 @@
+/* backend.h - what the files of the whole-model backend share: backend.cu (the op table), backend_mem.cu (memory, loading),
+ * backend_graph.cu (recorded steps), moe_block.cu. */
+#ifndef MOXIE_CUDA_BACKEND_H
+#define MOXIE_CUDA_BACKEND_H
+
+#include "cuda.h"
+#include "moxie_ops.h"
+
+#define UPLOAD_BYTES ((size_t)4 << 20) /* page lists of 256 sequences of 128K tokens are half of it */
+#define FETCH_BYTES ((size_t)64 << 10) /* larger copies go straight to where they are wanted */
+#define N_STAGE 2 /* pinned buffers that loading fills in turn */
+
+struct fetch { /* one copy to the host that sync completes */
+	void *to;
+	size_t at, n_bytes; /* in `down` */
+};
+#define N_FETCH 64
+
+struct cuda_stage { /* exists while weights are placed */
+	void *host[N_STAGE];
+	cudaEvent_t done[N_STAGE];
+	int next;
+	void *raw; /* device: experts as the checkpoint has them */
+	size_t raw_bytes;
+};
+
+struct cuda_graph;
+
+struct cuda {
+	struct kern kern; /* kern.impl points to the whole */
+	struct cuda_dev dev;
+	struct kern_limits lim;
+	char name[272];
+	int status;       /* sticky, what sync returns */
+	char text[512];
+
+	/* MoE by the fast kernels; experts NULL: dimensions they do not serve */
+	moxie_moe_plan *experts;
+	struct moxie_router_plan *router;
+	void *tables, *moe_ws, *router_ws;
+	struct moxie_moe_weights **packed; /* [n_packed] what moe_weights.packed points to */
+	int n_packed;
+
+	uint8_t *up, *down; /* pinned */
+	size_t n_down;      /* bytes of down in use */
+	struct fetch fetch[N_FETCH];
+	int n_fetch;
+	struct cuda_stage stage;
+
+	struct cuda_graph *graph; /* recorded steps, most recently used first */
+	int n_graph;
+	bool recording;
+};
+
+static inline struct cuda *cuda_of(struct kern *k) { return (struct cuda *)k->impl; }
+
+/* Keeps the first failure for sync. */
+void cuda_note(struct cuda *c, int rc, const struct moxie_err *err);
+/* The same of a CUDA call; true: it went well. */
+bool cuda_ok(struct cuda *c, cudaError_t e, const char *what);
+
+extern const struct kern_device cuda_device_hooks;
+void cuda_mem_free(struct cuda *c);   /* pinned memory, staging, packed structs */
+void cuda_stage_free(struct cuda *c);
+void cuda_fetch_done(struct cuda *c); /* the stream is idle: fetched bytes go where they were wanted */
+
+bool cuda_graph_replay(struct kern *k, const struct step_shape *s);
+void cuda_graph_record(struct kern *k, const struct step_shape *s);
+void cuda_graph_play(struct kern *k, bool ok);
+void cuda_graph_free(struct cuda *c);
+
+/* moe_block.cu */
+int cuda_moe_init(struct cuda *c, struct moxie_err *err); /* leaves experts NULL where the fast kernels do not fit */
+void cuda_moe_free(struct cuda *c);
+void cuda_moe_run(struct kern *k, const struct moe_args *a);
+
+#endif

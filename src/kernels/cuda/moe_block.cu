@@ -1,0 +1,73 @@
+/* moe_block.cu - the moe op: router GEMM, top-k and tables by moxie_router_run, experts and residual by moxie_moe_run.
+ *
+ * x += experts of h, in place: the combine reads the residual where it writes the sum.
+ */
+#include "backend.h"
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Dimensions that routing and experts serve; others run by the plain ops (moe_plain.cu). */
+static bool served(const struct kern_limits *l)
+{
+	return l->n_embd % 64 == 0 && l->n_ff % 64 == 0 && l->n_ff > 0 && l->n_expert >= 8 && l->n_expert <= MOXIE_ROUTE_MAX_EXPERT &&
+	       l->n_used >= 1 && l->n_used <= MOXIE_ROUTE_MAX_USED;
+}
+
+int cuda_moe_init(struct cuda *c, struct moxie_err *err)
+{
+	const struct kern_limits *l = &c->lim;
+	if (!served(l))
+		return 0;
+	struct moxie_moe_desc d = {};
+	d.n_expert = l->n_expert, d.n_used = l->n_used, d.n_embd = l->n_embd, d.n_ff = l->n_ff, d.max_tok = l->n_tok;
+	d.act = MOXIE_ACT_SWIGLU_CLAMP, d.alpha = l->alpha, d.beta = 1, d.limit = l->limit;
+	int rc = moxie_moe_plan_create(&c->experts, &d, c->dev.id, err);
+	if (rc < 0)
+		return rc;
+	struct moxie_router_shape s = {};
+	s.n_expert = l->n_expert, s.n_used = l->n_used, s.n_embd = l->n_embd, s.n_tok_max = l->n_tok;
+	s.score = MOXIE_SCORE_SOFTMAX, s.renormalise = 1, s.bias_dtype = MOXIE_LOGIT_BF16;
+	if ((rc = moxie_router_plan_create(&c->router, &s, c->dev.id, err)) < 0)
+		return rc;
+	size_t tables = 0, ws = 0;
+	for (int t = 1; t <= l->n_tok; t++) {
+		tables = larger(tables, moxie_moe_tables_bytes(t, l->n_used, l->n_expert, moxie_moe_plan_tile_n(c->experts, t)));
+		ws = larger(ws, moxie_moe_plan_workspace_bytes(c->experts, t));
+	}
+	cudaError_t e = cudaMalloc(&c->tables, tables);
+	if (e == cudaSuccess) e = cudaMalloc(&c->moe_ws, ws);
+	if (e == cudaSuccess) e = cudaMalloc(&c->router_ws, larger(256, moxie_router_ws_bytes(c->router)));
+	return e == cudaSuccess ? 0 : err_set(err, MOXIE_E_NOMEM, "%zu bytes for the experts of %d tokens: %s", ws, l->n_tok, cudaGetErrorString(e));
+}
+
+void cuda_moe_free(struct cuda *c)
+{
+	moxie_moe_plan_free(c->experts);
+	moxie_router_plan_free(c->router);
+	cudaFree(c->tables);
+	cudaFree(c->moe_ws);
+	cudaFree(c->router_ws);
+}
+
+void cuda_moe_run(struct kern *k, const struct moe_args *a)
+{
+	struct cuda *c = cuda_of(k);
+	const int n_tok = a->n_tok, tile_n = n_tok > 0 ? moxie_moe_plan_tile_n(c->experts, n_tok) : 0;
+	struct moxie_err err;
+	struct moxie_moe_tables t;
+	if (n_tok <= 0)
+		return;
+	moxie_moe_tables_cut(&t, c->tables, n_tok, a->c->n_used, a->c->n_expert, tile_n);
+
+	struct moxie_router_args r = {};
+	r.n_tok = n_tok, r.tile_n = tile_n;
+	r.x = a->h, r.w_router = a->w->router.data, r.b_router = a->w->router_b.data;
+	r.topk_id = t.topk_id, r.topk_w = t.topk_w, r.expert_off = t.expert_off, r.sorted_pair = t.sorted_pair;
+	r.tiles = t.tiles, r.head = t.head, r.tok_done = t.tok_done, r.ws = c->router_ws;
+	cuda_note(c, moxie_router_run(c->router, &r, c->dev.stream, &err), &err);
+
+	struct moxie_moe_args m = {};
+	m.x = a->h, m.w = (const struct moxie_moe_weights *)a->w->packed, m.t = &t, m.residual = a->x, m.out = a->x;
+	m.workspace = c->moe_ws, m.n_tok = n_tok;
+	cuda_note(c, moxie_moe_run(c->experts, &m, c->dev.stream, &err), &err);
+}
