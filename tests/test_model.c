@@ -149,5 +149,7 @@ TEST(golden_avx512) { check_all(&(struct run){ "cpu:avx512", 0, 0, 0, true }); }
 TEST(golden_avx512_small_chunks) { check_all(&(struct run){ "cpu:avx512", 0, 7, 0, true }); }
 TEST(golden_amx) { check_all(&(struct run){ "cpu:amx", 0, 0, 0, true }); }
 TEST(golden_amx_small_chunks) { check_all(&(struct run){ "cpu:amx", 0, 33, 0, true }); }
+TEST(golden_cuda) { check_all(&(struct run){ "cuda", 0, 0, 0, true }); }
+TEST(golden_cuda_small_chunks) { check_all(&(struct run){ "cuda", 0, 7, 0, true }); }
 
 TEST_MAIN

@@ -1,0 +1,308 @@
+/* fake_device.c - a backend with memory of its own, made of the plain CPU ops: what tests/test_device.c opens as device "cuda".
+ *
+ * Its memory cannot be touched but inside an op, so an engine that reads or writes it from the host dies.  An upload's source and
+ * what is fetched are held back as a real device would: fetched bytes arrive at sync, and are garbage before.  Recorded steps run
+ * again from copies of their arguments with the pointers they had, as a captured graph does.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "kernels/kernels.h"
+#include "moxie_status.h"
+
+#define DEVICE_BYTES ((size_t)256 << 20)
+#define MAX_OP 512
+#define MAX_GRAPH 64
+#define MAX_FETCH 256
+
+union args {
+	struct embed_args embed;
+	struct rmsnorm_args rmsnorm;
+	struct gemm_args gemm;
+	struct rope_args rope;
+	struct qkv_args qkv;
+	struct attn_args attn;
+	struct route_args route;
+	struct moe_gate_up_args moe_gate_up;
+	struct moe_down_args moe_down;
+	struct argmax_args argmax;
+};
+
+struct op {
+	void (*run)(struct kern *cpu, const union args *a);
+	union args a;
+	struct kv_view kv;
+	struct batch batch;
+};
+
+struct graph {
+	struct step_shape shape;
+	struct op op[MAX_OP];
+	int n_op;
+};
+
+struct fake {
+	struct kern kern, *cpu;
+	uint8_t *mem;
+	size_t n_mem;
+	struct { void *to; uint8_t *bytes; size_t n; } fetch[MAX_FETCH];
+	int n_fetch;
+	struct graph *graph[MAX_GRAPH], *recording;
+	int n_graph;
+};
+
+static struct fake *fake_of(struct kern *k)
+{
+	return k->impl;
+}
+
+static void open_memory(struct fake *f, bool open)
+{
+	if (mprotect(f->mem, DEVICE_BYTES, open ? PROT_READ | PROT_WRITE : PROT_NONE) != 0)
+		abort();
+}
+
+/* ---- ops ----------------------------------------------------------------------------------------------------------------- */
+
+static void argmax(struct kern *k, const struct argmax_args *a)
+{
+	(void)k;
+	for (int i = 0; i < a->n_row; i++) {
+		const float *l = a->logits + (size_t)i * (size_t)a->n_vocab;
+		a->id[i] = 0;
+		for (int j = 1; j < a->n_vocab; j++)
+			if (l[j] > l[a->id[i]])
+				a->id[i] = j;
+	}
+}
+
+/* Runs now and, while recording, is kept.  kv and batch are copied: only what they point to is the device's. */
+static void enqueue(struct fake *f, struct op *o)
+{
+	open_memory(f, true);
+	o->run(f->cpu, &o->a);
+	open_memory(f, false);
+	if (!f->recording)
+		return;
+	if (f->recording->n_op == MAX_OP)
+		abort();
+	f->recording->op[f->recording->n_op++] = *o;
+}
+
+#define OP(name)                                                                           \
+	static void run_##name(struct kern *cpu, const union args *a) { cpu->name(cpu, &a->name); } \
+	static void fake_##name(struct kern *k, const struct name##_args *a)                \
+	{                                                                                   \
+		struct op o = { .run = run_##name, .a.name = *a };                          \
+		enqueue(fake_of(k), &o);                                                    \
+	}
+OP(embed)
+OP(rmsnorm)
+OP(gemm)
+OP(rope)
+OP(route)
+OP(moe_gate_up)
+OP(moe_down)
+
+static void run_argmax(struct kern *cpu, const union args *a)
+{
+	argmax(cpu, &a->argmax);
+}
+
+static void fake_argmax(struct kern *k, const struct argmax_args *a)
+{
+	struct op o = { .run = run_argmax, .a.argmax = *a };
+	enqueue(fake_of(k), &o);
+}
+
+static void run_qkv(struct kern *cpu, const union args *a)
+{
+	cpu->qkv(cpu, &a->qkv);
+}
+
+static void run_attn(struct kern *cpu, const union args *a)
+{
+	cpu->attn(cpu, &a->attn);
+}
+
+static void replay_op(struct fake *f, struct op *o)
+{
+	if (o->run == run_qkv)
+		o->a.qkv.kv = &o->kv, o->a.qkv.batch = &o->batch;
+	if (o->run == run_attn)
+		o->a.attn.kv = &o->kv, o->a.attn.batch = &o->batch;
+	open_memory(f, true);
+	o->run(f->cpu, &o->a);
+	open_memory(f, false);
+}
+
+static void fake_qkv(struct kern *k, const struct qkv_args *a)
+{
+	struct op o = { .run = run_qkv, .a.qkv = *a, .kv = *a->kv, .batch = *a->batch };
+	o.batch.span = NULL; /* the host's, gone when the step is played again */
+	enqueue(fake_of(k), &o);
+}
+
+static void fake_attn(struct kern *k, const struct attn_args *a)
+{
+	struct op o = { .run = run_attn, .a.attn = *a, .kv = *a->kv, .batch = *a->batch };
+	o.batch.span = NULL;
+	enqueue(fake_of(k), &o);
+}
+
+/* ---- memory -------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t memory(struct kern *k)
+{
+	return DEVICE_BYTES - fake_of(k)->n_mem;
+}
+
+static void *take(struct kern *k, size_t n_bytes, struct moxie_err *err)
+{
+	struct fake *f = fake_of(k);
+	size_t n = (n_bytes + 4095) / 4096 * 4096;
+	if (n > DEVICE_BYTES - f->n_mem) {
+		err_set(err, MOXIE_E_NOMEM, "%zu bytes of the device's memory", n_bytes);
+		return NULL;
+	}
+	void *p = f->mem + f->n_mem;
+	f->n_mem += n;
+	return p;
+}
+
+static void give(struct kern *k, void *p)
+{
+	(void)k, (void)p;
+}
+
+static void put(struct fake *f, void *to, const void *from, size_t n)
+{
+	open_memory(f, true);
+	memcpy(to, from, n);
+	open_memory(f, false);
+}
+
+static int place(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err)
+{
+	for (int i = 0; i < n; i++) {
+		size_t n_data = w[i]->dtype == DT_U8 ? 1 : (size_t)dtype_bytes(w[i]->dtype), n_scl = 0;
+		for (int d = 0; d < w[i]->n_dim; d++)
+			n_data *= (size_t)w[i]->shape[d];
+		if (w[i]->dtype == DT_U8)
+			n_data /= 2, n_scl = n_data / 16;
+		uint8_t *p = arena_take(ws, n_data, 1), *s = n_scl ? arena_take(ws, n_scl, 1) : NULL;
+		if (!ws->base)
+			continue;
+		if (!p || (n_scl && !s))
+			return err_set(err, MOXIE_E_NOMEM, "the plan of the weights is too small");
+		put(fake_of(k), p, w[i]->data, n_data);
+		if (s)
+			put(fake_of(k), s, w[i]->scl, n_scl);
+		w[i]->data = p;
+		w[i]->scl = s;
+	}
+	return 0;
+}
+
+static int place_moe(struct kern *k, struct arena *ws, struct moe_weights *w, const struct moe_config *c, struct moxie_err *err)
+{
+	struct weight *const all[] = { &w->router, &w->router_b, &w->gate_up, &w->gate_up_b, &w->down, &w->down_b };
+	(void)c;
+	return place(k, ws, all, 6, err);
+}
+
+static void upload(struct kern *k, void *to, const void *from, size_t n_bytes)
+{
+	put(fake_of(k), to, from, n_bytes);
+}
+
+static void fetch(struct kern *k, void *to, const void *from, size_t n_bytes)
+{
+	struct fake *f = fake_of(k);
+	if (f->n_fetch == MAX_FETCH || !(f->fetch[f->n_fetch].bytes = malloc(n_bytes)))
+		abort();
+	open_memory(f, true);
+	memcpy(f->fetch[f->n_fetch].bytes, from, n_bytes);
+	open_memory(f, false);
+	f->fetch[f->n_fetch].to = to;
+	f->fetch[f->n_fetch++].n = n_bytes;
+	memset(to, 0xff, n_bytes);
+}
+
+static int sync(struct kern *k, struct moxie_err *err)
+{
+	struct fake *f = fake_of(k);
+	for (int i = 0; i < f->n_fetch; i++) {
+		memcpy(f->fetch[i].to, f->fetch[i].bytes, f->fetch[i].n);
+		free(f->fetch[i].bytes);
+	}
+	f->n_fetch = 0;
+	return f->cpu->sync(f->cpu, err);
+}
+
+/* ---- recorded steps ------------------------------------------------------------------------------------------------------ */
+
+static bool replay(struct kern *k, const struct step_shape *s)
+{
+	struct fake *f = fake_of(k);
+	for (int i = 0; i < f->n_graph; i++)
+		if (f->graph[i]->shape.n_seq == s->n_seq && f->graph[i]->shape.n_page_seq == s->n_page_seq) {
+			for (int j = 0; j < f->graph[i]->n_op; j++)
+				replay_op(f, &f->graph[i]->op[j]);
+			return true;
+		}
+	return false;
+}
+
+static void record(struct kern *k, const struct step_shape *s)
+{
+	struct fake *f = fake_of(k);
+	if (!(f->recording = calloc(1, sizeof *f->recording)))
+		abort();
+	f->recording->shape = *s;
+}
+
+static void play(struct kern *k, bool ok)
+{
+	struct fake *f = fake_of(k);
+	if (ok && f->n_graph < MAX_GRAPH)
+		f->graph[f->n_graph++] = f->recording;
+	else
+		free(f->recording);
+	f->recording = NULL;
+}
+
+static void fake_free(struct kern *k)
+{
+	struct fake *f = fake_of(k);
+	for (int i = 0; i < f->n_graph; i++)
+		free(f->graph[i]);
+	munmap(f->mem, DEVICE_BYTES);
+	f->cpu->free(f->cpu);
+	free(f);
+}
+
+static const struct kern_device hooks = { memory, take, give, place, place_moe, upload, fetch, replay, record, play };
+
+MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits *lim, struct moxie_err *err);
+MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits *lim, struct moxie_err *err)
+{
+	struct fake *f = calloc(1, sizeof *f);
+	*out = NULL;
+	if (!f)
+		return err_nomem(err, sizeof *f, "a fake device");
+	int rc = kern_cpu_create(&f->cpu, lim, CPU_REF, 2, err);
+	if (rc < 0) {
+		free(f);
+		return rc;
+	}
+	f->mem = mmap(NULL, DEVICE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (f->mem == MAP_FAILED)
+		abort();
+	f->kern = (struct kern){ .name = "fake device", .act = DT_F32, .n_thread = 2, .embed = fake_embed, .rmsnorm = fake_rmsnorm,
+		.gemm = fake_gemm, .rope = fake_rope, .qkv = fake_qkv, .attn = fake_attn, .route = fake_route, .moe_gate_up = fake_moe_gate_up,
+		.moe_down = fake_moe_down, .argmax = fake_argmax, .dev = &hooks, .sync = sync, .free = fake_free, .impl = f };
+	*out = &f->kern;
+	return 0;
+}

@@ -1,0 +1,143 @@
+/* test_device.c - the engine over a backend with memory of its own (tests/fake_device.c): the same bits as on the CPU, since the
+ * fake's ops are the plain CPU ops.  What is proven is the engine: placing weights, inputs, pages, logits, recorded steps. */
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tiny.h"
+
+enum { VOCAB = 512 };
+
+static void ids_of(int32_t *id, size_t n, uint32_t x)
+{
+	for (size_t i = 0; i < n; i++) {
+		x = x * 1664525u + 1013904223u;
+		id[i] = (int32_t)(x >> 8) % VOCAB;
+	}
+}
+
+static moxie_session *session(moxie_model *m)
+{
+	moxie_session *s;
+	OK(moxie_session_create(&s, m, NULL, &err), err);
+	return s;
+}
+
+static void same_logits(const moxie_session *a, const moxie_session *b, const char *what)
+{
+	const float *x = moxie_session_logits(a), *y = moxie_session_logits(b);
+	CHECK(x && y && !memcmp(x, y, VOCAB * sizeof *x), "%s: logits differ", what);
+}
+
+TEST(device_steps_as_the_cpu)
+{
+	moxie_model *m[2] = { tiny("cpu:ref", 8, 4), tiny("cuda", 8, 4) };
+	moxie_session *s[2][4];
+	int32_t id[150];
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < 4; i++)
+			s[d][i] = session(m[d]);
+	for (int i = 0; i < 4; i++) { /* prompts of several chunks, beyond the window of 32 */
+		ids_of(id, 150, (uint32_t)i);
+		for (int d = 0; d < 2; d++)
+			OK(moxie_session_append(s[d][i], id, (size_t)(3 + 40 * i), &err), err);
+	}
+	for (int i = 0; i < 4; i++)
+		same_logits(s[0][i], s[1][i], "after prompts, of a session that did not step last");
+	for (int step = 0; step < 70; step++) { /* 1 .. 4 rows, recorded once and played again, over a page's end */
+		int n = 1 + step % 4;
+		int32_t next[2][4];
+		for (int d = 0; d < 2; d++) {
+			for (int i = 0; i < n; i++)
+				OK(moxie_session_sample(s[d][i], NULL, &next[d][i], &err), err);
+			OK(moxie_step(s[d], next[d], n, &err), err);
+		}
+		CHECK(!memcmp(next[0], next[1], (size_t)n * sizeof **next), "step %d: other tokens", step);
+		if (step % 7 == 0)
+			for (int i = 0; i < 4; i++)
+				same_logits(s[0][i], s[1][i], "decoding");
+	}
+	for (int i = 0; i < 4; i++)
+		same_logits(s[0][i], s[1][i], "at the end");
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < 4; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
+}
+
+TEST(device_sampling_and_rewind)
+{
+	static const struct moxie_sampling sp = { .struct_size = sizeof sp, .temperature = 1.3f, .top_p = .9f, .repetition_penalty = 1.1f, .seed = 5 };
+	moxie_model *m[2] = { tiny("cpu:ref", 16, 1), tiny("cuda", 16, 1) };
+	int32_t id[40], out[2][3][20];
+	ids_of(id, 40, 9);
+	for (int d = 0; d < 2; d++) {
+		moxie_session *s = session(m[d]);
+		for (int round = 0; round < 3; round++) {
+			moxie_session_rewind(s, 20);
+			CHECK(round == 0 || !moxie_session_logits(s), "logits after a rewind");
+			size_t n = moxie_session_n_tok(s);
+			OK(moxie_session_append(s, id + n, 40 - n, &err), err);
+			for (int i = 0; i < 20; i++)
+				OK(moxie_session_next(s, round == 1 ? NULL : &sp, &out[d][round][i], &err), err);
+		}
+		moxie_session_free(s);
+		moxie_model_free(m[d]);
+	}
+	CHECK(!memcmp(out[0], out[1], sizeof out[0]), "other tokens than on the CPU");
+	CHECK(!memcmp(out[0][0], out[0][2], sizeof out[0][0]), "a rewound session draws the same again");
+}
+
+struct ask {
+	int32_t got[24];
+	int n;
+	atomic_int done;
+};
+
+static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
+{
+	struct ask *a = ud;
+	(void)ev;
+	if (a->n < 24)
+		a->got[a->n++] = id;
+	return 0;
+}
+
+static void on_finish(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *e)
+{
+	struct ask *a = ud;
+	CHECK(status == 0, "%s", e->text);
+	(void)r;
+	atomic_store(&a->done, 1);
+}
+
+TEST(device_serves_many)
+{
+	enum { N = 12 };
+	static struct ask ask[2][N];
+	for (int d = 0; d < 2; d++) {
+		moxie_model *m = tiny(d ? "cuda" : "cpu:ref", 16, 5);
+		moxie_engine *e;
+		OK(moxie_engine_create(&e, m, NULL, &err), err);
+		for (int i = 0; i < N; i++) {
+			int32_t id[60];
+			ids_of(id, 60, (uint32_t)i);
+			struct moxie_request r = { .struct_size = sizeof r, .ids = id, .n = (size_t)(5 + 4 * i), .on_finish = on_finish };
+			r.p = (struct moxie_generate_params){ .struct_size = sizeof r.p, .max_tokens = 24, .raw = 1, .ignore_eos = 1, .on_event = on_event, .ud = &ask[d][i] };
+			uint64_t unused;
+			OK(moxie_engine_submit(e, &r, &unused, &err), err);
+		}
+		for (int i = 0; i < N; i++)
+			for (int wait = 0; !atomic_load(&ask[d][i].done); wait++) {
+				CHECK(wait < 6000, "request %d of device %d does not end", i, d);
+				usleep(10000);
+			}
+		moxie_engine_free(e);
+		moxie_model_free(m);
+	}
+	for (int i = 0; i < N; i++)
+		CHECK(ask[1][i].n == 24 && !memcmp(ask[0][i].got, ask[1][i].got, sizeof ask[0][i].got), "request %d got other tokens", i);
+}
+
+TEST_MAIN
