@@ -30,6 +30,7 @@ struct cuda_dev {
 	cudaStream_t stream;
 	void *scratch;           /* 256-byte aligned */
 	size_t scratch_bytes;
+	struct dense_lib *dense; /* cuda_dense_open made it; NULL: own kernels serve every product */
 };
 
 #define RMSNORM_MAX_EMBD 16384
@@ -43,7 +44,10 @@ int cuda_rmsnorm(struct cuda_dev *d, const struct rmsnorm_args *a, struct moxie_
 int cuda_rope(struct cuda_dev *d, const struct rope_args *a, struct moxie_err *err);
 int cuda_argmax(struct cuda_dev *d, const struct argmax_args *a, struct moxie_err *err);
 
-/* dense.cu, dense_small.cu: any n_tok >= 0. */
+/* dense*.cu: any n_tok >= 0.  open fills d->dense where cuBLASLt can be loaded and has something to offer; it may wait and allocate.
+ * Before scratch is sized: cuda_dense_scratch depends on it. */
+void cuda_dense_open(struct cuda_dev *d, const struct kern_limits *lim);
+void cuda_dense_close(struct cuda_dev *d);
 int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err);
 int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct moxie_err *err);
 size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern_limits *lim);

@@ -45,6 +45,30 @@ __device__ __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_
 	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
 	             ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
 }
+/* Box of a 3-D tensor map global -> shared, kept in L2 as `policy` says. */
+__device__ __forceinline__ void tma_load3(uint32_t dst, const void *map, int c0, int c1, int c2, uint32_t bar, uint64_t policy)
+{
+	asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;"
+	             ::"r"(dst), "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(bar), "l"(policy) : "memory");
+}
+__device__ __forceinline__ uint64_t l2_evict_first()
+{
+	uint64_t p;
+	asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
+	return p;
+}
+__device__ __forceinline__ uint64_t l2_evict_last()
+{
+	uint64_t p;
+	asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(p));
+	return p;
+}
+/* Four 8x8 16-bit matrices; lane l gives the address of row l % 8 of matrix l / 8. */
+__device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], uint32_t addr)
+{
+	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+	             : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(addr) : "memory");
+}
 /* Explicit shared-space access: through a generic pointer the compiler emits LD and 64-bit address arithmetic. */
 __device__ __forceinline__ uint4 lds128(uint32_t addr)
 {

@@ -1,0 +1,129 @@
+/* dense.cu - cuda_gemm and cuda_qkv: checks, and the choice of kernel by n_tok.
+ *
+ * Up to SMALL_TOK tokens, and wherever the library is missing, dense_small serves and a token's bits do not depend on the batch.
+ * Above, cuBLASLt makes gemm with bias and residual in one call, and for qkv the product with bias into scratch as bf16, from
+ * where rope_store_kernel takes it: q, k and v are then rounded twice.
+ * Test: build/cuda/test_dense    Bench: build/cuda/bench_dense
+ */
+#include "dense_out.cuh"
+#include "device/launch.cuh"
+#include "device/ptx.cuh"
+#include "kernels/cuda/dense.h"
+
+constexpr int SMALL_TOK = 32;
+
+static size_t up256(size_t n) { return (n + 255) / 256 * 256; }
+
+static int fail(struct moxie_err *err, const char *op, cudaError_t rc)
+{
+	return rc ? err_set(err, MOXIE_E_DEVICE, "%s: %s", op, cudaGetErrorString(rc)) : 0;
+}
+
+static bool aligned(const void *p) { return (uintptr_t)p % 16 == 0; }
+
+static int check_operands(struct moxie_err *err, const char *op, const void *x, const struct weight *w, int n_out, int n_in)
+{
+	if (n_in < 32 || n_in % 32 || n_out < 1)
+		return err_set(err, MOXIE_E_SHAPE, "%s: n_in is %d and n_out %d, wanted n_in a multiple of 32", op, n_in, n_out);
+	if (w->dtype != DT_BF16)
+		return err_set(err, MOXIE_E_SHAPE, "%s: weights are %s, wanted BF16", op, dtype_name(w->dtype));
+	if (!aligned(x) || !aligned(w->data))
+		return err_set(err, MOXIE_E_SHAPE, "%s: operands at %p and %p, wanted 16-byte alignment", op, x, w->data);
+	return 0;
+}
+
+static int check_bias(struct moxie_err *err, const char *op, const struct weight *b)
+{
+	return b && b->dtype != DT_BF16 && b->dtype != DT_F32 ? err_set(err, MOXIE_E_SHAPE, "%s: bias is %s, wanted BF16 or F32", op, dtype_name(b->dtype)) : 0;
+}
+
+extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err)
+{
+	if (a->n_tok == 0)
+		return 0;
+	int rc = check_operands(err, "gemm", a->a, a->w, a->n_out, a->n_in);
+	if (!rc)
+		rc = check_bias(err, "gemm", a->b);
+	if (rc)
+		return rc;
+	struct dense_job j = {};
+	j.x = a->a, j.w = a->w->data, j.n_in = a->n_in;
+	j.out.d = a->d, j.out.n_tok = a->n_tok, j.out.n_out = a->n_out, j.out.add = a->add, j.out.d_f32 = a->d_f32;
+	if (a->b)
+		j.out.b = a->b->data, j.out.b_f32 = a->b->dtype == DT_F32;
+	if (a->n_tok > SMALL_TOK && dense_lib_gemm(d, &j, d->scratch, d->scratch_bytes))
+		return 0;
+	return fail(err, "gemm", dense_small(d, &j));
+}
+
+/* The part of qkv after the product: p [n_tok, n_out] bf16, bias included.  A thread does one pair. */
+__global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
+{
+	pdl_launch();
+	pdl_wait();
+	const int half = o.d_head / 2, n_pair = o.n_out / 2;
+	const int64_t n = (int64_t)o.n_tok * n_pair;
+	for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+		const int t = (int)(i / n_pair), j = (int)(i - (int64_t)t * n_pair), ih = j / half, at = j - ih * half;
+		const __nv_bfloat16 *const v = p + (int64_t)t * o.n_out + ih * o.d_head + at;
+		dense_put_pair(o, t, ih, at, __bfloat162float(v[0]), __bfloat162float(v[half]));
+	}
+}
+
+static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cudaError_t *rc)
+{
+	const size_t p_bytes = up256((size_t)j->out.n_tok * j->out.n_out * 2);
+	if (p_bytes > d->scratch_bytes)
+		return false;
+	struct dense_job g = *j;
+	g.out.d = d->scratch, g.out.qkv = false;
+	if (!dense_lib_gemm(d, &g, (char *)d->scratch + p_bytes, d->scratch_bytes - p_bytes))
+		return false;
+	struct dense_out o = j->out;
+	o.b = NULL;
+	*rc = cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, o, static_cast<const __nv_bfloat16 *>(d->scratch));
+	return true;
+}
+
+/* Whether b follows a of n elements without a gap; both NULL too. */
+static bool follows(const struct weight *b, const struct weight *a, int64_t n)
+{
+	return !a == !b && (!a || (a->dtype == b->dtype && b->data == (const char *)a->data + n * dtype_bytes(a->dtype)));
+}
+
+extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct moxie_err *err)
+{
+	const int n_tok = a->batch->n_tok, n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
+	if (n_tok == 0)
+		return 0;
+	int rc = check_operands(err, "qkv", a->h, a->wq, n_q + 2 * n_kv, a->n_embd);
+	if (!rc)
+		rc = check_bias(err, "qkv", a->bq);
+	if (rc)
+		return rc;
+	if (a->d_head % 8)
+		return err_set(err, MOXIE_E_SHAPE, "qkv: d_head is %d, wanted a multiple of 8", a->d_head);
+	if (!follows(a->wk, a->wq, (int64_t)n_q * a->n_embd) || !follows(a->wv, a->wk, (int64_t)n_kv * a->n_embd) || !follows(a->bk, a->bq, n_q) ||
+	    !follows(a->bv, a->bk, n_kv))
+		return err_set(err, MOXIE_E_SHAPE, "qkv: wq, wk, wv or their biases do not lie one after the other");
+	struct dense_job j = {};
+	struct dense_out *const o = &j.out;
+	j.x = a->h, j.w = a->wq->data, j.n_in = a->n_embd;
+	o->d = a->q, o->n_tok = n_tok, o->n_out = n_q + 2 * n_kv, o->qkv = true;
+	if (a->bq)
+		o->b = a->bq->data, o->b_f32 = a->bq->dtype == DT_F32;
+	o->n_head = a->n_head, o->n_head_kv = a->n_head_kv, o->d_head = a->d_head;
+	o->k = a->kv->k, o->v = a->kv->v, o->kv_f32 = a->kv->dtype == DT_F32, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq, o->ring = a->kv->ring;
+	o->cs = a->cs, o->pos = a->batch->pos, o->seq = a->batch->seq;
+	cudaError_t e = cudaSuccess;
+	if (n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
+		e = dense_small(d, &j);
+	return fail(err, "qkv", e);
+}
+
+extern "C" size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern_limits *lim)
+{
+	if (!d->dense)
+		return 0;
+	return up256((size_t)lim->n_tok * (size_t)(lim->n_head + 2 * lim->n_head_kv) * (size_t)lim->d_head * 2) + dense_lib_ws_bytes(d->dense);
+}

@@ -1,0 +1,46 @@
+/* dense.h - inside of the dense products: what becomes of a product, and the kernels that dense.cu chooses from.
+ *
+ * Weights are the M operand everywhere: a product is P[n][t] = sum_k w[n][k] x[t][k], stored token by token.
+ */
+#ifndef MOXIE_CUDA_DENSE_H
+#define MOXIE_CUDA_DENSE_H
+
+#include "kernels/cuda/cuda.h"
+
+/* Where P goes.  gemm: d[t][n] = P + b[n] (+ d[t][n]).  qkv: rows of q and k roped, all stored where attention reads them. */
+struct dense_out {
+	void *d;                     /* [n_tok, n_out] bf16 or f32; qkv: q [n_tok, n_head, d_head] bf16 */
+	const void *b;               /* [n_out] bf16 or f32, or NULL; qkv: bq, bk, bv one after the other */
+	int n_tok, n_out;            /* qkv: n_out = (n_head + 2 n_head_kv) d_head */
+	bool b_f32, add, d_f32, qkv;
+	/* qkv */
+	bool kv_f32, ring;
+	int n_head, n_head_kv, d_head, n_page_seq;
+	void *k, *v;                 /* [n_page, n_head_kv, KV_PAGE, d_head] */
+	const float *cs;             /* [n_tok, d_head / 2, 2] */
+	const int32_t *page, *pos, *seq; /* [n_seq, n_page_seq], [n_tok], [n_tok] */
+};
+
+/* One product.  x, w: 16-byte aligned, n_in % 32 == 0. */
+struct dense_job {
+	const void *x, *w;           /* [n_tok, n_in] bf16, [n_out, n_in] bf16 */
+	int n_in;
+	struct dense_out out;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* dense_small.cu: any n_tok, meant for few; a token's bits do not depend on n_tok. */
+cudaError_t dense_small(const struct cuda_dev *d, const struct dense_job *j);
+
+/* dense_lib.cu: cuBLASLt.  gemm alone; false: it does not serve this one. */
+bool dense_lib_gemm(const struct cuda_dev *d, const struct dense_job *j, void *ws, size_t ws_bytes);
+size_t dense_lib_ws_bytes(const struct dense_lib *l);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,297 @@
+/* test_dense - gemm and qkv on the device against double, for every way n_tok is served.
+ *
+ * Random operands of each run's seed.  Outputs are poisoned and have a guard behind them; KV memory that no token owns must
+ * keep its poison.  Each case runs with the library where it can be loaded, and without.
+ */
+#include "../test.h"
+#include "dense_data.cuh"
+
+static struct moxie_err err;
+constexpr size_t GUARD = 4096;
+constexpr int POISON = 0xA5;
+static const int N_TOK[] = { 0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 128, 129, 257, 1024 };
+
+/* Device memory of n bytes, poisoned, guarded. */
+struct guarded {
+	uint8_t *p;
+	size_t n;
+	explicit guarded(size_t bytes) : p((uint8_t *)device_alloc(bytes + GUARD)), n(bytes) { poison(); }
+	guarded(const guarded &) = delete;
+	~guarded() { cudaFree(p); }
+	void poison() { CU(cudaMemset(p, POISON, n + GUARD)); }
+	std::vector<uint8_t> get() const
+	{
+		std::vector<uint8_t> v(n);
+		CU(cudaMemcpy(v.data(), p, n, cudaMemcpyDeviceToHost));
+		return v;
+	}
+	bool guard_ok() const
+	{
+		uint8_t g[GUARD];
+		CU(cudaMemcpy(g, p + n, GUARD, cudaMemcpyDeviceToHost));
+		return std::all_of(g, g + GUARD, [](uint8_t b) { return b == POISON; });
+	}
+};
+
+static double value(const std::vector<uint8_t> &v, bool f32, size_t i)
+{
+	float f;
+	if (f32)
+		memcpy(&f, v.data() + 4 * i, 4);
+	else
+		f = bf16_to_f32((bf16)(v[2 * i] | v[2 * i + 1] << 8));
+	return f;
+}
+
+template <class T> struct array {
+	T *p;
+	size_t n;
+	explicit array(const std::vector<T> &v) : p((T *)device_alloc(v.size() * sizeof(T))), n(v.size()) { CU(cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice)); }
+	explicit array(size_t n_) : p((T *)device_alloc(n_ * sizeof(T))), n(n_) {}
+	array(const array &) = delete;
+	~array() { cudaFree(p); }
+	std::vector<T> get() const
+	{
+		std::vector<T> v(n);
+		CU(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
+		return v;
+	}
+};
+
+struct shape {
+	int n_out, n_in;
+	bool bias, add, d_f32, b_f32;
+};
+static const struct shape SHAPES[] = {
+	{ 2880, 4096, true, true, false, false }, { 5120, 2880, true, false, false, false }, { 2048, 256, false, false, true, false },
+	{ 64, 128, true, true, false, false },    { 384, 64, false, false, true, false },     { 512, 64, true, false, true, true },
+	{ 320, 512, true, true, false, true },    { 1, 32, true, false, false, false },       { 33, 32, false, true, true, false },
+	{ 130, 96, false, false, false, false },  { 8461, 160, true, false, true, false },    { 9001, 2880, false, false, true, false },
+};
+
+static struct kern_limits limits_of(const struct shape &s, int n_tok)
+{
+	/* An o projection, or else the lm_head, of this shape. */
+	struct kern_limits l = {};
+	l.n_tok = n_tok, l.n_embd = s.add ? s.n_out : s.n_in, l.n_head = 1, l.n_head_kv = 1, l.d_head = s.add ? s.n_in : s.n_out / 3, l.n_vocab = s.n_out;
+	return l;
+}
+
+static void gemm_case(const struct shape &s, bool with_lib)
+{
+	const int most = 1024;
+	struct kern_limits lim = limits_of(s, most);
+	struct cuda_dev d;
+	dense_device(&d, &lim, with_lib);
+	const uint64_t seed = rnd_u64();
+	struct weight w = dense_weight(s.n_out, s.n_in, seed, 0.05f), b = dense_weight(s.n_out, 0, seed + 1, 1, s.b_f32), x = dense_weight(most, s.n_in, seed + 2, 1);
+	const size_t size = s.d_f32 ? 4 : 2;
+	for (int n_tok : N_TOK) {
+		const size_t n = (size_t)n_tok * s.n_out;
+		guarded out(n * size);
+		array<double> want(n);
+		struct weight old = dense_weight(n + 1, 0, seed + 3, 1, s.d_f32);
+		if (s.add)
+			CU(cudaMemcpy(out.p, old.data, n * size, cudaMemcpyDeviceToDevice));
+		if (n)
+			oracle_gemm<<<(unsigned)((n + 255) / 256), 256>>>(want.p, (const __nv_bfloat16 *)x.data, (const __nv_bfloat16 *)w.data, s.bias ? b.data : NULL, s.b_f32,
+			                                                  s.add ? old.data : NULL, s.d_f32, n_tok, s.n_out, s.n_in);
+		CU(cudaDeviceSynchronize());
+		struct gemm_args a = { out.p, x.data, &w, s.bias ? &b : NULL, n_tok, s.n_out, s.n_in, s.add, s.d_f32 };
+		OK(cuda_gemm(&d, &a, &err), err);
+		CU(cudaStreamSynchronize(d.stream));
+		const std::vector<uint8_t> got = out.get();
+		const std::vector<double> ref = want.get();
+		/* Rounding of the store, and of fp32 sums of terms of deviation 0.05. */
+		const double rel = s.d_f32 ? 1e-6 : 1 / 256., abs = 2e-6 * sqrt(s.n_in) + 1e-6;
+		for (size_t i = 0; i < n; i++)
+			CHECK(fabs(value(got, s.d_f32, i) - ref[i]) <= rel * fabs(ref[i]) + abs, "%d x %d, %d tokens: token %zu row %zu is %.9g, wanted %.9g", s.n_out, s.n_in, n_tok,
+			      i / s.n_out, i % s.n_out, value(got, s.d_f32, i), ref[i]);
+		CHECK(out.guard_ok(), "%d x %d, %d tokens: wrote past the end", s.n_out, s.n_in, n_tok);
+		CU(cudaFree((void *)old.data));
+	}
+	for (const void *p : { w.data, b.data, x.data })
+		CU(cudaFree((void *)p));
+	dense_device_free(&d);
+}
+
+TEST(gemm_own) { for (const struct shape &s : SHAPES) gemm_case(s, false); }
+TEST(gemm_lib) { for (const struct shape &s : SHAPES) gemm_case(s, true); }
+
+/* One layer's qkv: two thirds of the tokens are prompts, the rest one token a sequence; pages in random order. */
+struct qkv_case {
+	int n_head, n_head_kv, d_head, n_embd;
+	bool bias, ring, kv_f32;
+};
+static const struct qkv_case QKV[] = {
+	{ 64, 8, 64, 2880, true, false, false }, { 64, 8, 64, 2880, true, true, false }, { 4, 2, 16, 64, true, true, false }, { 6, 3, 32, 64, false, false, false },
+	{ 8, 1, 64, 320, true, false, true },    { 2, 1, 64, 96, true, true, false },    { 8, 2, 64, 256, true, true, false }, { 3, 1, 128, 160, true, false, false },
+};
+
+struct qkv_data {
+	std::vector<int32_t> pos, seq, page;
+	int n_seq, n_page_seq, n_page;
+};
+
+static struct qkv_data qkv_batch(int n_tok, bool ring)
+{
+	struct qkv_data q = {};
+	const int n_pos = ring ? 3 * KV_PAGE : 1500;
+	q.n_page_seq = (n_pos + KV_PAGE - 1) / KV_PAGE;
+	for (int t = 0; t < n_tok; q.n_seq++) {
+		const int room = n_tok - t, len = rnd_int(3) ? 1 + rnd_int(room < 150 ? room : 150) : 1, at = rnd_int(ring ? 100000 : n_pos - len + 1);
+		for (int i = 0; i < len; i++)
+			q.pos.push_back(at + i), q.seq.push_back(q.n_seq);
+		t += len;
+	}
+	q.n_page = q.n_seq * q.n_page_seq + 1;
+	for (int i = 0; i < q.n_page; i++)
+		q.page.push_back(i);
+	for (int i = q.n_page - 1; i > 0; i--)
+		std::swap(q.page[i], q.page[rnd_int(i + 1)]);
+	return q;
+}
+
+static void qkv_run(const struct qkv_case &c, bool with_lib, int n_tok)
+{
+	const int half = c.d_head / 2, n_head_all = c.n_head + 2 * c.n_head_kv, n_out = n_head_all * c.d_head;
+	struct kern_limits lim = {};
+	lim.n_tok = n_tok, lim.n_embd = c.n_embd, lim.n_head = c.n_head, lim.n_head_kv = c.n_head_kv, lim.d_head = c.d_head, lim.n_vocab = 64;
+	struct cuda_dev d;
+	dense_device(&d, &lim, with_lib);
+	const uint64_t seed = rnd_u64();
+	struct weight w = dense_weight(n_out, c.n_embd, seed, 0.05f), b = dense_weight(n_out, 0, seed + 1, 1), x = dense_weight(n_tok + 1, c.n_embd, seed + 2, 1);
+	struct weight angle = dense_weight((int64_t)(n_tok + 1) * c.d_head, 0, seed + 3, 1, true); /* any numbers serve as cos and sin */
+	struct weight wk = w, wv = w, bk = b, bv = b;
+	const size_t n_q = (size_t)c.n_head * c.d_head, n_kv = (size_t)c.n_head_kv * c.d_head;
+	wk.data = (const uint16_t *)w.data + n_q * c.n_embd, wv.data = (const uint16_t *)wk.data + n_kv * c.n_embd;
+	bk.data = (const uint16_t *)b.data + n_q, bv.data = (const uint16_t *)bk.data + n_kv;
+
+	struct qkv_data q = qkv_batch(n_tok, c.ring);
+	array<int32_t> pos(q.pos), seq(q.seq), page(q.page);
+	const size_t kv_size = c.kv_f32 ? 4 : 2, kv_n = (size_t)q.n_page * c.n_head_kv * KV_PAGE * c.d_head;
+	guarded out(n_tok * n_q * 2), k(kv_n * kv_size), v(kv_n * kv_size);
+	struct kv_view kv = { c.kv_f32 ? DT_F32 : DT_BF16, k.p, v.p, page.p, q.n_page_seq, c.ring };
+	struct batch batch = {};
+	batch.n_tok = n_tok, batch.n_seq = q.n_seq, batch.pos = pos.p, batch.seq = seq.p;
+	struct qkv_args a = { out.p, x.data, &w, &wk, &wv, c.bias ? &b : NULL, c.bias ? &bk : NULL, c.bias ? &bv : NULL, (const float *)angle.data, &kv, &batch,
+		              c.n_embd, c.n_head, c.n_head_kv, c.d_head };
+	array<double> product((size_t)n_tok * n_out);
+	if (n_tok)
+		oracle_gemm<<<(unsigned)(((size_t)n_tok * n_out + 255) / 256), 256>>>(product.p, (const __nv_bfloat16 *)x.data, (const __nv_bfloat16 *)w.data, c.bias ? b.data : NULL,
+		                                                              false, NULL, false, n_tok, n_out, c.n_embd);
+	CU(cudaDeviceSynchronize());
+	OK(cuda_qkv(&d, &a, &err), err);
+	CU(cudaStreamSynchronize(d.stream));
+
+	const std::vector<double> p = product.get();
+	std::vector<float> cs((size_t)(n_tok + 1) * c.d_head);
+	CU(cudaMemcpy(cs.data(), angle.data, cs.size() * 4, cudaMemcpyDeviceToHost));
+	const std::vector<uint8_t> got_q = out.get(), got_k = k.get(), got_v = v.get();
+	std::vector<char> owned(kv_n);
+	const double abs = 2e-6 * sqrt(c.n_embd) + 1e-6;
+	for (int t = 0; t < n_tok; t++)
+		for (int ih = 0; ih < n_head_all; ih++)
+			for (int i = 0; i < half; i++) {
+				const bool is_q = ih < c.n_head, is_v = ih >= c.n_head + c.n_head_kv;
+				const double *const y = &p[(size_t)t * n_out + ih * c.d_head + i];
+				const double co = is_v ? 1 : cs[(size_t)t * c.d_head + 2 * i], si = is_v ? 0 : cs[(size_t)t * c.d_head + 2 * i + 1];
+				const double want[2] = { y[0] * co - y[half] * si, y[half] * co + y[0] * si };
+				/* One rounding of the store, and where the library serves, one of each product. */
+				const double slack = abs * (fabs(co) + fabs(si)) + (with_lib ? (fabs(y[0]) + fabs(y[half])) * (fabs(co) + fabs(si)) / 256 : 0);
+				size_t at = ((size_t)t * c.n_head + ih) * c.d_head + i;
+				if (!is_q) {
+					int pg = q.pos[t] / KV_PAGE;
+					pg = q.page[(size_t)q.seq[t] * q.n_page_seq + (c.ring ? pg % q.n_page_seq : pg)];
+					at = (((size_t)pg * c.n_head_kv + (ih - c.n_head) % c.n_head_kv) * KV_PAGE + q.pos[t] % KV_PAGE) * c.d_head + i;
+					owned[at] = owned[at + half] = 1;
+				}
+				for (int h = 0; h < 2; h++) {
+					const double g = value(is_q ? got_q : is_v ? got_v : got_k, !is_q && c.kv_f32, at + h * half);
+					CHECK(fabs(g - want[h]) <= fabs(want[h]) / 256 + slack, "%d/%d heads of %d, %d tokens: token %d head %d [%d] is %.9g, wanted %.9g", c.n_head,
+					      c.n_head_kv, c.d_head, n_tok, t, ih, i + h * half, g, want[h]);
+				}
+			}
+	for (size_t i = 0; i < kv_n * kv_size; i++)
+		CHECK(owned[i / kv_size] || (got_k[i] == POISON && got_v[i] == POISON), "%d tokens: cache element %zu of no token was written", n_tok, i / kv_size);
+	CHECK(out.guard_ok() && k.guard_ok() && v.guard_ok(), "%d tokens: wrote past the end", n_tok);
+	for (const void *m : { w.data, b.data, x.data, angle.data })
+		CU(cudaFree((void *)m));
+	dense_device_free(&d);
+}
+
+TEST(qkv_own)
+{
+	for (const struct qkv_case &c : QKV)
+		for (int n_tok : N_TOK)
+			if (n_tok < 1000)
+				qkv_run(c, false, n_tok);
+}
+TEST(qkv_lib)
+{
+	for (const struct qkv_case &c : QKV)
+		for (int n_tok : { 33, 64, 129, 1024 })
+			qkv_run(c, true, n_tok);
+}
+
+/* The same bits each time, and for a token alone as in any batch that the own small kernel serves. */
+TEST(same_bits)
+{
+	const int n_out = 2880, n_in = 4096, most = 300;
+	struct kern_limits lim = limits_of({ n_out, n_in, true, true, true, false }, most);
+	struct cuda_dev d;
+	dense_device(&d, &lim, true);
+	struct weight w = dense_weight(n_out, n_in, rnd_u64(), 0.05f), x = dense_weight(most, n_in, rnd_u64(), 1);
+	std::vector<uint8_t> alone;
+	for (int t = 0; t < 32; t++) {
+		guarded out((size_t)n_out * 4);
+		struct gemm_args a = { out.p, (const uint16_t *)x.data + (size_t)t * n_in, &w, NULL, 1, n_out, n_in, false, true };
+		OK(cuda_gemm(&d, &a, &err), err);
+		CU(cudaStreamSynchronize(d.stream));
+		const std::vector<uint8_t> o = out.get();
+		alone.insert(alone.end(), o.begin(), o.end());
+	}
+	for (int n_tok : { 1, 2, 5, 8, 9, 16, 17, 32, 33, 64, 128, 300 }) {
+		guarded out((size_t)n_tok * n_out * 4);
+		std::vector<uint8_t> first;
+		for (int run = 0; run < 20; run++) {
+			out.poison();
+			struct gemm_args a = { out.p, x.data, &w, NULL, n_tok, n_out, n_in, false, true };
+			OK(cuda_gemm(&d, &a, &err), err);
+			CU(cudaStreamSynchronize(d.stream));
+			if (run == 0)
+				first = out.get();
+			CHECK(first == out.get(), "%d tokens: run %d differs from the first", n_tok, run);
+		}
+		const int same = n_tok < 32 ? n_tok : 32;
+		const bool equal = !memcmp(first.data(), alone.data(), (size_t)same * n_out * 4);
+		CHECK(equal || n_tok > 32, "%d tokens: a token's bits are not those it has alone", n_tok);
+		if (n_tok > 32)
+			printf("    %d tokens: a token's bits are %s those it has alone\n", n_tok, equal ? "" : "not");
+	}
+	CU(cudaFree((void *)w.data));
+	CU(cudaFree((void *)x.data));
+	dense_device_free(&d);
+}
+
+TEST(refusals)
+{
+	struct kern_limits lim = {};
+	struct cuda_dev d;
+	dense_device(&d, &lim, false);
+	struct weight w = dense_weight(64, 64, 1, 1);
+	void *const p = device_alloc(4096);
+	struct gemm_args a = { p, p, &w, NULL, 1, 64, 48, false, false };
+	CHECK(cuda_gemm(&d, &a, &err) == MOXIE_E_SHAPE, "n_in 48 was taken");
+	a.n_in = 64;
+	struct weight f = w;
+	f.dtype = DT_F32;
+	a.w = &f;
+	CHECK(cuda_gemm(&d, &a, &err) == MOXIE_E_SHAPE, "f32 weights were taken");
+	a.w = &w;
+	a.n_tok = 0, a.d = NULL, a.a = NULL;
+	CHECK(cuda_gemm(&d, &a, &err) == 0, "no tokens: %s", err.text);
+	dense_device_free(&d);
+}
+
+TEST_MAIN
