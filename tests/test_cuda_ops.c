@@ -1,0 +1,310 @@
+/* test_cuda_ops.c - the CUDA backend's ops through the op table against the plain CPU ops, on random bf16 data.  Skipped without a GPU.
+ *
+ * Products and attention have tests of their own (tests/cuda/test_dense.cu, test_attn.cu); here is what lies between them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "moe/moe.h"
+#include "test.h"
+
+static struct moxie_err err;
+static uint32_t state;
+
+static uint32_t bits(void)
+{
+	state = state * 1664525u + 1013904223u;
+	return state >> 8;
+}
+
+/* About normal, as bf16 has it. */
+static float value(float scale)
+{
+	float f = 0;
+	for (int i = 0; i < 4; i++)
+		f += (float)(bits() & 0xffff) / 65536 - .5f;
+	return bf16_to_f32(bf16_from_f32(f * 1.7f * scale));
+}
+
+struct two { /* the same limits on both */
+	struct kern *cpu, *dev;
+};
+
+static const struct kern_limits wide = { .n_tok = 300, .n_seq = 4, .n_embd = 128, .n_head = 8, .n_head_kv = 2, .d_head = 32, .n_ff = 192,
+	.n_expert = 16, .n_used = 4, .n_vocab = 512, .alpha = 1.702f, .limit = 7 };
+
+static struct two open_two(const struct kern_limits *l)
+{
+	struct two t;
+	int rc = backend_open(&t.dev, "cuda", l, 0, &err);
+	if (rc == MOXIE_E_UNSUPPORTED)
+		SKIP("%s", err.text);
+	OK(rc, err);
+	OK(kern_cpu_create(&t.cpu, l, CPU_REF, 2, &err), err);
+	return t;
+}
+
+static void close_two(struct two *t)
+{
+	t->cpu->free(t->cpu);
+	t->dev->free(t->dev);
+}
+
+static void *to_device(struct two *t, const void *from, size_t n)
+{
+	void *p = t->dev->dev->take(t->dev, n, &err);
+	CHECK(p, "%s", err.text);
+	t->dev->dev->upload(t->dev, p, from, n);
+	OK(t->dev->sync(t->dev, &err), err);
+	return p;
+}
+
+static void from_device(struct two *t, void *to, const void *from, size_t n)
+{
+	t->dev->dev->fetch(t->dev, to, from, n);
+	OK(t->dev->sync(t->dev, &err), err);
+}
+
+static float *floats(size_t n, float scale)
+{
+	float *p = malloc(n * sizeof *p);
+	CHECK(p, "%zu floats", n);
+	for (size_t i = 0; i < n; i++)
+		p[i] = value(scale);
+	return p;
+}
+
+static bf16 *halves(const float *from, size_t n)
+{
+	bf16 *p = malloc(n * sizeof *p);
+	CHECK(p, "%zu halves", n);
+	for (size_t i = 0; i < n; i++)
+		p[i] = bf16_from_f32(from[i]);
+	return p;
+}
+
+static void *act_to_device(struct two *t, const float *from, size_t n)
+{
+	bf16 *h = halves(from, n);
+	void *p = to_device(t, h, n * sizeof *h);
+	free(h);
+	return p;
+}
+
+/* got (device, bf16) against want: within one rounding of bf16 of each, or tol of the largest. */
+static void compare(struct two *t, const void *got, const float *want, size_t n, double tol, const char *what)
+{
+	bf16 *g = malloc(n * sizeof *g);
+	CHECK(g, "%zu halves", n);
+	from_device(t, g, got, n * sizeof *g);
+	double top = 0;
+	for (size_t i = 0; i < n; i++)
+		top = fmax(top, fabs((double)want[i]));
+	for (size_t i = 0; i < n; i++) {
+		double d = fabs((double)bf16_to_f32(g[i]) - (double)want[i]), most = fmax(fabs((double)want[i]) * 0x1.02p-8, tol * top);
+		CHECK(d <= most, "%s: element %zu is %g, wanted %g (of at most %g)", what, i, (double)bf16_to_f32(g[i]), (double)want[i], top);
+	}
+	free(g);
+}
+
+static void rmsnorm_case(struct two *t, int n_tok, int n_embd, bool f32, bool rows)
+{
+	size_t n = (size_t)n_tok * (size_t)n_embd;
+	float *x = floats(n, 3), *w = floats((size_t)n_embd, 1), *want = malloc(n * sizeof *want);
+	int32_t row[64];
+	for (int i = 0; i < n_tok; i++)
+		row[i] = (i * 7 + 3) % n_tok;
+	bf16 *wh = halves(w, (size_t)n_embd);
+	struct weight cw = { .dtype = f32 ? DT_F32 : DT_BF16, .n_dim = 1, .shape = { n_embd }, .data = f32 ? (void *)w : (void *)wh }, dw = cw;
+	dw.data = to_device(t, cw.data, (size_t)n_embd * (f32 ? 4 : 2));
+	struct rmsnorm_args a = { .h = want, .x = x, .w = &cw, .row = rows ? row : NULL, .eps = 1e-5f, .n_tok = n_tok, .n_embd = n_embd }, d = a;
+	t->cpu->rmsnorm(t->cpu, &a);
+	d.x = act_to_device(t, x, n);
+	d.w = &dw;
+	d.h = act_to_device(t, floats(n, 1), n);
+	d.row = rows ? to_device(t, row, (size_t)n_tok * sizeof *row) : NULL;
+	t->dev->rmsnorm(t->dev, &d);
+	compare(t, d.h, want, n, 1e-6, "rmsnorm");
+	free(x);
+	free(w);
+	free(wh);
+	free(want);
+}
+
+TEST(rmsnorm)
+{
+	struct two t = open_two(&wide);
+	rmsnorm_case(&t, 1, 32, false, false);
+	rmsnorm_case(&t, 3, 2880, false, true);
+	rmsnorm_case(&t, 64, 2880, true, false);
+	rmsnorm_case(&t, 5, 4096, false, false);
+	rmsnorm_case(&t, 5, 4128, true, true);
+	rmsnorm_case(&t, 2, 16384, false, false);
+	close_two(&t);
+}
+
+TEST(embed_and_rope)
+{
+	struct two t = open_two(&wide);
+	enum { VOCAB = 512, EMBD = 2880, TOK = 70, ROT = 64 };
+	float *w = floats((size_t)VOCAB * EMBD, 1), *want = malloc(sizeof(float) * TOK * EMBD), freq[ROT / 2], cs[2][TOK * ROT];
+	bf16 *wh = halves(w, (size_t)VOCAB * EMBD);
+	int32_t tok[TOK], pos[TOK];
+	for (int i = 0; i < TOK; i++) {
+		tok[i] = i ? (int32_t)(bits() % VOCAB) : VOCAB - 1;
+		pos[i] = i < 4 ? 131071 - i : (int32_t)(bits() % 131072);
+	}
+	for (int i = 0; i < ROT / 2; i++)
+		freq[i] = (float)pow(150000, -2. * i / ROT);
+	struct weight cw = { .dtype = DT_BF16, .n_dim = 2, .shape = { VOCAB, EMBD }, .data = wh }, dw = cw;
+	dw.data = to_device(&t, wh, sizeof(bf16) * VOCAB * EMBD);
+	struct embed_args a = { .x = want, .w = &cw, .tok = tok, .n_tok = TOK, .n_embd = EMBD }, d = a;
+	t.cpu->embed(t.cpu, &a);
+	d.w = &dw;
+	d.tok = to_device(&t, tok, sizeof tok);
+	d.x = act_to_device(&t, want + 1, (size_t)TOK * EMBD - 1);
+	t.dev->embed(t.dev, &d);
+	compare(&t, d.x, want, (size_t)TOK * EMBD, 0, "embed");
+
+	struct rope_args r = { .cs = cs[0], .pos = pos, .inv_freq = freq, .mscale = 1.3465736f, .n_tok = TOK, .n_rot = ROT }, e = r;
+	t.cpu->rope(t.cpu, &r);
+	memset(cs[1], 0xff, sizeof cs[1]);
+	e.cs = to_device(&t, cs[1], sizeof cs[1]);
+	e.pos = to_device(&t, pos, sizeof pos);
+	e.inv_freq = to_device(&t, freq, sizeof freq);
+	t.dev->rope(t.dev, &e);
+	from_device(&t, cs[1], e.cs, sizeof cs[1]);
+	for (int i = 0; i < TOK * ROT; i++)
+		CHECK(fabsf(cs[0][i] - cs[1][i]) <= 2e-7f, "rope: element %d is %.9g, wanted %.9g", i, (double)cs[1][i], (double)cs[0][i]);
+	free(w);
+	free(wh);
+	free(want);
+	close_two(&t);
+}
+
+static void argmax_case(struct two *t, int n_row, int n_vocab)
+{
+	size_t n = (size_t)n_row * (size_t)n_vocab;
+	float *l = floats(n, 4);
+	int32_t *want = malloc((size_t)n_row * sizeof *want), *got = malloc((size_t)n_row * sizeof *got);
+	for (int i = 0; i < n_row; i++) {
+		float *row = l + (size_t)i * (size_t)n_vocab;
+		int kind = i % 5;
+		for (int j = 0; j < n_vocab && kind == 1; j++)
+			row[j] = -INFINITY;
+		for (int j = 0; j < n_vocab && kind == 2; j++)
+			row[j] = j % 3 ? NAN : row[j];
+		for (int j = 0; j < n_vocab && kind == 3; j++)
+			row[j] = j % 2 ? -0.f : 0.f;
+		if (kind == 4)
+			row[n_vocab - 1] = row[n_vocab / 2] = 99; /* the first of two */
+		int best = -1;
+		for (int j = 0; j < n_vocab; j++)
+			if (!isnan(row[j]) && (best < 0 || row[j] > row[best]))
+				best = j;
+		want[i] = best;
+	}
+	struct argmax_args a = { .id = to_device(t, l, (size_t)n_row * sizeof *got), .n_row = n_row, .n_vocab = n_vocab };
+	a.logits = to_device(t, l, n * sizeof *l);
+	t->dev->argmax(t->dev, &a);
+	from_device(t, got, a.id, (size_t)n_row * sizeof *got);
+	for (int i = 0; i < n_row; i++)
+		CHECK(got[i] == want[i], "argmax of %d: row %d is %d, wanted %d", n_vocab, i, (int)got[i], (int)want[i]);
+	free(l);
+	free(want);
+	free(got);
+}
+
+TEST(argmax)
+{
+	struct two t = open_two(&wide);
+	argmax_case(&t, 5, 1);
+	argmax_case(&t, 10, 129);
+	argmax_case(&t, 5, 2048);
+	argmax_case(&t, 10, 201088);
+	close_two(&t);
+}
+
+/* One random MoE layer, in host memory. */
+struct layer {
+	struct moe_weights w;
+	struct moe_config c;
+	void *block[8];
+};
+
+static struct weight bytes_weight(struct layer *l, int i, int64_t n, int64_t k, int64_t e)
+{
+	size_t n_codes = (size_t)(e * n * k / 2), n_scl = (size_t)(e * n * k / 32);
+	uint8_t *p = l->block[i] = malloc(n_codes + n_scl);
+	CHECK(p, "codes");
+	for (size_t j = 0; j < n_codes; j++)
+		p[j] = (uint8_t)bits();
+	int mid = 127 - (int)lrint(log2(sqrt((double)k * 8.6)));
+	for (size_t j = 0; j < n_scl; j++)
+		p[n_codes + j] = (uint8_t)(mid + (int)(bits() % 3) - 1);
+	return (struct weight){ .dtype = DT_U8, .n_dim = 3, .shape = { e, n, k }, .data = p, .scl = p + n_codes };
+}
+
+static struct weight half_weight(struct layer *l, int i, int64_t n, int64_t k, float scale)
+{
+	float *f = floats((size_t)(n * k), scale);
+	l->block[i] = halves(f, (size_t)(n * k));
+	free(f);
+	return (struct weight){ .dtype = DT_BF16, .n_dim = 2, .shape = { n, k }, .data = l->block[i] };
+}
+
+static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case, double tol)
+{
+	struct two t = open_two(lim);
+	struct layer l = { .c = { ROUTE_TOPK_SOFTMAX, lim->n_embd, lim->n_ff, lim->n_expert, lim->n_used, lim->alpha, lim->limit } };
+	l.w.router = half_weight(&l, 0, lim->n_expert, lim->n_embd, 2 / sqrtf((float)lim->n_embd));
+	l.w.router_b = half_weight(&l, 1, lim->n_expert, 1, .5f);
+	l.w.gate_up = bytes_weight(&l, 2, 2 * lim->n_ff, lim->n_embd, lim->n_expert);
+	l.w.gate_up_b = half_weight(&l, 3, lim->n_expert, 2 * lim->n_ff, .5f);
+	l.w.down = bytes_weight(&l, 4, lim->n_embd, lim->n_ff, lim->n_expert);
+	l.w.down_b = half_weight(&l, 5, lim->n_expert, lim->n_embd, .5f);
+	struct moe_weights placed = l.w;
+	struct arena dry = { .cap = SIZE_MAX }, ws = { 0 };
+	OK(t.dev->dev->place_moe(t.dev, &dry, &placed, &l.c, &err), err);
+	ws.base = t.dev->dev->take(t.dev, dry.top, &err);
+	CHECK(ws.base, "%s", err.text);
+	ws.cap = dry.top;
+	OK(t.dev->dev->place_moe(t.dev, &ws, &placed, &l.c, &err), err);
+	OK(t.dev->sync(t.dev, &err), err);
+	CHECK(ws.n == dry.top, "placed %zu bytes, planned %zu", ws.n, dry.top);
+	for (int i = 0; i < n_case; i++) {
+		size_t n = (size_t)n_tok[i] * (size_t)lim->n_embd;
+		float *h = floats(n, 1), *x = floats(n, 1);
+		void *dh = act_to_device(&t, h, n), *dx = act_to_device(&t, x, n);
+		struct arena step, dstep = { .base = t.dev->dev->take(t.dev, 16 << 20, &err), .cap = 16 << 20 };
+		CHECK(arena_init(&step, 64 << 20) && dstep.base, "arenas");
+		OK(moe_forward(t.cpu, &l.c, &l.w, x, h, n_tok[i], &step, &err), err);
+		OK(moe_forward(t.dev, &l.c, &placed, dx, dh, n_tok[i], &dstep, &err), err);
+		char what[64];
+		snprintf(what, sizeof what, "moe %d/%d, %d tokens", lim->n_embd, lim->n_ff, n_tok[i]);
+		compare(&t, dx, x, n, tol, what);
+		arena_free(&step);
+		t.dev->dev->give(t.dev, dstep.base);
+		free(h);
+		free(x);
+	}
+	for (int i = 0; i < 8; i++)
+		free(l.block[i]);
+	close_two(&t);
+}
+
+TEST(moe_packed)
+{
+	static const int n_tok[] = { 1, 2, 5, 64, 300 };
+	moe_case(&wide, n_tok, 5, 2e-2);
+}
+
+TEST(moe_plain)
+{
+	struct kern_limits odd = wide;
+	odd.n_embd = 96, odd.n_ff = 160, odd.n_expert = 4;
+	static const int n_tok[] = { 1, 7, 33 };
+	moe_case(&odd, n_tok, 3, 2e-2);
+}
+
+TEST_MAIN
