@@ -234,9 +234,20 @@ struct kern_device {
 	void (*play)(struct kern *k, bool ok);
 };
 
+/* What the rows of the next ops are.  A backend with several forms of one product picks by the number of rows that share a
+ * matrix, and a row's last bits follow the form.  Told that all rows are of one kind, it keeps to that kind's form for any number:
+ * then a row's bits do not depend on its company at all. */
+enum row_kind {
+	ROWS_ANY,    /* whatever is fastest for their number */
+	ROWS_DECODE, /* generated tokens: the form for few rows */
+	ROWS_PROMPT  /* the form for many */
+};
+
 struct kern {
 	const char *name;        /* "cpu avx512-bf16", as --verbose and bench print it */
 	enum dtype act;          /* activation type in memory */
+	enum row_kind rows;      /* set by the caller before a forward pass */
+	int many_rows;           /* rows of a batch from which ROWS_PROMPT is the faster kind; 0: one form, rows is ignored */
 	int n_thread;
 	void (*embed)(struct kern *k, const struct embed_args *a);
 	void (*rmsnorm)(struct kern *k, const struct rmsnorm_args *a);

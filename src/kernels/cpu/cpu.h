@@ -4,8 +4,9 @@
  * A product meets its tokens in one of two forms:
  *   dots    up to min_panel - 1 tokens: weight rows stream from memory once, each against up to 4 tokens, no other traffic
  *   panels  from min_panel tokens: `lane` tokens side by side in a vector, weights broadcast, MXFP4 rows expanded into cache
- * Which form serves a token depends on how many tokens share the matrix, so a token's bits may differ between the two forms,
- * and only there: inside one form its result does not depend on its neighbours, and never on the thread count.
+ * Left to itself (ROWS_ANY) the form that serves a token depends on how many tokens share the matrix, and a token's bits may differ
+ * between the two forms, and only there: inside one form its result does not depend on its neighbours, and never on the thread
+ * count.  ROWS_DECODE is dots and ROWS_PROMPT panels for any number of tokens.
  */
 #ifndef MOXIE_CPU_H
 #define MOXIE_CPU_H

@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/ref.h"
 
+#include <limits.h>
 #include <stdio.h>
 
 static int min_int(int a, int b)
@@ -45,6 +46,8 @@ static bool within(struct cpu *c, int n_tok, int n_in, int n_pair)
 /* Tokens of one matrix from which they are served by panels. */
 static int min_panel(const struct cpu *c, bool mx)
 {
+	if (c->kern.rows != ROWS_ANY)
+		return c->kern.rows == ROWS_PROMPT ? 1 : INT_MAX;
 	return mx ? c->isa->min_panel_mx : c->isa->min_panel;
 }
 
@@ -392,8 +395,8 @@ void fast_plan(struct cpu *c)
 	const struct kern_limits *l = &c->lim;
 	size_t n_tok = (size_t)l->n_tok, n_used = (size_t)(l->n_used ? l->n_used : 1), n_pair = n_tok * n_used, n_expert = (size_t)l->n_expert + 1;
 	size_t lane = (size_t)c->isa->lane, n_thread = (size_t)c->kern.n_thread, block = (size_t)c->isa->block;
-	size_t full = n_pair / (size_t)c->isa->min_panel_mx + 1; /* groups that are panels, each up to lane - 1 rows short */
-	size_t n_row = n_pair + (full < n_expert ? full : n_expert) * (lane - 1), dense_row = (n_tok + lane - 1) / lane * lane;
+	size_t full = n_pair < n_expert ? n_pair : n_expert; /* groups that may be panels, each up to lane - 1 rows short */
+	size_t n_row = n_pair + full * (lane - 1), dense_row = (n_tok + lane - 1) / lane * lane;
 	size_t in_moe = row_bytes(c, l->n_embd > l->n_ff ? l->n_embd : l->n_ff);
 	size_t in_dense = row_bytes(c, l->n_embd > l->n_head * l->d_head ? l->n_embd : l->n_head * l->d_head);
 	size_t packed = l->n_expert ? n_row * in_moe : 0, max_in = in_moe > in_dense ? in_moe : in_dense;
@@ -414,6 +417,9 @@ void fast_plan(struct cpu *c)
 
 void fast_fill(struct kern *k)
 {
+	const struct cpu *c = k->impl;
+	int used = c->lim.n_used ? c->lim.n_used : 1, spread = (c->lim.n_expert + used - 1) / used;
+	k->many_rows = c->isa->min_panel_mx * (spread ? spread : 1); /* rows that give an average expert its share of a panel */
 	k->rmsnorm = fast_rmsnorm;
 	k->rope = fast_rope;
 	k->gemm = fast_gemm;
