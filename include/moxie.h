@@ -53,6 +53,10 @@ struct moxie_model_params {
 	int kv_f32;                /* 1: KV cache in fp32 instead of bf16 */
 	moxie_progress_fn progress;
 	void *progress_ud;
+	uint64_t kv_tokens;        /* most tokens in the KV caches of all sessions together; 0: what memory holds */
+	double mem_fraction;       /* of the machine's memory, for weights and KV caches, where kv_tokens is 0; 0: 0.8 */
+	int batch_variant;         /* 1: rows take whichever kernel is fastest for their number, so that the last bits of an answer may
+	                              depend on what is computed beside it */
 };
 
 /*   MOXIE_E_IO           a file is missing or unreadable
@@ -165,12 +169,14 @@ struct moxie_session_params {
 	int n_ctx; /* most tokens; 0: the model's own, but at most 8192 */
 };
 
-/* The KV cache is taken here, whole.   MOXIE_E_NOMEM: err has the bytes.   MOXIE_E_ARG: n_ctx beyond the model's. */
+/* KV cache is taken as the timeline grows and kept until the session is freed.
+ *   MOXIE_E_NOMEM  no memory, or a KV cache of n_ctx tokens could never be had: err has the numbers
+ *   MOXIE_E_ARG    n_ctx beyond the model's */
 MOXIE_API int moxie_session_create(moxie_session **out, moxie_model *m, const struct moxie_session_params *p, struct moxie_err *err);
 MOXIE_API void moxie_session_free(moxie_session *s);
 
 /* Runs ids through the model, n_chunk at a time; the logits of the last are kept.
- *   MOXIE_E_KV_FULL    they do not fit in n_ctx; nothing was consumed
+ *   MOXIE_E_KV_FULL    they do not fit in n_ctx: nothing was consumed; or other sessions hold the KV cache: whole chunks were
  *   MOXIE_E_ARG        an id is outside the vocabulary; nothing was consumed
  *   MOXIE_E_CANCELLED  a whole number of chunks was consumed; see moxie_session_n_tok */
 MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err);
@@ -257,14 +263,15 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 /* ---- many requests at once -------------------------------------------------------------------------------------------- */
 
 /* A thread of its own that steps a model's requests together: running ones decode in one batch, waiting ones are prefilled
- * a chunk at a time between the steps, in order of arrival.  Nobody else may step the model meanwhile. */
+ * a chunk at a time between the steps, in order of arrival.  KV cache is taken as requests grow; when there is no more, the youngest
+ * gives its own up and is computed again when there is room.  Nobody else may step the model meanwhile. */
 typedef struct moxie_engine moxie_engine;
 
 struct moxie_engine_params {
 	size_t struct_size;
 	int n_ctx;        /* most tokens of one request, prompt and answer; 0: as moxie_session_create */
 	int n_queued;     /* most requests waiting; 0: 1024 */
-	int no_reuse;     /* 1: never continue an earlier request's KV cache */
+	int no_reuse;     /* 1: no prefix cache, every prompt is computed whole */
 };
 
 /* Up to the model's n_seq requests run at once. */
@@ -282,7 +289,7 @@ struct moxie_request {
 };
 
 /*   MOXIE_E_TOO_SMALL  n_queued requests are waiting; try later
- *   MOXIE_E_KV_FULL    prompt plus max_tokens can never fit n_ctx (max_tokens 0: the prompt alone)
+ *   MOXIE_E_KV_FULL    prompt plus max_tokens can never fit n_ctx or the KV cache (max_tokens 0: the prompt alone)
  *   MOXIE_E_ARG        a token, a sampling value, or an empty prompt */
 MOXIE_API int moxie_engine_submit(moxie_engine *e, const struct moxie_request *r, uint64_t *id, struct moxie_err *err);
 /* From any thread; the request finishes with MOXIE_FINISH_CANCEL within two steps.  Unknown or finished ids are ignored. */
@@ -295,8 +302,16 @@ struct moxie_engine_stats {
 	uint64_t prompt_tokens, reused_tokens, generated_tokens, n_steps;
 	uint64_t kv_tokens, kv_capacity; /* tokens held by running requests, and room for them */
 	double decode_tokens_per_second; /* over the last few seconds */
+	uint64_t n_preempted;            /* times that a request gave up its KV cache to an older one, to be computed again later */
+	uint64_t n_cache_hits;           /* requests whose prompt began in the prefix cache; reused_tokens counts tokens */
+	uint64_t evicted_tokens;         /* forgotten by the prefix cache to make room */
+	uint64_t cached_tokens;          /* in the prefix cache now, also those that running requests use */
+	int n_page, n_page_free, n_page_cached; /* KV pages of full-attention layers; with no request, free + cached is all */
+	int n_ring, n_ring_free, n_ring_cached; /* the same of sliding layers */
 };
 MOXIE_API int moxie_engine_get_stats(moxie_engine *e, struct moxie_engine_stats *st);
+/* Forgets every prefix that no request uses: at once when none runs or waits, else before the next step. */
+MOXIE_API void moxie_engine_flush(moxie_engine *e);
 
 /* ---- looking without loading ---------------------------------------------------------------------------------------- */
 

@@ -333,20 +333,79 @@ TEST(session_errors_consume_nothing)
 	moxie_model_free(m);
 }
 
-TEST(session_pages_come_back)
+TEST(session_pages_come_as_it_grows)
 {
 	moxie_model *m = tiny("cpu", 16, 1);
-	int n_full = m->kv.full.n_free, n_ring = m->kv.ring.n_free;
+	int n_full = m->kv.full.n_free, n_ring = m->kv.ring.n_free, ring_pages = m->kv.plan.ring_pages;
+	int32_t ids[520] = { 0 };
 	moxie_session *s[8];
+	CHECK(ring_pages == 2, "window 32, chunk 16: 47 positions lie in %d pages", ring_pages);
 	for (int round = 0; round < 3; round++) {
 		for (int i = 0; i < 8; i++)
-			s[i] = session(m, 64 * (i + 1));
-		CHECK(m->kv.full.n_free == n_full - 36, "%d pages taken", n_full - m->kv.full.n_free);
+			s[i] = session(m, 520);
+		CHECK(m->kv.full.n_free == n_full && m->kv.ring.n_free == n_ring, "an empty session takes %d pages", n_full - m->kv.full.n_free);
+		for (int i = 0; i < 8; i++)
+			OK(moxie_session_append(s[i], ids, (size_t)(64 * (i + 1)), &err), err);
+		CHECK(m->kv.full.n_free == n_full - 36 && m->kv.ring.n_free == n_ring - 15, "%d and %d pages taken", n_full - m->kv.full.n_free,
+		      n_ring - m->kv.ring.n_free);
+		OK(moxie_session_append(s[7], ids, 1, &err), err);
+		CHECK(m->kv.full.n_free == n_full - 37, "one token more takes %d pages", n_full - 36 - m->kv.full.n_free);
 		for (int i = 0; i < 8; i++)
 			moxie_session_free(s[(i * 3) % 8]);
 		CHECK(m->kv.full.n_free == n_full && m->kv.ring.n_free == n_ring, "%d %d", m->kv.full.n_free, m->kv.ring.n_free);
 	}
 	moxie_model_free(m);
+}
+
+/* The pool is as large as asked for; who finds no page consumes nothing, and goes on when another has left. */
+TEST(session_pages_run_out)
+{
+	moxie_model *m = tiny_kv("cpu", 16, 1, 4 * KV_PAGE);
+	int32_t ids[300];
+	moxie_session *a = session(m, 0), *b = session(m, 200), *none;
+	random_ids(ids, 300, m->config.n_vocab);
+	CHECK(m->kv.full.n_page == 4 && a->n_ctx == 4 * KV_PAGE, "%d pages, a context of %d", m->kv.full.n_page, a->n_ctx);
+	struct moxie_session_params sp = { sizeof sp, 4 * KV_PAGE + 1 };
+	CHECK(moxie_session_create(&none, m, &sp, &err) == MOXIE_E_NOMEM && !none, "%s", err.text);
+	OK(moxie_session_append(a, ids, 2 * KV_PAGE + 1, &err), err);
+	OK(moxie_session_append(b, ids, KV_PAGE, &err), err);
+	for (int i = 0; i < 3; i++)
+		CHECK(moxie_session_append(b, ids + KV_PAGE, 1, &err) == MOXIE_E_KV_FULL && moxie_session_n_tok(b) == KV_PAGE, "%s", err.text);
+	moxie_session_free(a);
+	OK(moxie_session_append(b, ids + KV_PAGE, 100, &err), err);
+	moxie_session *fresh = session(m, 0);
+	moxie_session_free(b);
+	OK(moxie_session_append(fresh, ids, KV_PAGE + 100, &err), err);
+	CHECK(fresh->has_logits && m->kv.full.n_free == 1, "%d pages are free", m->kv.full.n_free);
+	moxie_session_free(fresh);
+	moxie_model_free(m);
+}
+
+/* A prompt's rows have their kind from their place in it, so chunks of any size give the same bits, and so does a token that is
+ * generated alone or beside others: on every kernel. */
+TEST(session_bits_do_not_depend_on_chunks)
+{
+	enum { N = 200, N_OUT = 5 };
+	static const int chunk[] = { 512, 64, 17, 7, 1 };
+	float *want = NULL;
+	int32_t ids[N + N_OUT];
+	size_t n_bytes = 0;
+	for (size_t c = 0; c < sizeof chunk / sizeof *chunk; c++) {
+		moxie_model *m = tiny("cpu", chunk[c], 1);
+		n_bytes = (size_t)m->config.n_vocab * sizeof(float);
+		if (!want)
+			random_ids(ids, N + N_OUT, m->config.n_vocab);
+		moxie_session *s = session(m, 512);
+		OK(moxie_session_append(s, ids, N, &err), err);
+		for (int i = 0; i < N_OUT; i++)
+			OK(moxie_session_append(s, ids + N + i, 1, &err), err);
+		if (!want)
+			want = memcpy(malloc(n_bytes), moxie_session_logits(s), n_bytes);
+		CHECK(!memcmp(want, moxie_session_logits(s), n_bytes), "%s: chunks of %d give other bits", m->kern->name, chunk[c]);
+		moxie_session_free(s);
+		moxie_model_free(m);
+	}
+	free(want);
 }
 
 static void *cancel_soon(void *s)

@@ -13,6 +13,8 @@
 #include "models/model.h"
 #include "moxie.h"
 
+#define DEFAULT_CTX 8192 /* of a session, if the model has as many */
+
 struct moxie_model {
 	struct model_config config;
 	struct gen_config gen;
@@ -34,6 +36,7 @@ struct moxie_model {
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
 	bool lock_ready;
 	int n_chunk, n_seq;
+	int group;                       /* positions that a prompt's rows take ROWS_PROMPT in; 0: rows are ROWS_ANY.  See prompt_zone */
 	double load_seconds;
 };
 
@@ -43,8 +46,11 @@ struct moxie_session {
 	struct ids tok;                  /* consumed tokens */
 	size_t n_high;                   /* highest position ever written + 1, for the rings; see rewind */
 	size_t n_out;                    /* the last n_out tokens of tok were generated */
-	int32_t *page, *ring;            /* page lists: [n_page], [ring_pages] */
-	int n_page;
+	int32_t *page;                   /* [n_page] taken so far, one for KV_PAGE positions; the first n_shared are the prefix cache's */
+	int n_page, n_shared;
+	struct prefix_node *path;        /* the deepest of its nodes that this session holds, or NULL */
+	int32_t *ring;                   /* [ring_pages] of the sliding layers: page i is at i % ring_pages; -1: none */
+	struct prefix_node **ring_node;  /* [ring_pages] whose page that is; NULL: the session's own */
 	float *logits;                   /* [n_vocab], unless in_arena */
 	bool has_logits;
 	bool in_arena;                   /* logits are still row logit_row of m->logits; under m->lock */
@@ -56,22 +62,50 @@ struct moxie_session {
 
 /* The step of the engine: rows of one or more sessions through the model, positions following each session's tok.
  * part[i]: n_row tokens at ids for session s; logits of the last row of every part go to its session where want_logits.
- * All or nothing: on error no session consumed anything.  Caller holds m->lock. */
+ * All parts of a step have the same kind of rows.  Pages are taken as they are needed.
+ * All or nothing: on error no session consumed anything.  Caller holds m->lock.
+ *   MOXIE_E_KV_FULL  the pools have no page left */
 struct part {
 	struct moxie_session *s;
-	const int32_t *ids;
+	const int32_t *ids; /* may be s->tok.v + s->tok.n itself */
 	int n_row;
 	bool want_logits;
+	enum row_kind rows;
 };
 int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err);
 
 /* Brings the logits of s to s->logits. */
 int session_fetch_logits(moxie_session *s, struct moxie_err *err);
-/* Nobody will ask for them: saves the next step the copy. */
+/* Nobody will ask for them: saves the next step the copy.  The second: caller holds m->lock. */
 void session_drop_logits(moxie_session *s);
+void session_drop_logits_locked(moxie_session *s);
 
-/* What moxie_session_reuse would keep, without doing it. */
-size_t session_reusable(const struct moxie_session *s, const int32_t *ids, size_t n);
+/* Where a backend has two forms of a product, the form of a row must follow from its request alone, or an answer would depend on
+ * what else is served.  So a prompt's whole groups of m->group positions are ROWS_PROMPT, and the rest of it, like all that is
+ * generated, ROWS_DECODE: a group is so long that this is also the faster form of the two.  Returns the end of those groups in a
+ * prompt of n tokens. */
+static inline size_t prompt_zone(const struct moxie_model *m, size_t n)
+{
+	return m->group ? n / (size_t)m->group * (size_t)m->group : 0;
+}
+
+/* The kind of the row at position pos, of a prompt of n tokens (0: none) or of what follows it. */
+static inline enum row_kind row_kind_at(const struct moxie_model *m, size_t pos, size_t n)
+{
+	return !m->group ? ROWS_ANY : pos < prompt_zone(m, n) ? ROWS_PROMPT : ROWS_DECODE;
+}
+
+/* moxie_session_append of a piece of a prompt that has n_prompt tokens in all. */
+int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n_prompt, struct moxie_err *err);
+
+/* pages.c.  Callers hold m->lock. */
+struct kv_lack { int full, ring; }; /* pages missing in each pool */
+/* Takes the pages for positions up to n - 1, all or none (false: lack says what is missing). */
+bool session_grow(struct moxie_session *s, size_t n, struct kv_lack *lack);
+/* Gives back the ring pages that lie behind the window.  A rewind can then go to 0 alone. */
+void session_trim(struct moxie_session *s);
+/* Gives back every page of its own.  What it holds of the prefix cache must have been given up: see prefix_detach. */
+void session_drop_pages(struct moxie_session *s);
 
 /* Counts the memory of the largest step: n_tok rows, n_seq sequences, page lists of n_page each.  *n_in (or NULL): the beginning
  * that the host writes. */

@@ -19,7 +19,7 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 	double start = host_now();
 	r->n_prompt = n;
 	r->n_reused = moxie_session_reuse(s, ids, n);
-	rc = moxie_session_append(s, ids + r->n_reused, n - r->n_reused, err);
+	rc = session_feed(s, ids + r->n_reused, n - r->n_reused, n, err);
 	double begin = host_now(), end = begin;
 	r->prefill_seconds = begin - start;
 

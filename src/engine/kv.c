@@ -4,10 +4,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/host.h"
-
-#define MAX_RINGS 256 /* sessions that can hold a ring at once */
-
 struct kv_plan kv_plan_of(const struct model_config *c, enum dtype dtype, int n_chunk)
 {
 	struct kv_plan p = { 0 };
@@ -18,7 +14,7 @@ struct kv_plan kv_plan_of(const struct model_config *c, enum dtype dtype, int n_
 	p.token_bytes = (uint64_t)p.n_full * 2 * p.row_bytes;
 	p.full_page_bytes = (uint64_t)p.n_full * 2 * p.page_bytes;
 	if (p.n_sliding) {
-		p.ring_pages = (c->window + n_chunk - 1 + KV_PAGE - 1) / KV_PAGE;
+		p.ring_pages = (c->window + n_chunk - 1 + KV_PAGE - 2) / KV_PAGE + 1;
 		p.ring_bytes = (uint64_t)p.n_sliding * 2 * p.page_bytes * (uint64_t)p.ring_pages;
 	}
 	return p;
@@ -54,51 +50,50 @@ static void pool_free(struct page_pool *p)
 	*p = (struct page_pool){ 0 };
 }
 
-int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, int n_seq, int n_ctx, struct moxie_err *err)
+static int64_t pages_of(int64_t n_token)
 {
-	*kv = (struct kv_cache){ .plan = kv_plan_of(c, dtype, n_chunk), .dtype = dtype };
-	const struct kv_plan *p = &kv->plan;
-	int64_t least = (int64_t)n_seq * ((n_ctx + KV_PAGE - 1) / KV_PAGE);
-	int64_t most = p->full_page_bytes ? (int64_t)(host_memory_bytes() / p->full_page_bytes) : least;
-	if (most > INT32_MAX / 2)
-		most = INT32_MAX / 2;
-	/* First what the machine could ever hold; where address space is short, what was asked for. */
-	for (int try = 0; try < 2; try++) {
-		int64_t n_page = try || most < least ? least : most;
-		int n_ring = try ? n_seq : n_seq > MAX_RINGS ? n_seq : MAX_RINGS;
-		if (n_page <= INT32_MAX / 2 && pool_create(&kv->full, p->n_full, (int)n_page, p->page_bytes, NULL, err) &&
-		    pool_create(&kv->ring, p->n_sliding, n_ring * p->ring_pages, p->page_bytes, NULL, err))
-			return 0;
-		bool no_memory = !kv->full.free_page || (kv->full.base && !kv->ring.free_page);
-		kv_free(kv);
-		if (no_memory)
-			break;
-		*kv = (struct kv_cache){ .plan = kv_plan_of(c, dtype, n_chunk), .dtype = dtype };
-	}
-	return err_set(err, MOXIE_E_NOMEM, "no address space for the KV cache of %d sessions of %d tokens (%llu bytes)", n_seq, n_ctx,
-	               (unsigned long long)((uint64_t)least * p->full_page_bytes + (uint64_t)n_seq * p->ring_bytes));
+	return (n_token + KV_PAGE - 1) / KV_PAGE;
 }
 
-int kv_create_device(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, int n_seq, int n_ctx, struct kern *k,
-                     uint64_t n_bytes, struct moxie_err *err)
+/* Pages of the full pool that room asks for. */
+static int64_t pages_for(const struct kv_plan *p, const struct kv_room *room)
+{
+	uint64_t rings = (uint64_t)room->n_seq * p->ring_bytes, left = room->n_bytes > rings ? room->n_bytes - rings : 0;
+	uint64_t each = p->full_page_bytes + (p->ring_pages ? p->ring_bytes / (uint64_t)p->ring_pages / RING_SHARE : 0);
+	uint64_t n = each ? left / each : 0;
+	if (room->n_most && n > (uint64_t)pages_of(room->n_most))
+		n = (uint64_t)pages_of(room->n_most);
+	if (n < (uint64_t)pages_of(room->n_least))
+		n = (uint64_t)pages_of(room->n_least);
+	if (room->n_token)
+		n = (room->n_token - 1) / KV_PAGE + 1;
+	return n < INT32_MAX / 2 ? (int64_t)n : INT32_MAX / 2;
+}
+
+int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, const struct kv_room *room, struct kern *k,
+              struct moxie_err *err)
 {
 	*kv = (struct kv_cache){ .plan = kv_plan_of(c, dtype, n_chunk), .dtype = dtype };
 	const struct kv_plan *p = &kv->plan;
-	uint64_t n_ring = (uint64_t)n_seq + 2, ring_bytes = n_ring * p->ring_bytes;
-	uint64_t least = (uint64_t)n_seq * (((uint64_t)n_ctx + KV_PAGE - 1) / KV_PAGE), most = n_ring * (((uint64_t)c->n_ctx + KV_PAGE - 1) / KV_PAGE);
-	if (ring_bytes > n_bytes || least * p->full_page_bytes > n_bytes - ring_bytes)
-		return err_set(err, MOXIE_E_NOMEM, "the KV cache of %d sessions of %d tokens needs %llu bytes, %llu are free on the device", n_seq, n_ctx,
-		               (unsigned long long)(least * p->full_page_bytes + ring_bytes), (unsigned long long)n_bytes);
-	uint64_t n_page = p->full_page_bytes ? (n_bytes - ring_bytes) / p->full_page_bytes : least;
-	n_page = n_page < most ? n_page : most;
-	if (n_page > INT32_MAX / 2 || n_ring * (uint64_t)p->ring_pages > INT32_MAX / 2)
-		return err_set(err, MOXIE_E_ARG, "%llu pages are more than a pool may have", (unsigned long long)n_page);
-	if (pool_create(&kv->full, p->n_full, (int)n_page, p->page_bytes, k, err) &&
-	    pool_create(&kv->ring, p->n_sliding, (int)n_ring * p->ring_pages, p->page_bytes, k, err))
-		return 0;
-	bool no_host_memory = !kv->full.free_page || (kv->full.base && !kv->ring.free_page);
-	kv_free(kv);
-	return no_host_memory ? err_nomem(err, (size_t)n_page * sizeof *kv->full.free_page, "the list of free KV pages") : MOXIE_E_NOMEM;
+	int64_t least = pages_of(room->n_least), n_page = pages_for(p, room);
+	if (k && p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes > room->n_bytes)
+		return err_set(err, MOXIE_E_NOMEM, "a KV cache of %lld pages and %d rings needs %llu bytes, %llu are free on the device", (long long)n_page,
+		               room->n_seq, (unsigned long long)(p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes),
+		               (unsigned long long)room->n_bytes);
+	/* Where address space is short, the half may do. */
+	for (;; n_page = n_page / 2 > least ? n_page / 2 : least) {
+		int64_t n_ring = p->n_sliding ? (int64_t)room->n_seq * p->ring_pages + n_page / RING_SHARE : 0;
+		if (n_ring <= INT32_MAX / 2 && pool_create(&kv->full, p->n_full, (int)n_page, p->page_bytes, k, err) &&
+		    pool_create(&kv->ring, p->n_sliding, (int)n_ring, p->page_bytes, k, err))
+			return 0;
+		bool no_list = !kv->full.free_page || (kv->full.base && !kv->ring.free_page);
+		kv_free(kv);
+		if (no_list || room->n_token || n_page <= least || k)
+			return k && !no_list ? MOXIE_E_NOMEM
+			                     : err_set(err, MOXIE_E_NOMEM, "no room for a KV cache of %lld pages of %llu bytes", (long long)n_page,
+			                               (unsigned long long)(2 * p->page_bytes * (uint64_t)(p->n_full + p->n_sliding)));
+		*kv = (struct kv_cache){ .plan = kv_plan_of(c, dtype, n_chunk), .dtype = dtype };
+	}
 }
 
 void kv_free(struct kv_cache *kv)

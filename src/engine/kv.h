@@ -1,10 +1,12 @@
 /* kv.h - the KV cache: two pools of pages, one for full-attention layers and one for the rings of sliding layers.
  *
  * A page id means the same rows in every layer of its pool, so a session holds two short lists and no per-layer state.
- * A ring holds window + n_chunk - 1 positions, rounded up to pages: a chunk may be written whole before its first row reads.
+ * A ring holds window + n_chunk - 1 positions wherever they begin in a page: a chunk may be written whole before its first row
+ * reads, and no page holds both ends.
  *
- * In host memory, address space is reserved when the model opens; memory is only taken as pages are written and goes back when
- * they are released.  The pool refuses more pages than the machine's memory could hold.  A device's memory is taken whole.
+ * Sessions take pages as they grow (pages.c), and the prefix cache keeps some (prefix.h).  The pools are sized when the model
+ * opens: by a number of tokens, or by the memory there is.  In host memory that reserves address space: memory is only taken as pages
+ * are written and goes back when they are released.  A device's memory is taken whole.
  */
 #ifndef MOXIE_ENGINE_KV_H
 #define MOXIE_ENGINE_KV_H
@@ -38,13 +40,18 @@ struct kv_cache {
 	struct page_pool full, ring;
 };
 
-/*   MOXIE_E_NOMEM  not even the room for n_seq sessions of n_ctx tokens could be reserved */
-int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, int n_seq, int n_ctx, struct moxie_err *err);
-
-/* The same in the memory of k's device: rings for n_seq + 2 sessions, full pages for n_seq + 2 sessions of the model's longest
- * context or as far as n_bytes reach; at least n_seq sessions of n_ctx tokens. */
-int kv_create_device(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, int n_seq, int n_ctx, struct kern *k,
-                     uint64_t n_bytes, struct moxie_err *err);
+/* What the pools are to hold: n_token tokens in full-attention layers, or (0) what n_bytes hold, but n_least .. n_most tokens (n_most 0:
+ * any number); a ring for each of n_seq sessions, and one page for every RING_SHARE of the full pool for the prefix cache. */
+#define RING_SHARE 4
+struct kv_room {
+	uint64_t n_token, n_bytes;
+	int64_t n_least, n_most;
+	int n_seq;
+};
+/* k: the backend whose memory it is to be; NULL: host memory.
+ *   MOXIE_E_NOMEM  no room for it */
+int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, const struct kv_room *room, struct kern *k,
+              struct moxie_err *err);
 void kv_free(struct kv_cache *kv);
 
 /* Takes n pages, all or none (false). */

@@ -16,6 +16,8 @@
 #define DEFAULT_CHUNK_DEVICE 2048
 #define MAX_CHUNK 65536
 #define MAX_SEQ 256
+#define MEM_FRACTION 0.8         /* of the machine's memory, for weights and KV cache */
+#define MEM_FRACTION_DEVICE 0.95 /* of what a device has left, for the KV cache */
 
 MOXIE_API const char *moxie_version(void)
 {
@@ -37,6 +39,8 @@ static int params_copy(struct moxie_model_params *to, const struct moxie_model_p
 		return err_set(err, MOXIE_E_ARG, "sessions in one step: %d, wanted 1 .. %d", to->n_seq, MAX_SEQ);
 	if (to->n_thread < 0 || to->n_thread > 1024)
 		return err_set(err, MOXIE_E_ARG, "thread count is %d, wanted 0 (all) .. 1024", to->n_thread);
+	if (!(to->mem_fraction >= 0 && to->mem_fraction <= 1))
+		return err_set(err, MOXIE_E_ARG, "share of the memory is %g, wanted 0 .. 1", to->mem_fraction);
 	to->n_chunk = to->n_chunk ? to->n_chunk : backend_is_device(to->device) ? DEFAULT_CHUNK_DEVICE : DEFAULT_CHUNK;
 	to->n_seq = to->n_seq ? to->n_seq : 1;
 	to->n_thread = to->n_thread ? to->n_thread : host_n_cpu();
@@ -220,16 +224,28 @@ static int weights_to_device(struct moxie_model *m, const struct moxie_model_par
 	return rc < 0 ? rc : rc_sync;
 }
 
+/* A device is ours: the KV cache gets what is left of it, as far as the sessions can fill it.  A host is not. */
+static struct kv_room kv_room_of(const struct moxie_model *m, const struct moxie_model_params *p)
+{
+	struct kern *k = m->kern;
+	int64_t n_ctx = m->config.n_ctx < DEFAULT_CTX ? m->config.n_ctx : DEFAULT_CTX;
+	if (k->dev) {
+		double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION_DEVICE;
+		return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = (uint64_t)(share * (double)k->dev->memory(k)), .n_least = n_ctx,
+			.n_most = ((int64_t)p->n_seq + 2) * m->config.n_ctx, .n_seq = p->n_seq + 2 };
+	}
+	double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION;
+	double left = share * (double)host_memory_bytes() - (double)m->weight_bytes - 2 * (double)m->ws.cap;
+	return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = left > 0 ? (uint64_t)left : 0, .n_least = n_ctx, .n_seq = p->n_seq };
+}
+
 /* KV cache and step arena, on the device where there is one. */
 static int step_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	enum dtype dtype = p->kv_f32 ? DT_F32 : DT_BF16;
-	int n_ctx = m->config.n_ctx < 8192 ? m->config.n_ctx : 8192, rc;
 	if (k->dev && p->kv_f32)
 		return err_set(err, MOXIE_E_UNSUPPORTED, "a KV cache in fp32 is for the CPU; %s keeps it in bf16", k->name);
-	if (!k->dev && (rc = kv_create(&m->kv, &m->config, dtype, p->n_chunk, p->n_seq, n_ctx, err)) < 0)
-		return rc;
 	m->kv.plan = kv_plan_of(&m->config, dtype, p->n_chunk);
 	size_t n_in, ws_bytes = engine_step_bytes(m, lim->n_tok, p->n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, &n_in, err);
 	m->view = calloc((size_t)m->config.n_layer, sizeof *m->view);
@@ -237,13 +253,14 @@ static int step_memory(struct moxie_model *m, const struct moxie_model_params *p
 	m->best = calloc((size_t)p->n_seq, sizeof *m->best);
 	if (!m->view || !m->kept || !m->best || (k->dev ? !arena_init(&m->in, n_in) : !arena_init(&m->ws, ws_bytes)))
 		return err_nomem(err, ws_bytes, "the step arena");
-	if (!k->dev)
-		return 0;
-	m->ws.base = k->dev->take(k, ws_bytes, err);
-	if (!m->ws.base)
-		return MOXIE_E_NOMEM;
-	m->ws.cap = ws_bytes;
-	return kv_create_device(&m->kv, &m->config, dtype, p->n_chunk, p->n_seq, n_ctx, k, k->dev->memory(k) / 20 * 19, err);
+	if (k->dev) {
+		m->ws.base = k->dev->take(k, ws_bytes, err);
+		if (!m->ws.base)
+			return MOXIE_E_NOMEM;
+		m->ws.cap = ws_bytes;
+	}
+	struct kv_room room = kv_room_of(m, p);
+	return kv_create(&m->kv, &m->config, dtype, p->n_chunk, &room, k->dev ? k : NULL, err);
 }
 
 /* An arena in host or device memory. */
@@ -293,6 +310,8 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	m->weight_bytes = safetensors_n_bytes(m->st);
 	if (m->kern->dev && (rc = weights_to_device(m, &p, err)) < 0)
 		goto out;
+	if (!p.batch_variant && m->kern->many_rows)
+		m->group = (m->kern->many_rows + KV_PAGE - 1) / KV_PAGE * KV_PAGE; /* whole pages: the prefix cache has no other */
 	if ((rc = step_memory(m, &p, &lim, err)) < 0)
 		goto out;
 	if ((rc = tokenizer_join(job, err)) < 0)

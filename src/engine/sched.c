@@ -13,6 +13,9 @@ static void release(struct moxie_engine *e)
 {
 	for (int i = 0; e->slot && i < e->m->n_seq; i++)
 		moxie_session_free(e->slot[i].s);
+	pthread_mutex_lock(&e->m->lock);
+	prefix_free(&e->prefix);
+	pthread_mutex_unlock(&e->m->lock);
 	if (e->has_lock)
 		pthread_mutex_destroy(&e->lock);
 	if (e->has_wake)
@@ -51,13 +54,16 @@ MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const stru
 	e->has_lock = pthread_mutex_init(&e->lock, NULL) == 0;
 	e->has_wake = pthread_cond_init(&e->wake, NULL) == 0;
 	bool ok = e->slot && e->run && e->part && e->part_job && e->has_lock && e->has_wake;
-	int rc = ok ? 0 : err_nomem(err, n_seq * sizeof *e->slot, "an engine");
+	int rc = ok ? prefix_init(&e->prefix, m, err) : err_nomem(err, n_seq * sizeof *e->slot, "an engine");
 	/* The first slot's session settles n_ctx, and whether there is memory for one request at all. */
 	sp.n_ctx = p.n_ctx;
 	if (rc == 0 && (rc = moxie_session_create(&e->slot[0].s, m, &sp, err)) == 0) {
 		e->n_ctx = e->slot[0].s->n_ctx;
 		e->st.n_seq = m->n_seq;
-		e->st.kv_capacity = n_seq * (uint64_t)e->n_ctx;
+		e->st.kv_capacity = m->kv.plan.n_full ? (uint64_t)m->kv.full.n_page * KV_PAGE : n_seq * (uint64_t)e->n_ctx;
+		pthread_mutex_lock(&m->lock);
+		sched_count_pages(e);
+		pthread_mutex_unlock(&m->lock);
 		sigset_t all, old; /* signals are for the caller's threads */
 		sigfillset(&all);
 		pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -139,7 +145,7 @@ MOXIE_API int moxie_engine_submit(moxie_engine *e, const struct moxie_request *r
 	if (!j)
 		return MOXIE_E_NOMEM;
 	pthread_mutex_lock(&e->lock);
-	int n_idle = e->m->n_seq - e->n_run; /* as many are about to start, and do not wait */
+	int n_idle = e->n_suspended ? 0 : e->m->n_seq - e->n_run; /* as many are about to start, and do not wait */
 	if (e->failed.code < 0)
 		rc = err_set(err, e->failed.code, "%s", e->failed.text);
 	else if (e->n_waiting - n_idle >= e->n_queued_max)
@@ -180,8 +186,8 @@ MOXIE_API int moxie_engine_get_stats(moxie_engine *e, struct moxie_engine_stats 
 	double busy = 0;
 	pthread_mutex_lock(&e->lock);
 	struct moxie_engine_stats all = e->st;
-	all.n_running = e->n_run;
-	all.n_queued = e->n_waiting;
+	all.n_running = e->n_run - e->n_suspended;
+	all.n_queued = e->n_waiting + e->n_suspended;
 	for (int i = 0; i < RATE_SECONDS; i++)
 		if (now - e->rate[i].at < RATE_SECONDS) {
 			n_tok += e->rate[i].n_tok;
@@ -192,4 +198,17 @@ MOXIE_API int moxie_engine_get_stats(moxie_engine *e, struct moxie_engine_stats 
 	all.decode_tokens_per_second = busy > 0 ? (double)n_tok / busy : 0;
 	memcpy(st, &all, n < sizeof all ? n : sizeof all);
 	return 0;
+}
+
+MOXIE_API void moxie_engine_flush(moxie_engine *e)
+{
+	pthread_mutex_lock(&e->lock);
+	e->flush = e->n_run || e->first;
+	if (!e->flush) { /* the thread sleeps, or is about to: it has nothing to do with pages */
+		pthread_mutex_lock(&e->m->lock);
+		prefix_flush(&e->prefix);
+		sched_count_pages(e);
+		pthread_mutex_unlock(&e->m->lock);
+	}
+	pthread_mutex_unlock(&e->lock);
 }

@@ -1,12 +1,13 @@
 /* sched.h - what the interface of sched.c and the thread of sched_loop.c share.
  *
- * Locks: moxie_engine.lock guards the queue, the running list, the counters and whatever else another thread reads.  Sessions,
- * replies and results belong to the engine's thread.  No callback runs under a lock.
+ * Locks: moxie_engine.lock guards the queue, the running list, the counters and whatever else another thread reads; the model's lock,
+ * taken second, guards the pages.  Sessions, replies and results belong to the engine's thread.  No callback runs under a lock.
  */
 #ifndef MOXIE_ENGINE_SCHED_H
 #define MOXIE_ENGINE_SCHED_H
 
 #include "engine/engine.h"
+#include "engine/prefix.h"
 #include "engine/reply.h"
 
 #define RATE_SECONDS 5 /* of the decode rate */
@@ -17,22 +18,22 @@ struct job {
 	uint64_t id;
 	struct moxie_request req;    /* its pointers lead into this block */
 	atomic_int cancel;           /* an int, away from the flags below: they are not for other threads */
-	bool decoding;               /* the prompt is in the cache */
 	bool has_reply;
+	bool active;                 /* has been admitted to the KV cache; else it waits in its slot, with none */
+	bool resumed;                /* gave its KV cache up once */
 	bool over;                   /* status and res.finish are final */
 	int status;
 	struct moxie_err err;
 	struct reply reply;
 	struct moxie_generate_result res;
-	size_t n_fed;                /* of the prompt, reused tokens included */
-	int32_t next_id;             /* decoding: sampled, not consumed yet */
+	size_t n_known;              /* tokens of its timeline, in s->tok.v: the prompt, then what was sampled; s->tok.n are consumed */
 	double at_submit, at_start, at_decode;
 };
 
 struct slot {
-	moxie_session *s;            /* NULL until the first request */
+	moxie_session *s;            /* NULL until the first request; idle: without pages */
 	struct job *job;             /* NULL: idle */
-	uint64_t last_used;
+	int n_row;                   /* in the step being planned */
 	double retry_at;             /* s == NULL: no memory was found, not to be asked for again before */
 };
 
@@ -46,18 +47,19 @@ struct moxie_engine {
 	moxie_model *m;
 	int n_ctx, n_queued_max;
 	bool no_reuse;
+	struct prefix prefix;        /* the thread's own; another one may use it under both locks while nothing runs or waits */
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;         /* the thread sleeps here when there is nothing to run */
 	bool has_lock, has_wake;
 
 	/* under lock */
-	bool stop;
+	bool stop, flush;
 	struct moxie_err failed;     /* code < 0: the device failed, nothing runs any more */
 	struct job *first, **last;   /* the queue */
 	int n_waiting;
 	struct slot **run;           /* [n_seq] busy slots in order of arrival */
-	int n_run;
+	int n_run, n_suspended;      /* of them not active */
 	uint64_t last_id;
 	struct moxie_engine_stats st;
 	struct second rate[RATE_SECONDS];
@@ -66,8 +68,10 @@ struct moxie_engine {
 	struct slot *slot;           /* [n_seq] */
 	struct part *part;           /* [n_seq] the step under way, and whose rows they are */
 	struct job **part_job;
-	uint64_t clock;              /* counts uses of slots */
 };
+
+/* Takes the numbers of pages over into e->st.  Caller holds both locks. */
+void sched_count_pages(struct moxie_engine *e);
 
 void *sched_thread(void *e); /* until stop is set and every request has ended */
 

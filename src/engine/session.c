@@ -3,17 +3,19 @@
 
 #include "engine/engine.h"
 
-#define DEFAULT_CTX 8192
-
 MOXIE_API int moxie_session_create(moxie_session **out, moxie_model *m, const struct moxie_session_params *p, struct moxie_err *err)
 {
 	*out = NULL;
 	int n_ctx = p && p->n_ctx ? p->n_ctx : m->config.n_ctx < DEFAULT_CTX ? m->config.n_ctx : DEFAULT_CTX;
+	if (!(p && p->n_ctx) && m->kv.plan.n_full && n_ctx > m->kv.full.n_page * (int64_t)KV_PAGE)
+		n_ctx = m->kv.full.n_page * KV_PAGE;
 	if (n_ctx < 1 || n_ctx > m->config.n_ctx)
 		return err_set(err, MOXIE_E_ARG, "context length is %d, wanted 1 .. %d", n_ctx, m->config.n_ctx);
 
 	int n_page = m->kv.plan.n_full ? (n_ctx + KV_PAGE - 1) / KV_PAGE : 0, ring_pages = m->kv.plan.ring_pages;
-	uint64_t kv_bytes = (uint64_t)n_page * m->kv.plan.full_page_bytes + m->kv.plan.ring_bytes;
+	if (n_page > m->kv.full.n_page || ring_pages > m->kv.ring.n_page)
+		return err_set(err, MOXIE_E_NOMEM, "a context of %d tokens needs %d pages of KV cache and %d for sliding layers, there are %d and %d",
+		               n_ctx, n_page, ring_pages, m->kv.full.n_page, m->kv.ring.n_page);
 	struct moxie_session *s = calloc(1, sizeof *s);
 	if (!s)
 		return err_nomem(err, sizeof *s, "a session");
@@ -21,32 +23,19 @@ MOXIE_API int moxie_session_create(moxie_session **out, moxie_model *m, const st
 	s->n_ctx = n_ctx;
 	s->page = malloc(((size_t)n_page + 1) * sizeof *s->page);
 	s->ring = malloc(((size_t)ring_pages + 1) * sizeof *s->ring);
+	s->ring_node = calloc((size_t)ring_pages + 1, sizeof *s->ring_node);
 	s->tok.v = malloc((size_t)n_ctx * sizeof *s->tok.v); /* whole, so that a step never allocates */
 	s->tok.cap = (size_t)n_ctx;
 	s->logits = malloc((size_t)m->config.n_vocab * sizeof *s->logits);
 	bool sampler = sampler_init(&s->sampler, m->config.n_vocab);
-	bool pages = false, ring = false;
-	if (s->page && s->ring) {
-		pthread_mutex_lock(&m->lock);
-		pages = page_pool_take(&m->kv.full, s->page, n_page);
-		s->n_page = pages ? n_page : 0;
-		ring = pages && page_pool_take(&m->kv.ring, s->ring, ring_pages);
-		if (pages && !ring) {
-			page_pool_give(&m->kv.full, s->page, n_page, m->kv.plan.page_bytes);
-			s->n_page = 0;
-		}
-		pthread_mutex_unlock(&m->lock);
-	}
-	if (ring && s->tok.v && s->logits && sampler) {
+	for (int i = 0; s->ring && i < ring_pages; i++)
+		s->ring[i] = -1;
+	if (s->page && s->ring && s->ring_node && s->tok.v && s->logits && sampler) {
 		*out = s;
 		return 0;
 	}
-	if (!ring) { /* session_free gives back what was taken; nothing was */
-		free(s->ring);
-		s->ring = NULL;
-	}
 	moxie_session_free(s);
-	return err_nomem(err, (size_t)kv_bytes, "the KV cache of a session");
+	return err_nomem(err, ((size_t)n_page + (size_t)n_ctx + 2 * (size_t)m->config.n_vocab) * sizeof(int32_t), "a session");
 }
 
 MOXIE_API void moxie_session_free(moxie_session *s)
@@ -55,15 +44,15 @@ MOXIE_API void moxie_session_free(moxie_session *s)
 		return;
 	struct moxie_model *m = s->m;
 	session_drop_logits(s);
-	if (s->ring) {
+	if (s->page && s->ring && s->ring_node) {
 		pthread_mutex_lock(&m->lock);
-		page_pool_give(&m->kv.full, s->page, s->n_page, m->kv.plan.page_bytes);
-		page_pool_give(&m->kv.ring, s->ring, m->kv.plan.ring_pages, m->kv.plan.page_bytes);
+		session_drop_pages(s);
 		pthread_mutex_unlock(&m->lock);
 	}
 	sampler_free(&s->sampler);
 	free(s->logits);
 	ids_free(&s->tok);
+	free(s->ring_node);
 	free(s->ring);
 	free(s->page);
 	free(s);
@@ -85,14 +74,17 @@ static bool cancelled(struct moxie_session *s)
 	return atomic_exchange(&s->cancel, 0) != 0;
 }
 
-MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err)
+int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n_prompt, struct moxie_err *err)
 {
+	const struct moxie_model *m = s->m;
 	int rc = check_ids(s, ids, n, err);
 	if (rc < 0)
 		return rc;
+	size_t zone = prompt_zone(m, n_prompt);
 	for (size_t i = 0; i < n;) {
-		int n_row = n - i < (size_t)s->m->n_chunk ? (int)(n - i) : s->m->n_chunk;
-		struct part part = { s, ids + i, n_row, i + (size_t)n_row == n };
+		size_t pos = s->tok.n, most = pos < zone && zone - pos < n - i ? zone - pos : n - i;
+		int n_row = most < (size_t)m->n_chunk ? (int)most : m->n_chunk;
+		struct part part = { s, ids + i, n_row, i + (size_t)n_row == n, row_kind_at(m, pos, n_prompt) };
 		if (cancelled(s))
 			return err_set(err, MOXIE_E_CANCELLED, "cancelled after %zu of %zu tokens", i, n);
 		pthread_mutex_lock(&s->m->lock);
@@ -108,6 +100,11 @@ MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t 
 		s->n_out = 0;
 	}
 	return 0;
+}
+
+MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err)
+{
+	return session_feed(s, ids, n, n > 1 ? s->tok.n + n : 0, err); /* one token is taken for a generated one */
 }
 
 MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, struct moxie_err *err)
@@ -129,7 +126,7 @@ MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, str
 			return rc;
 		if (cancelled(s[i]))
 			return err_set(err, MOXIE_E_CANCELLED, "session %d was cancelled", i);
-		part[i] = (struct part){ s[i], ids + i, 1, true };
+		part[i] = (struct part){ s[i], ids + i, 1, true, row_kind_at(m, s[i]->tok.n, 0) };
 	}
 	pthread_mutex_lock(&m->lock);
 	int rc = engine_step(m, part, n, err);
@@ -219,17 +216,12 @@ MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
 	return n;
 }
 
-size_t session_reusable(const struct moxie_session *s, const int32_t *ids, size_t n)
+MOXIE_API size_t moxie_session_reuse(moxie_session *s, const int32_t *ids, size_t n)
 {
 	size_t same = 0;
 	while (same + 1 < n && same < s->tok.n && s->tok.v[same] == ids[same])
 		same++;
-	return keeps(s, same);
-}
-
-MOXIE_API size_t moxie_session_reuse(moxie_session *s, const int32_t *ids, size_t n)
-{
-	return moxie_session_rewind(s, session_reusable(s, ids, n));
+	return moxie_session_rewind(s, same);
 }
 
 MOXIE_API void moxie_session_cancel(moxie_session *s)

@@ -98,12 +98,17 @@ int session_fetch_logits(moxie_session *s, struct moxie_err *err)
 	return rc;
 }
 
-void session_drop_logits(moxie_session *s)
+void session_drop_logits_locked(moxie_session *s)
 {
-	pthread_mutex_lock(&s->m->lock);
 	if (s->in_arena)
 		s->m->kept[s->logit_row] = NULL;
 	s->in_arena = s->has_logits = false;
+}
+
+void session_drop_logits(moxie_session *s)
+{
+	pthread_mutex_lock(&s->m->lock);
+	session_drop_logits_locked(s);
 	pthread_mutex_unlock(&s->m->lock);
 }
 
@@ -125,7 +130,8 @@ static int fill(const struct moxie_model *m, const struct step_mem *mem, const s
 		int n_copy = s->n_page < n_page ? s->n_page : n_page;
 		memcpy(mem->full + (size_t)i * (size_t)n_page, s->page, (size_t)n_copy * sizeof *s->page);
 		memset(mem->full + (size_t)i * (size_t)n_page + n_copy, 0, (size_t)(n_page - n_copy) * sizeof *s->page);
-		memcpy(mem->ring + (size_t)i * (size_t)ring_pages, s->ring, (size_t)ring_pages * sizeof *s->ring);
+		for (int j = 0; j < ring_pages; j++) /* where none is nobody reads */
+			mem->ring[(size_t)i * (size_t)ring_pages + (size_t)j] = s->ring[j] < 0 ? 0 : s->ring[j];
 		if (part[i].want_logits)
 			mem->out_row[n_out++] = row - 1;
 		/* Written even if the step is cancelled: ring slots behind the window may be gone. */
@@ -184,6 +190,13 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	if (!step_take(&mem, ws, n_tok, n_part, n_page, ring_pages) || !step_take_out(&mem, ws, n_part, m->config.n_vocab) ||
 	    (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_page, ring_pages)))
 		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_part);
+	for (int i = 0; i < n_part; i++) {
+		struct kv_lack lack;
+		if (!session_grow(part[i].s, part[i].s->tok.n + (size_t)part[i].n_row, &lack))
+			return err_set(err, MOXIE_E_KV_FULL, "%d tokens after %zu need %d more pages of %d in the KV cache, and %d of %d for sliding layers",
+			               part[i].n_row, part[i].s->tok.n, lack.full, m->kv.full.n_page, lack.ring, m->kv.ring.n_page);
+	}
+	k->rows = part[0].rows;
 	if (!k->dev)
 		host = mem;
 	int n_out = fill(m, &host, part, n_part, n_page);
@@ -203,7 +216,8 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	m->logits = mem.logits;
 	for (int i = 0; i < n_part; i++) {
 		struct moxie_session *s = part[i].s;
-		memcpy(s->tok.v + s->tok.n, part[i].ids, (size_t)part[i].n_row * sizeof *s->tok.v); /* room was made by session_create */
+		if (part[i].ids != s->tok.v + s->tok.n) /* room was made by session_create */
+			memcpy(s->tok.v + s->tok.n, part[i].ids, (size_t)part[i].n_row * sizeof *s->tok.v);
 		s->tok.n += (size_t)part[i].n_row;
 		s->has_logits = s->in_arena = part[i].want_logits;
 		if (part[i].want_logits) {
