@@ -30,7 +30,7 @@ MAKEFLAGS += -j$(shell nproc)
 endif
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all run test asan fuzz bench style install clean help
+.PHONY: all run test test-clients asan fuzz bench style install clean help
 
 all: $(B)/moxie $(B)/libmoxie.a $(B)/$(SO)       ## build the command and the library, in build/
 run: export MOXIE_PROMPT := $(value PROMPT)
@@ -40,6 +40,8 @@ test: all $(TESTS)                               ## build and run every test
 	@tools/run_tests.sh $(B) $(TESTS) $(wildcard tests/test_*.sh)
 asan:                                            ## the same under the address and undefined-behaviour sanitizers
 	@ASAN_OPTIONS=allocator_may_return_null=1 $(MAKE) B=$(B)-asan SAN="-O2 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" test
+test-clients: $(B)/moxie                          ## try the clients of others: OpenAI's, SGLang's, curl (downloads them)
+	@MOXIE_BUILD=$(B) tests/clients/run.sh
 fuzz: $(FUZZERS:=.run)                           ## fuzz every parser for FUZZ_SECONDS=60 each
 bench: $(B)/moxie                                ## measure the ops, then prefill and decode
 	@$(B)/moxie bench op && $(B)/moxie bench

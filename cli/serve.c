@@ -1,6 +1,7 @@
 /* serve.c - `moxie serve`: the engine behind HTTP.  The flags, the key and the service manager are here; the routes in src/serve. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -204,6 +205,9 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 {
 	struct moxie_err err = { 0 };
 	moxie_engine *e;
+	char path[PATH_MAX] = "";
+	if (!realpath(o->model, path))
+		*path = 0; /* a built-in config's name */
 	struct moxie_engine_params ep = {
 		.struct_size = sizeof ep, .n_ctx = o->n_ctx, .n_queued = o->n_queued, .no_reuse = o->no_reuse,
 	};
@@ -216,7 +220,7 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 		.metrics_open = o->open_metrics,
 		.page_open = 1, /* it holds no secret, and asks for the key */
 		.model_name = s->name,
-		.model_path = o->model,
+		.model_path = *path ? path : o->model, /* clients load the tokenizer from there, from whatever directory they run in */
 		.n_ctx = o->n_ctx,
 		.date = o->date,
 		.page = page_begin,

@@ -169,7 +169,7 @@ def info_routes():
 @test
 def tokens_there_and_back():
 	s = server()
-	for text in "Maya has 24 apples.", "h\u00e9llo \u20ac \U0001f600 end", "":
+	for text in "Maya has 24 apples.", "h\u00e9llo \u20ac \U0001f600 end", "a\0b", "":
 		t = s.ok("/tokenize", {"prompt": text})
 		assert t["count"] == len(t["tokens"]), t
 		assert s.ok("/detokenize", {"tokens": t["tokens"]})["text"] == text
@@ -469,7 +469,7 @@ def unsupported_is_said():
 @test
 def wrong_bodies():
 	s = server()
-	for body in "", "{", "[]", "3", "null", '{"a":1,"a":2}', '{"prompt": "\\u0000"}', b'{"prompt": "\xff"}', "{}" * 2, "[" * 100000:
+	for body in "", "{", "[]", "3", "null", '{"a":1,"a":2}', '{"prompt": "a", "stop": "\\u0000"}', '{"a\\u0000": 1}', b'{"prompt": "\xff"}', "{}" * 2, "[" * 100000:
 		s.bad("/v1/chat/completions", body, 400)
 	for messages in None, [], {}, "hi", [1], [{}], [{"role": "king"}], [{"role": "user", "content": 5}], [
 			{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}], [{"role": "tool", "content": "x"}]:
@@ -481,6 +481,11 @@ def wrong_bodies():
 	s.bad("/v1/completions", {"prompt": [1] * (limit + 1)}, 400)
 	s.bad("/v1/completions", {"prompt": [1], "max_tokens": limit}, 400)
 	s.bad("/v1/completions", {"prompt": ["a"] * 1000}, 400, "prompt")
+	s.bad("/v1/completions", {"prompt": "a", "stop": ["b\0"]}, 400, "stop")
+	s.bad("/generate", {"text": "a", "sampling_params": {"stop": "b\0"}}, 400, "sampling_params")
+	one, other = (s.ok("/tokenize", {"messages": [{"role": "user", "content": "a%sb" % c}]})["tokens"] for c in "\0\ufffd")
+	assert one == other
+	assert s.ok("/v1/completions", {"prompt": ["a\0b"], "max_tokens": 1})["usage"]["prompt_tokens"] == 3
 	s.bad("/v1/completions", "[" + "0," * (3 << 20) + "0]", 413)
 	assert s.post("/nope", {})[0] == 404 and s.get("/v1/completions")[0] == 405 and s.post("/health", {})[0] == 405
 	assert s.post("/abort_request", {})[0] == 400 and s.post("/abort_request", {"rid": "none"})[0] == 200

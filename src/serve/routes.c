@@ -117,12 +117,54 @@ static size_t count_values(const char *p, size_t n)
 	return count;
 }
 
+/* Every NUL of the string v becomes U+FFFD, as it does in HTML and Markdown. */
+static bool replace_nul(json_t *v)
+{
+	struct buf b = { 0 };
+	const char *p = json_string_value(v);
+	bool ok = true;
+	for (size_t i = 0, n = json_string_length(v); ok && i < n; i++)
+		ok = p[i] ? buf_append(&b, p + i, 1) : buf_append(&b, "\xef\xbf\xbd", 3);
+	ok = ok && json_string_setn(v, b.p, b.n) == 0;
+	buf_free(&b);
+	return ok;
+}
+
+/* Whether all strings in v are good as C strings; with replace, they are made so. */
+static bool is_free_of_nul(json_t *v, bool replace)
+{
+	const char *key;
+	json_t *in;
+	size_t i;
+	bool ok = true;
+	if (json_is_string(v))
+		return strlen(json_string_value(v)) == json_string_length(v) || (replace && replace_nul(v));
+	json_array_foreach(v, i, in)
+		ok = ok && is_free_of_nul(in, replace);
+	json_object_foreach(v, key, in)
+		ok = ok && is_free_of_nul(in, replace);
+	return ok;
+}
+
+/* The field that may not hold the NUL it does, or NULL.  Texts may, for load generators send random tokens, which spell it:
+ * those to continue know their length, those of a conversation do not. */
+static const char *field_with_nul(json_t *body)
+{
+	const char *key;
+	json_t *v;
+	json_object_foreach(body, key, v)
+		if (strcmp(key, "prompt") && strcmp(key, "text") && !is_free_of_nul(v, !strcmp(key, "messages") || !strcmp(key, "input")))
+			return key;
+	return NULL;
+}
+
 static json_t *read_body(struct server *s, struct evhttp_request *req)
 {
 	struct evbuffer *in = evhttp_request_get_input_buffer(req);
 	size_t n = evbuffer_get_length(in);
 	const char *p = n > s->p.max_body ? NULL : (const char *)evbuffer_pullup(in, -1);
 	json_error_t e;
+	const char *bad;
 	if (n > s->p.max_body) {
 		reply_error(s, req, 413, NULL, "the body has %zu bytes, at most %zu are taken", n, s->p.max_body);
 		return NULL;
@@ -135,13 +177,15 @@ static json_t *read_body(struct server *s, struct evhttp_request *req)
 		reply_error(s, req, 413, NULL, "the body has more than %d values", MAX_JSON_VALUES);
 		return NULL;
 	}
-	json_t *body = n ? json_loadb(p, n, JSON_REJECT_DUPLICATES, &e) : NULL;
+	json_t *body = n ? json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e) : NULL;
 	if (!n)
 		reply_error(s, req, 400, NULL, "the body is empty, wanted a JSON object");
 	else if (!body)
 		reply_error(s, req, 400, NULL, "the body is not JSON: %s at byte %d", e.text, e.position);
 	else if (!json_is_object(body))
 		reply_error(s, req, 400, NULL, "the body is not a JSON object");
+	else if ((bad = field_with_nul(body)))
+		reply_error(s, req, 400, bad, "a string in %s has a NUL character", bad);
 	else
 		return body;
 	json_decref(body);
