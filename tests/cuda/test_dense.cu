@@ -1,15 +1,46 @@
 /* test_dense - gemm and qkv on the device against double, for every way n_tok is served.
  *
  * Random operands of each run's seed.  Outputs are poisoned and have a guard behind them; KV memory that no token owns must
- * keep its poison.  Each case runs with the library where it can be loaded, and without.
+ * keep its poison.  Each case runs as dispatched with the library (where it can be loaded) and without, and by each own kernel alone.
  */
 #include "../test.h"
 #include "dense_data.cuh"
+#include "kernels/cuda/dense.h"
 
 static struct moxie_err err;
 constexpr size_t GUARD = 4096;
 constexpr int POISON = 0xA5;
 static const int N_TOK[] = { 0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65, 128, 129, 257, 1024 };
+
+/* How a product is made. */
+enum path { LIB, OWN, SMALL, WIDE };
+
+static void run_gemm(struct cuda_dev *d, const struct gemm_args *a, enum path path)
+{
+	struct dense_job j;
+	if (path == LIB || path == OWN || a->n_tok == 0) {
+		OK(cuda_gemm(d, a, &err), err);
+		return;
+	}
+	OK(dense_gemm_job(&j, a, &err), err);
+	if (path == WIDE && dense_wide_serves(&j))
+		CU(dense_wide(d, &j));
+	else
+		CU(dense_small(d, &j));
+}
+static void run_qkv(struct cuda_dev *d, const struct qkv_args *a, enum path path)
+{
+	struct dense_job j;
+	if (path == LIB || path == OWN || a->batch->n_tok == 0) {
+		OK(cuda_qkv(d, a, &err), err);
+		return;
+	}
+	OK(dense_qkv_job(&j, a, &err), err);
+	if (path == WIDE && dense_wide_serves(&j))
+		CU(dense_wide(d, &j));
+	else
+		CU(dense_small(d, &j));
+}
 
 /* Device memory of n bytes, poisoned, guarded. */
 struct guarded {
@@ -77,12 +108,12 @@ static struct kern_limits limits_of(const struct shape &s, int n_tok)
 	return l;
 }
 
-static void gemm_case(const struct shape &s, bool with_lib)
+static void gemm_case(const struct shape &s, enum path path)
 {
 	const int most = 1024;
 	struct kern_limits lim = limits_of(s, most);
 	struct cuda_dev d;
-	dense_device(&d, &lim, with_lib);
+	dense_device(&d, &lim, path == LIB);
 	const uint64_t seed = rnd_u64();
 	struct weight w = dense_weight(s.n_out, s.n_in, seed, 0.05f), b = dense_weight(s.n_out, 0, seed + 1, 1, s.b_f32), x = dense_weight(most, s.n_in, seed + 2, 1);
 	const size_t size = s.d_f32 ? 4 : 2;
@@ -98,7 +129,7 @@ static void gemm_case(const struct shape &s, bool with_lib)
 			                                                  s.add ? old.data : NULL, s.d_f32, n_tok, s.n_out, s.n_in);
 		CU(cudaDeviceSynchronize());
 		struct gemm_args a = { out.p, x.data, &w, s.bias ? &b : NULL, n_tok, s.n_out, s.n_in, s.add, s.d_f32 };
-		OK(cuda_gemm(&d, &a, &err), err);
+		run_gemm(&d, &a, path);
 		CU(cudaStreamSynchronize(d.stream));
 		const std::vector<uint8_t> got = out.get();
 		const std::vector<double> ref = want.get();
@@ -115,8 +146,15 @@ static void gemm_case(const struct shape &s, bool with_lib)
 	dense_device_free(&d);
 }
 
-TEST(gemm_own) { for (const struct shape &s : SHAPES) gemm_case(s, false); }
-TEST(gemm_lib) { for (const struct shape &s : SHAPES) gemm_case(s, true); }
+static void gemm_all(enum path path)
+{
+	for (const struct shape &s : SHAPES)
+		gemm_case(s, path);
+}
+TEST(gemm_small) { gemm_all(SMALL); }
+TEST(gemm_wide) { gemm_all(WIDE); }
+TEST(gemm_own) { gemm_all(OWN); }
+TEST(gemm_lib) { gemm_all(LIB); }
 
 /* One layer's qkv: two thirds of the tokens are prompts, the rest one token a sequence; pages in random order. */
 struct qkv_case {
@@ -152,13 +190,13 @@ static struct qkv_data qkv_batch(int n_tok, bool ring)
 	return q;
 }
 
-static void qkv_run(const struct qkv_case &c, bool with_lib, int n_tok)
+static void qkv_run(const struct qkv_case &c, enum path path, int n_tok)
 {
 	const int half = c.d_head / 2, n_head_all = c.n_head + 2 * c.n_head_kv, n_out = n_head_all * c.d_head;
 	struct kern_limits lim = {};
 	lim.n_tok = n_tok, lim.n_embd = c.n_embd, lim.n_head = c.n_head, lim.n_head_kv = c.n_head_kv, lim.d_head = c.d_head, lim.n_vocab = 64;
 	struct cuda_dev d;
-	dense_device(&d, &lim, with_lib);
+	dense_device(&d, &lim, path == LIB);
 	const uint64_t seed = rnd_u64();
 	struct weight w = dense_weight(n_out, c.n_embd, seed, 0.05f), b = dense_weight(n_out, 0, seed + 1, 1), x = dense_weight(n_tok + 1, c.n_embd, seed + 2, 1);
 	struct weight angle = dense_weight((int64_t)(n_tok + 1) * c.d_head, 0, seed + 3, 1, true); /* any numbers serve as cos and sin */
@@ -181,7 +219,7 @@ static void qkv_run(const struct qkv_case &c, bool with_lib, int n_tok)
 		oracle_gemm<<<(unsigned)(((size_t)n_tok * n_out + 255) / 256), 256>>>(product.p, (const __nv_bfloat16 *)x.data, (const __nv_bfloat16 *)w.data, c.bias ? b.data : NULL,
 		                                                              false, NULL, false, n_tok, n_out, c.n_embd);
 	CU(cudaDeviceSynchronize());
-	OK(cuda_qkv(&d, &a, &err), err);
+	run_qkv(&d, &a, path);
 	CU(cudaStreamSynchronize(d.stream));
 
 	const std::vector<double> p = product.get();
@@ -198,7 +236,7 @@ static void qkv_run(const struct qkv_case &c, bool with_lib, int n_tok)
 				const double co = is_v ? 1 : cs[(size_t)t * c.d_head + 2 * i], si = is_v ? 0 : cs[(size_t)t * c.d_head + 2 * i + 1];
 				const double want[2] = { y[0] * co - y[half] * si, y[half] * co + y[0] * si };
 				/* One rounding of the store, and where the library serves, one of each product. */
-				const double slack = abs * (fabs(co) + fabs(si)) + (with_lib ? (fabs(y[0]) + fabs(y[half])) * (fabs(co) + fabs(si)) / 256 : 0);
+				const double slack = abs * (fabs(co) + fabs(si)) + (path == LIB ? (fabs(y[0]) + fabs(y[half])) * (fabs(co) + fabs(si)) / 256 : 0);
 				size_t at = ((size_t)t * c.n_head + ih) * c.d_head + i;
 				if (!is_q) {
 					int pg = q.pos[t] / KV_PAGE;
@@ -220,19 +258,17 @@ static void qkv_run(const struct qkv_case &c, bool with_lib, int n_tok)
 	dense_device_free(&d);
 }
 
-TEST(qkv_own)
+static void qkv_all(enum path path, int most)
 {
 	for (const struct qkv_case &c : QKV)
 		for (int n_tok : N_TOK)
-			if (n_tok < 1000)
-				qkv_run(c, false, n_tok);
+			if (n_tok <= most)
+				qkv_run(c, path, n_tok);
 }
-TEST(qkv_lib)
-{
-	for (const struct qkv_case &c : QKV)
-		for (int n_tok : { 33, 64, 129, 1024 })
-			qkv_run(c, true, n_tok);
-}
+TEST(qkv_small) { qkv_all(SMALL, 257); }
+TEST(qkv_wide) { qkv_all(WIDE, 1024); }
+TEST(qkv_own) { qkv_all(OWN, 257); }
+TEST(qkv_lib) { qkv_all(LIB, 1024); }
 
 /* The same bits each time, and for a token alone as in any batch that the own small kernel serves. */
 TEST(same_bits)

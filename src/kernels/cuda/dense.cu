@@ -12,6 +12,10 @@
 
 constexpr int SMALL_TOK = 32;
 
+/* Scratch behind the counters. */
+static char *data_of(const struct cuda_dev *d) { return static_cast<char *>(d->scratch) + CUDA_COUNTER_BYTES; }
+static size_t data_bytes(const struct cuda_dev *d) { return d->scratch_bytes > CUDA_COUNTER_BYTES ? d->scratch_bytes - CUDA_COUNTER_BYTES : 0; }
+
 static size_t up256(size_t n) { return (n + 255) / 256 * 256; }
 
 static int fail(struct moxie_err *err, const char *op, cudaError_t rc)
@@ -37,23 +41,19 @@ static int check_bias(struct moxie_err *err, const char *op, const struct weight
 	return b && b->dtype != DT_BF16 && b->dtype != DT_F32 ? err_set(err, MOXIE_E_SHAPE, "%s: bias is %s, wanted BF16 or F32", op, dtype_name(b->dtype)) : 0;
 }
 
-extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err)
+extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, struct moxie_err *err)
 {
-	if (a->n_tok == 0)
-		return 0;
 	int rc = check_operands(err, "gemm", a->a, a->w, a->n_out, a->n_in);
 	if (!rc)
 		rc = check_bias(err, "gemm", a->b);
 	if (rc)
 		return rc;
-	struct dense_job j = {};
-	j.x = a->a, j.w = a->w->data, j.n_in = a->n_in;
-	j.out.d = a->d, j.out.n_tok = a->n_tok, j.out.n_out = a->n_out, j.out.add = a->add, j.out.d_f32 = a->d_f32;
+	*j = {};
+	j->x = a->a, j->w = a->w->data, j->n_in = a->n_in;
+	j->out.d = a->d, j->out.n_tok = a->n_tok, j->out.n_out = a->n_out, j->out.add = a->add, j->out.d_f32 = a->d_f32;
 	if (a->b)
-		j.out.b = a->b->data, j.out.b_f32 = a->b->dtype == DT_F32;
-	if (a->n_tok > SMALL_TOK && dense_lib_gemm(d, &j, d->scratch, d->scratch_bytes))
-		return 0;
-	return fail(err, "gemm", dense_small(d, &j));
+		j->out.b = a->b->data, j->out.b_f32 = a->b->dtype == DT_F32;
+	return 0;
 }
 
 /* The part of qkv after the product: p [n_tok, n_out] bf16, bias included.  A thread does one pair. */
@@ -73,15 +73,15 @@ __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __n
 static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cudaError_t *rc)
 {
 	const size_t p_bytes = up256((size_t)j->out.n_tok * j->out.n_out * 2);
-	if (p_bytes > d->scratch_bytes)
+	if (p_bytes > data_bytes(d))
 		return false;
 	struct dense_job g = *j;
-	g.out.d = d->scratch, g.out.qkv = false;
-	if (!dense_lib_gemm(d, &g, (char *)d->scratch + p_bytes, d->scratch_bytes - p_bytes))
+	g.out.d = data_of(d), g.out.qkv = false;
+	if (!dense_lib_gemm(d, &g, data_of(d) + p_bytes, data_bytes(d) - p_bytes))
 		return false;
 	struct dense_out o = j->out;
 	o.b = NULL;
-	*rc = cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, o, static_cast<const __nv_bfloat16 *>(d->scratch));
+	*rc = cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, o, reinterpret_cast<const __nv_bfloat16 *>(data_of(d)));
 	return true;
 }
 
@@ -91,11 +91,9 @@ static bool follows(const struct weight *b, const struct weight *a, int64_t n)
 	return !a == !b && (!a || (a->dtype == b->dtype && b->data == (const char *)a->data + n * dtype_bytes(a->dtype)));
 }
 
-extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct moxie_err *err)
+extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, struct moxie_err *err)
 {
-	const int n_tok = a->batch->n_tok, n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
-	if (n_tok == 0)
-		return 0;
+	const int n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head;
 	int rc = check_operands(err, "qkv", a->h, a->wq, n_q + 2 * n_kv, a->n_embd);
 	if (!rc)
 		rc = check_bias(err, "qkv", a->bq);
@@ -106,24 +104,48 @@ extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct mox
 	if (!follows(a->wk, a->wq, (int64_t)n_q * a->n_embd) || !follows(a->wv, a->wk, (int64_t)n_kv * a->n_embd) || !follows(a->bk, a->bq, n_q) ||
 	    !follows(a->bv, a->bk, n_kv))
 		return err_set(err, MOXIE_E_SHAPE, "qkv: wq, wk, wv or their biases do not lie one after the other");
-	struct dense_job j = {};
-	struct dense_out *const o = &j.out;
-	j.x = a->h, j.w = a->wq->data, j.n_in = a->n_embd;
-	o->d = a->q, o->n_tok = n_tok, o->n_out = n_q + 2 * n_kv, o->qkv = true;
+	*j = {};
+	struct dense_out *const o = &j->out;
+	j->x = a->h, j->w = a->wq->data, j->n_in = a->n_embd;
+	o->d = a->q, o->n_tok = a->batch->n_tok, o->n_out = n_q + 2 * n_kv, o->qkv = true;
 	if (a->bq)
 		o->b = a->bq->data, o->b_f32 = a->bq->dtype == DT_F32;
 	o->n_head = a->n_head, o->n_head_kv = a->n_head_kv, o->d_head = a->d_head;
 	o->k = a->kv->k, o->v = a->kv->v, o->kv_f32 = a->kv->dtype == DT_F32, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq, o->ring = a->kv->ring;
 	o->cs = a->cs, o->pos = a->batch->pos, o->seq = a->batch->seq;
+	return 0;
+}
+
+/* What the library does not serve. */
+static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
+{
+	return j->out.n_tok > SMALL_TOK && dense_wide_serves(j) ? dense_wide(d, j) : dense_small(d, j);
+}
+
+extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err)
+{
+	struct dense_job j;
+	const int rc = a->n_tok ? dense_gemm_job(&j, a, err) : 0;
+	if (rc || !a->n_tok || (a->n_tok > SMALL_TOK && dense_lib_gemm(d, &j, data_of(d), data_bytes(d))))
+		return rc;
+	return fail(err, "gemm", by_own(d, &j));
+}
+
+extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct moxie_err *err)
+{
+	struct dense_job j;
 	cudaError_t e = cudaSuccess;
+	const int n_tok = a->batch->n_tok, rc = n_tok ? dense_qkv_job(&j, a, err) : 0;
+	if (rc || !n_tok)
+		return rc;
 	if (n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
-		e = dense_small(d, &j);
+		e = by_own(d, &j);
 	return fail(err, "qkv", e);
 }
 
 extern "C" size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern_limits *lim)
 {
 	if (!d->dense)
-		return 0;
-	return up256((size_t)lim->n_tok * (size_t)(lim->n_head + 2 * lim->n_head_kv) * (size_t)lim->d_head * 2) + dense_lib_ws_bytes(d->dense);
+		return CUDA_COUNTER_BYTES;
+	return CUDA_COUNTER_BYTES + up256((size_t)lim->n_tok * (size_t)(lim->n_head + 2 * lim->n_head_kv) * (size_t)lim->d_head * 2) + dense_lib_ws_bytes(d->dense);
 }

@@ -32,8 +32,16 @@ struct dense_job {
 extern "C" {
 #endif
 
+/* dense.cu: checks the arguments and writes j; 0 or MOXIE_E_SHAPE. */
+int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, struct moxie_err *err);
+int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, struct moxie_err *err);
+
 /* dense_small.cu: any n_tok, meant for few; a token's bits do not depend on n_tok. */
 cudaError_t dense_small(const struct cuda_dev *d, const struct dense_job *j);
+
+/* dense_wide.cu: for many tokens, of the products it serves. */
+bool dense_wide_serves(const struct dense_job *j);
+cudaError_t dense_wide(const struct cuda_dev *d, const struct dense_job *j);
 
 /* dense_lib.cu: cuBLASLt.  gemm alone; false: it does not serve this one. */
 bool dense_lib_gemm(const struct cuda_dev *d, const struct dense_job *j, void *ws, size_t ws_bytes);

@@ -73,6 +73,10 @@ static bool preference(const struct dense_lib *l, cublasLtMatmulPreferenceOpaque
 	if (l->cublasLtMatmulPreferenceInit_internal(pref, sizeof *pref) ||
 	    l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WS_MAX, sizeof WS_MAX))
 		return false;
+	/* Parts of k are added in fp32 by a kernel of their own: as bf16, or in whatever order they end, is not what gemm promises. */
+	const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+	if (l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes))
+		return false;
 	for (auto a : align)
 		if (l->cublasLtMatmulPreferenceSetAttribute(pref, a, &ALIGN, sizeof ALIGN))
 			return false;
