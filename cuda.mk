@@ -22,7 +22,7 @@ plots:                                           ## draw docs/moe_h200.svg from 
 $(B)/cuda/err.o: src/base/err.c src/base/err.h include/moxie_status.h
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
 $(B)/cuda/ref_attn.o: src/kernels/cpu/ref_attn.c src/kernels/cpu/ref.h src/kernels/kernels.h
-	@mkdir -p $(@D) && $(CC) $(filter-out -fopenmp,$(FLAGS)) -Wno-unknown-pragmas -c -o $@ $<
+	@mkdir -p $(@D) && $(CC) $(filter-out -fopenmp,$(FLAGS)) -Wno-unknown-pragmas -Wno-unused-parameter -c -o $@ $<
 $(B)/cuda/%.o: src/kernels/cuda/%.cu $(CU_HEAD)
 	@mkdir -p $(@D) && echo "NVCC $<"
 	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }

@@ -31,13 +31,14 @@ static attn_param param_of(const attn_args *a)
 	return p;
 }
 
-/* Sequences s .. of one kind (decoded, or not) in a row. */
-static int run_length(const batch *b, int s, bool decoded)
+/* Spans of more than min_row rows through the plain kernel. */
+static cudaError_t plain_spans(const cuda_dev *d, const attn_param &p, const batch *b, int min_row)
 {
-	int n = 0;
-	while (s + n < b->n_seq && (b->span[s + n].n_row <= DECODE_ROW) == decoded)
-		n++;
-	return n;
+	cudaError_t e = cudaSuccess;
+	for (int s = 0; s < b->n_seq && e == cudaSuccess; s++)
+		if (b->span[s].n_row > min_row)
+			e = attn_plain(d->stream, p, b->span[s].row0, b->span[s].n_row);
+	return e;
 }
 
 int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
@@ -51,16 +52,18 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 	if (!b->n_tok)
 		return 0;
 	const attn_param p = param_of(a);
+	const int min_row = attn_decode_serves(a->d_head) ? DECODE_ROW : 0;
+	int decoded = 0, longest = 0; /* most rows of a span that is decoded; of any */
+	for (int s = 0; s < b->n_seq; s++) {
+		const int n = b->span[s].n_row;
+		decoded = n <= min_row && n > decoded ? n : decoded;
+		longest = n > longest ? n : longest;
+	}
 	cudaError_t e = cudaSuccess;
-	if (!attn_decode_serves(a->d_head))
-		e = attn_plain(d->stream, p, 0, b->n_tok);
-	else
-		for (int s = 0, n; s < b->n_seq && e == cudaSuccess; s += n) {
-			const bool decoded = b->span[s].n_row <= DECODE_ROW;
-			n = run_length(b, s, decoded);
-			const int row0 = b->span[s].row0, end = s + n < b->n_seq ? b->span[s + n].row0 : b->n_tok;
-			e = decoded ? attn_decode(d, p, s, n, DECODE_ROW) : attn_plain(d->stream, p, row0, end - row0);
-		}
+	if (longest > min_row)
+		e = attn_prefill_serves(p) ? attn_prefill(d, p, b->span, b->n_seq, min_row) : plain_spans(d, p, b, min_row);
+	if (decoded && e == cudaSuccess)
+		e = attn_decode(d, p, b->n_seq, decoded);
 	if (e != cudaSuccess)
 		return err_set(err, MOXIE_E_DEVICE, "attention of %d tokens: %s", b->n_tok, cudaGetErrorString(e));
 	return 0;

@@ -29,10 +29,14 @@ struct attn_param {
 /* Rows row0 .. row0 + n_row - 1 of the batch. */
 cudaError_t attn_plain(cudaStream_t stream, const attn_param &p, int row0, int n_row);
 
-/* Those of the n_seq sequences from seq0 on whose spans have 1 .. max_row rows; the others are left alone.  Partial results go
- * to scratch; as many sequences a launch as scratch holds.  Returns cudaErrorInvalidValue if it holds not even one. */
+/* Those of the n_seq sequences whose spans have 1 .. max_row rows; the others are left alone.  Partial results go to scratch;
+ * as many sequences a launch as scratch holds.  Returns cudaErrorInvalidValue if it holds not even one. */
 bool attn_decode_serves(int d_head);
-cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int seq0, int n_seq, int max_row);
+cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int n_seq, int max_row);
 size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head);
+
+/* Those of the n_seq spans (host) that have more than min_row rows.  d_head 64, scale > 0. */
+bool attn_prefill_serves(const attn_param &p);
+cudaError_t attn_prefill(const cuda_dev *d, const attn_param &p, const span *spans, int n_seq, int min_row);
 
 #endif

@@ -63,30 +63,6 @@ __device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], 
 	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-/* 16 bytes global -> shared past L1; zeros where not wanted. */
-__device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, bool wanted)
-{
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(wanted ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-/* Tiles are TILE rows of D bf16; the 16-byte columns of a row are exclusive-ored with the row's number, so that neither
- * the copies nor ldmatrix meet in a bank. */
-template <int D> struct tile_of {
-	static constexpr int KEYS = D <= 64 ? 64 : 4096 / D, COL = D / 8, BYTES = KEYS * D * 2, PER_PAGE = KV_PAGE / KEYS;
-	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row & 7))) * 16; }
-	/* src: the tile's first row; rows from n_row on are filled with zeros. */
-	static __device__ __forceinline__ void fetch(uint32_t dst, const __nv_bfloat16 *src, int n_row)
-	{
-		const int lane = threadIdx.x % 32;
-#pragma unroll
-		for (int i = 0; i < KEYS * COL / 32; i++) {
-			const int c = i * 32 + lane, row = c / COL;
-			cp_async16_if(dst + at(row, c % COL), src + c * 8, row < n_row);
-		}
-	}
-};
-
 /* What a warp has of its rows g and g + 8 (g = lane / 4): running max and this lane's share of the sum, on the base-2 scale;
  * o[nt]: channels 8 nt + 2 (lane % 4) + {0, 1} of row g, then of row g + 8. */
 template <int D> struct rows_state {
@@ -284,7 +260,8 @@ template <int D, class PART, class VALUE, class OUT> __device__ __forceinline__ 
 }
 
 template <int D>
-__global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_scratch ws, int seq0, int n_tile)
+__global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_scratch ws, int seq0, int n_tile,
+                                                                  int max_row)
 {
 	using tile = tile_of<D>;
 	extern __shared__ __align__(128) char smem[];
@@ -297,7 +274,7 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_c
 	const struct span span = p.span[seq];
 	decode_rows rows = { (int)blockIdx.z % n_tile * ROWS, 0, group, ihkv, span.row0, span.pos0 };
 	rows.n = min(ROWS, span.n_row * group - rows.first);
-	if (rows.n <= 0)
+	if (rows.n <= 0 || span.n_row > max_row)
 		return;
 	const int last = rows.pos(rows.n - 1), first = attn_first_key(rows.pos(0), p.window), page0 = first / KV_PAGE, n_page = last / KV_PAGE + 1 - page0;
 	const int pages = attn_chunk_pages(n_page, attn_max_chunk(p.n_head_kv)), n_chunk = (n_page + pages - 1) / pages;
@@ -370,7 +347,7 @@ size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 }
 
 template <int D>
-static cudaError_t launch(const cuda_dev *d, const attn_param &p, int seq0, int n_seq, int max_row)
+static cudaError_t launch(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
 	const int group = p.n_head / p.n_head_kv, n_tile = (max_row * group + ROWS - 1) / ROWS, bytes = N_WARP * 2 * tile_of<D>::BYTES;
 	/* A row sees at most the pages of its window, wherever that begins. */
@@ -391,11 +368,11 @@ static cudaError_t launch(const cuda_dev *d, const attn_param &p, int seq0, int 
 	}
 	cudaError_t e = cudaFuncSetAttribute(attn_decode_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 	for (int s = 0; s < n_seq && e == cudaSuccess; s += most)
-		e = cuda_launch(attn_decode_kernel<D>, dim3(n_chunk, p.n_head_kv, std::min(most, n_seq - s) * n_tile), 32 * N_WARP, bytes, d->stream, p, ws, seq0 + s, n_tile);
+		e = cuda_launch(attn_decode_kernel<D>, dim3(n_chunk, p.n_head_kv, std::min(most, n_seq - s) * n_tile), 32 * N_WARP, bytes, d->stream, p, ws, s, n_tile, max_row);
 	return e;
 }
 
-cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int seq0, int n_seq, int max_row)
+cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
-	return p.d_head == 64 ? launch<64>(d, p, seq0, n_seq, max_row) : p.d_head == 128 ? launch<128>(d, p, seq0, n_seq, max_row) : launch<256>(d, p, seq0, n_seq, max_row);
+	return p.d_head == 64 ? launch<64>(d, p, n_seq, max_row) : p.d_head == 128 ? launch<128>(d, p, n_seq, max_row) : launch<256>(d, p, n_seq, max_row);
 }

@@ -1,0 +1,287 @@
+/* attn_prefill - attention of spans of many rows on wgmma.
+ *
+ *   o, q   [n_tok, n_head, 64] bf16      k, v  [n_page, n_head_kv, KV_PAGE, 64] bf16      formula: kernels.h attn_args
+ *
+ * Map.  A row of the MMA is a pair (row of the span, query head of the group), heads fastest: the group's heads share every K
+ * and V tile, and a tile of 192 pairs spans few positions, so that little of a window or a diagonal is masked.
+ *   grid  (tile of BLOCK_M pairs of one span, KV head); the last tiles, which see most keys, come first
+ *   CTA   N_WG warpgroups of 64 pairs each and one warp that fetches pages of 64 keys with cp.async, N_STAGE deep
+ *   Per page and warpgroup:  S = Q K^T (RS, Q in registers), online softmax in registers, O += P V (RS, V read transposed).
+ *   S of page j and P V of page j - 1 are both under way while the warps work out softmax; the other warpgroups fill the rest.
+ * The running max is raised only when a score exceeds it by 2^8: weights stay below 2^8 in fp32 and bf16 keeps its relative
+ *   precision, and almost every rescaling of O is saved.
+ * Numerics: bf16 products, fp32 sums, ex2.approx (2 ulp), weights rounded to bf16 for the product with V but not for their
+ *   sum; one rounding to bf16 at the end.  Fixed order: bitwise repeatable.
+ * Rows past the span's last position are never read (filled with zeros), so NaN there is harmless.
+ * Cost: per 64 pairs and 64 keys 256 clocks of MMA and 256 of ex2 (16 a clock and SM), 150 of issue: at best 790 TFLOP/s of
+ *   seen keys, half of it if the two did not overlap.
+ * Source: Dao, FlashAttention-2 (arXiv 2307.08691); Shah et al., FlashAttention-3 (arXiv 2407.08608); PTX ISA, wgmma.
+ * Test: build/cuda/test_attn prefill    Bench: build/cuda/bench_attn prefill
+ */
+#include "attn.cuh"
+#include "device/launch.cuh"
+
+constexpr int D = 64, N_WG = 3, BLOCK_M = 64 * N_WG, N_STAGE = 4, PAGE_BYTES = KV_PAGE * D * 2;
+constexpr int THREADS = 128 * N_WG + 32, MAX_SPAN = 96;
+constexpr float RAISE = 8;
+static_assert(KV_PAGE == 64, "a page is one tile of keys");
+
+struct prefill_span {
+	int row0, n_row, pos0, seq, tile0; /* tile0: tiles of the spans before */
+};
+struct prefill_table {
+	int n;
+	prefill_span s[MAX_SPAN];
+};
+
+/* d = a b, or d += a b: m64n64k16, a from registers, b from shared memory: TRANS ? [k][n] : [n][k]. */
+template <bool ADD, bool TRANS> __device__ __forceinline__ void wgmma_m64n64(float (&d)[32], const uint32_t (&a)[4], uint64_t b)
+{
+	asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;\n"
+	             "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16\n"
+	             "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23,"
+	             " %24, %25, %26, %27, %28, %29, %30, %31},\n"
+	             "{%32, %33, %34, %35}, %36, p, 1, 1, %38; }\n"
+	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+	               "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+	               "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+	               "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD), "n"(TRANS));
+}
+/* What cp.async wrote becomes visible to wgmma. */
+__device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/* The tile of pairs of one CTA, and the pages it sees. */
+struct prefill_tile {
+	int seq, row0, pos0, n_pair, first; /* of the span; first pair of the tile */
+	int group, ihkv;
+	int page0, n_page, last;            /* last position of the span */
+	__device__ int pos(int pair) const { return pos0 + pair / group; }
+};
+
+struct pipe {
+	uint32_t smem, full_k, full_v, empty_k, empty_v; /* barriers: 8 bytes a stage */
+	__device__ uint32_t k(int s) const { return smem + s * 2 * PAGE_BYTES; }
+	__device__ uint32_t v(int s) const { return smem + s * 2 * PAGE_BYTES + PAGE_BYTES; }
+};
+
+/* The fetching warp: K and V of every page, in order. */
+__device__ void produce(const attn_param &p, const prefill_tile &t, const pipe &pipe)
+{
+	const int lane = threadIdx.x % 32;
+	int page = 0;
+	for (int j = 0; j < t.n_page; j++) {
+		const int s = j % N_STAGE, parity = j / N_STAGE & 1;
+		if (j % 32 == 0 && j + lane < t.n_page)
+			page = attn_page(p, t.seq, t.page0 + j + lane);
+		const int64_t at = attn_page_at(p, __shfl_sync(~0u, page, j % 32), t.ihkv, D);
+		const int n_key = t.last + 1 - (t.page0 + j) * KV_PAGE;
+		mbar_wait(pipe.empty_k + 8 * s, parity ^ 1);
+		tile_of<D>::fetch(pipe.k(s), p.k + at, n_key);
+		cp_async_arrive(pipe.full_k + 8 * s);
+		mbar_wait(pipe.empty_v + 8 * s, parity ^ 1);
+		tile_of<D>::fetch(pipe.v(s), p.v + at, n_key);
+		cp_async_arrive(pipe.full_v + 8 * s);
+	}
+}
+
+/* A thread's rows g and g + 8 of its warp's 16: running max and own share of the sum, base 2; which keys they see. */
+struct rows_state {
+	float max[2], sum[2];
+	int lo[2], hi[2];
+};
+
+/* Scores of the page at key0 become weights; scale[i]: what O of row i is to be multiplied by first. */
+__device__ __forceinline__ void softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, float scale_log2)
+{
+	const int lane = threadIdx.x % 32;
+	if (masked)
+#pragma unroll
+		for (int i = 0; i < 32; i++) {
+			const int key = key0 + i / 4 * 8 + lane % 4 * 2 + i % 2, half = i / 2 % 2;
+			if (key < r.lo[half] || key > r.hi[half])
+				s[i] = -INFINITY;
+		}
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		float m = -INFINITY;
+#pragma unroll
+		for (int i = 0; i < 32; i++)
+			if (i / 2 % 2 == half)
+				m = fmaxf(m, s[i]);
+		m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+		m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+		m *= scale_log2;
+		m = m > r.max[half] + RAISE ? m : r.max[half];
+		const float base = m == -INFINITY ? 0 : m; /* no key seen yet: all weights 0 */
+		scale[half] = exp2_approx(r.max[half] - base);
+		r.max[half] = m;
+		float sum = r.sum[half] * scale[half];
+#pragma unroll
+		for (int i = 0; i < 32; i++)
+			if (i / 2 % 2 == half) {
+				s[i] = exp2_approx(fmaf(s[i], scale_log2, -base));
+				sum += s[i];
+			}
+		r.sum[half] = sum;
+	}
+}
+
+/* One warp of a warpgroup: 16 pairs, all pages. */
+__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe)
+{
+	const int lane = threadIdx.x % 32, pair0 = t.first + threadIdx.x / 32 * 16;
+	rows_state r;
+	uint32_t q[4][4], w[4][4];
+	float o[32], s[32], scale[2];
+	int64_t at[2];
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		const int x = pair0 + lane / 4 + 8 * half;
+		const bool real = x < t.n_pair;
+		at[half] = real ? ((int64_t)(t.row0 + x / t.group) * p.n_head + t.ihkv * t.group + x % t.group) * D : -1;
+		r.hi[half] = real ? t.pos(x) : -1;
+		r.lo[half] = real ? attn_first_key(r.hi[half], p.window) : 0;
+		r.max[half] = -INFINITY;
+		r.sum[half] = 0;
+#pragma unroll
+		for (int ks = 0; ks < 4; ks++) {
+			q[ks][half] = real ? *(const uint32_t *)(p.q + at[half] + ks * 16 + lane % 4 * 2) : 0;
+			q[ks][half + 2] = real ? *(const uint32_t *)(p.q + at[half] + ks * 16 + 8 + lane % 4 * 2) : 0;
+		}
+	}
+#pragma unroll
+	for (int i = 0; i < 32; i++)
+		o[i] = 0;
+	/* Pages that all 16 pairs see whole need no mask. */
+	const int whole_lo = pair0 + 15 < t.n_pair ? attn_first_key(t.pos(pair0 + 15), p.window) : 0, whole_hi = pair0 + 15 < t.n_pair ? t.pos(pair0) : -1;
+	const auto masked = [&](int key0) { return key0 < whole_lo || key0 + KV_PAGE - 1 > whole_hi; };
+	const auto scores = [&](int j) {
+		const uint32_t k = wgmma_desc_low(pipe.k(j % N_STAGE));
+		mbar_wait(pipe.full_k + 8 * (j % N_STAGE), j / N_STAGE & 1);
+		proxy_fence();
+		wgmma_fence();
+		wgmma_m64n64<false, false>(s, q[0], wgmma_desc(k));
+#pragma unroll
+		for (int ks = 1; ks < 4; ks++)
+			wgmma_m64n64<true, false>(s, q[ks], wgmma_desc(k + 2 * ks));
+		wgmma_commit();
+	};
+	const auto values = [&](int j) {
+		const uint32_t v = wgmma_desc_low(pipe.v(j % N_STAGE));
+		mbar_wait(pipe.full_v + 8 * (j % N_STAGE), j / N_STAGE & 1);
+		proxy_fence();
+		wgmma_fence();
+#pragma unroll
+		for (int ks = 0; ks < 4; ks++)
+			wgmma_m64n64<true, true>(o, w[ks], wgmma_desc(v + 128 * ks));
+		wgmma_commit();
+	};
+	const auto release = [&](uint32_t empty, int j) {
+		if (lane == 0)
+			mbar_arrive(empty + 8 * (j % N_STAGE));
+	};
+	const auto take_weights = [&] {
+#pragma unroll
+		for (int ks = 0; ks < 4; ks++)
+#pragma unroll
+			for (int i = 0; i < 4; i++)
+				w[ks][i] = pack_bf16(s[8 * ks + 2 * i], s[8 * ks + 2 * i + 1]);
+	};
+	scores(0);
+	wgmma_wait<0>();
+	pin(s);
+	release(pipe.empty_k, 0);
+	softmax(s, r, scale, t.page0 * KV_PAGE, masked(t.page0 * KV_PAGE), p.scale_log2);
+	take_weights();
+	for (int j = 1; j < t.n_page; j++) {
+		const int key0 = (t.page0 + j) * KV_PAGE;
+		scores(j);
+		values(j - 1);
+		wgmma_wait<1>();
+		pin(s);
+		release(pipe.empty_k, j);
+		softmax(s, r, scale, key0, masked(key0), p.scale_log2);
+		wgmma_wait<0>();
+		pin(o);
+		release(pipe.empty_v, j - 1);
+		if (__any_sync(~0u, scale[0] != 1 || scale[1] != 1))
+#pragma unroll
+			for (int i = 0; i < 32; i++)
+				o[i] *= scale[i / 2 % 2];
+		take_weights();
+	}
+	values(t.n_page - 1);
+	wgmma_wait<0>();
+	pin(o);
+
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		float sum = r.sum[half];
+		sum += __shfl_xor_sync(~0u, sum, 1);
+		sum += __shfl_xor_sync(~0u, sum, 2);
+		if (at[half] < 0)
+			continue;
+		const float sink = attn_sink(p, t.ihkv * t.group + (pair0 + lane / 4 + 8 * half) % t.group), top = fmaxf(r.max[half], sink);
+		const float x = exp2_approx(r.max[half] - top), inv = x / (sum * x + exp2_approx(sink - top));
+#pragma unroll
+		for (int nt = 0; nt < 8; nt++)
+			*(uint32_t *)(p.o + at[half] + nt * 8 + lane % 4 * 2) = pack_bf16(o[4 * nt + 2 * half] * inv, o[4 * nt + 2 * half + 1] * inv);
+	}
+}
+
+__global__ void __launch_bounds__(THREADS, 1) attn_prefill_kernel(const __grid_constant__ attn_param p, const __grid_constant__ prefill_table table)
+{
+	extern __shared__ char smem_raw[];
+	__shared__ uint64_t bar[4][N_STAGE];
+	const int warp = threadIdx.x / 32, tile = gridDim.x - 1 - blockIdx.x;
+	pipe pipe = { (smem_u32(smem_raw) + 1023) & ~1023u, smem_u32(bar[0]), smem_u32(bar[1]), smem_u32(bar[2]), smem_u32(bar[3]) };
+	if (threadIdx.x == 0) {
+		for (int s = 0; s < N_STAGE; s++) {
+			mbar_init(pipe.full_k + 8 * s, 32);
+			mbar_init(pipe.full_v + 8 * s, 32);
+			mbar_init(pipe.empty_k + 8 * s, 4 * N_WG);
+			mbar_init(pipe.empty_v + 8 * s, 4 * N_WG);
+		}
+		mbar_init_fence();
+	}
+	__syncthreads();
+	int i = 0;
+	while (i + 1 < table.n && table.s[i + 1].tile0 <= tile)
+		i++;
+	const prefill_span &sp = table.s[i];
+	prefill_tile t = {};
+	t.seq = sp.seq, t.row0 = sp.row0, t.pos0 = sp.pos0;
+	t.group = p.n_head / p.n_head_kv, t.ihkv = blockIdx.y;
+	t.n_pair = sp.n_row * t.group, t.first = (tile - sp.tile0) * BLOCK_M;
+	t.page0 = attn_first_key(t.pos(t.first), p.window) / KV_PAGE;
+	t.n_page = t.pos(min(t.first + BLOCK_M, t.n_pair) - 1) / KV_PAGE + 1 - t.page0;
+	t.last = sp.pos0 + sp.n_row - 1;
+	pdl_launch();
+	pdl_wait();
+	if (warp == 4 * N_WG)
+		produce(p, t, pipe);
+	else
+		consume(p, t, pipe);
+}
+
+bool attn_prefill_serves(const attn_param &p) { return p.d_head == D && p.scale_log2 > 0; }
+
+cudaError_t attn_prefill(const cuda_dev *d, const attn_param &p, const span *spans, int n_seq, int min_row)
+{
+	const int group = p.n_head / p.n_head_kv, bytes = N_STAGE * 2 * PAGE_BYTES + 1024;
+	cudaError_t e = cudaFuncSetAttribute(attn_prefill_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+	prefill_table table = {};
+	int n_tile = 0;
+	for (int s = 0; s < n_seq && e == cudaSuccess; s++) {
+		if (spans[s].n_row > min_row) {
+			table.s[table.n++] = { spans[s].row0, spans[s].n_row, spans[s].pos0, s, n_tile };
+			n_tile += (spans[s].n_row * group + BLOCK_M - 1) / BLOCK_M;
+		}
+		if (n_tile && (table.n == MAX_SPAN || s == n_seq - 1)) {
+			e = cuda_launch(attn_prefill_kernel, dim3(n_tile, p.n_head_kv), THREADS, bytes, d->stream, p, table);
+			table.n = n_tile = 0;
+		}
+	}
+	return e;
+}
