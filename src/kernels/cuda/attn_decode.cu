@@ -38,6 +38,13 @@ static __device__ int attn_chunk_pages(int n_page, int max_chunk)
 	return CHUNK_PAGES * ((n_page + CHUNK_PAGES * max_chunk - 1) / (CHUNK_PAGES * max_chunk));
 }
 
+__device__ __forceinline__ int count_acq_rel(int32_t *p)
+{
+	int before;
+	asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+	return before;
+}
+
 /* Where partial results go: slot = ((z * n_head_kv + ihkv) * n_chunk + chunk) * n_row + row of the tile. */
 struct decode_scratch {
 	int32_t *counter; /* [z, n_head_kv] */
@@ -320,14 +327,12 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_c
 		if (ch == 0)
 			__stcg(ws.ml + slot(chunk, row), ml);
 	});
-	__threadfence();
-	__syncthreads();
+	__syncthreads(); /* thread 0's release covers what the others wrote */
 	if (threadIdx.x == 0)
-		is_last = atomicAdd(ws.counter + owner, 1) == n_chunk - 1;
+		is_last = count_acq_rel(ws.counter + owner) == n_chunk - 1;
 	__syncthreads();
 	if (!is_last)
 		return;
-	__threadfence();
 	float2 *const ml = (float2 *)smem; /* [n_chunk, ROWS] */
 	for (int x = threadIdx.x; x < n_chunk * rows.n; x += 32 * N_WARP)
 		ml[x / rows.n * ROWS + x % rows.n] = __ldcg(ws.ml + slot(x / rows.n, x % rows.n));
@@ -350,8 +355,8 @@ template <int D>
 static cudaError_t launch(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
 	const int group = p.n_head / p.n_head_kv, n_tile = (max_row * group + ROWS - 1) / ROWS, bytes = N_WARP * 2 * tile_of<D>::BYTES;
-	/* A row sees at most the pages of its window, wherever that begins. */
-	const int window_pages = p.window > 0 ? (p.window + max_row - 2) / KV_PAGE + 2 : p.n_page_seq, n_page = std::min(p.n_page_seq, window_pages);
+	/* A row sees at most the pages of its window, wherever that begins: one more than a ring may have. */
+	const int window_pages = p.window > 0 ? (p.window + max_row - 2) / KV_PAGE + 2 : INT32_MAX, n_page = p.ring ? window_pages : std::min(p.n_page_seq, window_pages);
 	const int n_chunk = std::min(attn_max_chunk(p.n_head_kv), (n_page + CHUNK_PAGES - 1) / CHUNK_PAGES);
 	decode_scratch ws = {};
 	ws.n_row = std::min(ROWS, max_row * group);
