@@ -23,6 +23,8 @@ $(B)/cuda/err.o: src/base/err.c src/base/err.h include/moxie_status.h
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
 $(B)/cuda/ref_attn.o: src/kernels/cpu/ref_attn.c src/kernels/cpu/ref.h src/kernels/kernels.h
 	@mkdir -p $(@D) && $(CC) $(filter-out -fopenmp,$(FLAGS)) -Wno-unknown-pragmas -Wno-unused-parameter -c -o $@ $<
+$(B)/cuda/sampler.o: src/engine/sampler.c src/engine/sampler.h include/moxie.h
+	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
 $(B)/cuda/%.o: src/kernels/cuda/%.cu $(CU_HEAD)
 	@mkdir -p $(@D) && echo "NVCC $<"
 	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
@@ -35,9 +37,10 @@ $(B)/libmoxie-cuda.so: $(CU_OBJ)
 	@$(NVCC) -shared --cudart static -Xlinker -soname,libmoxie-cuda.so.0 -o $@ $^ -ldl
 	@ln -sf libmoxie-cuda.so $(B)/libmoxie-cuda.so.0
 $(B)/cuda/test_attn: $(B)/cuda/ref_attn.o# the plain C op, to compare with
+$(B)/cuda/test_sample: $(B)/cuda/sampler.o# likewise
 $(B)/cuda/test_%: tests/cuda/test_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
 	@echo "NVCC $<"
-	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) $(filter %/ref_attn.o,$^) -ldl
+	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(filter %.o,$^) -ldl
 $(B)/cuda/bench_%: bench/bench_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
 	@echo "NVCC $<"
 	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) -ldl

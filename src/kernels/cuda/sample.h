@@ -9,12 +9,12 @@
 #define MOXIE_CUDA_SAMPLE_H
 
 #include "kernels/cuda/cuda.h"
-#include "moxie.h"
 
 #define SAMPLE_TOP_MAX 20          /* most log-probabilities a row may ask for beside its own */
 #define SAMPLE_VOCAB_MAX (1 << 19) /* sums of 2^44 stay below 2^63 */
 
-/* What one row asks for; device memory, read by the kernel, so a captured graph takes whatever lies there when it is replayed. */
+/* What one row asks for: moxie_sampling's fields, as sampler_check() passed them, and what the row is.  Device memory, read by the
+ * kernel, so a captured graph takes whatever lies there when it is replayed. */
 struct sample_row {
 	uint64_t seed, n;  /* the draw is a function of these two and the logits; n: tokens of the timeline so far */
 	float temperature; /* 0: the most likely token, lowest id among equals */
@@ -29,8 +29,9 @@ struct sample_row {
 };
 
 /* Why counts and not lists of tokens: a penalty is then one read beside each logit, whatever the length of the timeline, and the
- * kernel itself can add its pick.  A word: bits 0-15 times generated (at most 65535, as on the CPU), bit 16 seen at all. */
-#define SAMPLE_SEEN (1u << 16)
+ * kernel itself can add its pick.  A word: times generated in bits 0-30 (taken as 65535 beyond, as on the CPU), seen at all in bit 31.
+ * No two rows of a call share a row of hist. */
+#define SAMPLE_SEEN (1u << 31)
 
 struct sample_args {
 	int32_t *id;            /* [n_row] out */
@@ -64,23 +65,5 @@ int cuda_sample_history(struct cuda_dev *d, const struct sample_history_args *a,
 #ifdef __cplusplus
 }
 #endif
-
-/* sp as sampler_check() passed it, at timeline length n. */
-static inline struct sample_row sample_row_of(const struct moxie_sampling *sp, uint64_t n)
-{
-	struct sample_row r = { 0 };
-	r.seed = sp->seed;
-	r.n = n;
-	r.temperature = sp->temperature;
-	r.top_p = sp->top_p;
-	r.min_p = sp->min_p;
-	r.repetition_penalty = sp->repetition_penalty;
-	r.presence_penalty = sp->presence_penalty;
-	r.frequency_penalty = sp->frequency_penalty;
-	r.top_k = sp->top_k;
-	r.n_top = -1;
-	r.hist = -1;
-	return r;
-}
 
 #endif

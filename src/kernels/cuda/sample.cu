@@ -1,0 +1,706 @@
+/* sample.cu - see sample.h.  A row belongs to a cluster of CTAs; each holds its part of the row in shared memory, so the logits are
+ * read from device memory once and every later pass costs no bandwidth.
+ *
+ *   logits [n_row, n_vocab] fp32 in; id [n_row] i32 out; parameters and penalty counts as sample.h has them
+ *
+ * Nothing is ever sorted.  A token's weight is exp((l - best) / temperature) as an integer of 2^-44: sums of integers have no order,
+ * so histograms may be filled by atomics and all CTAs find the same.  "The first token, by falling probability, at which the sum of
+ * weights (or of ones) exceeds t" answers top-k (ones, k - 1), top-p (weights, top_p of all) and the draw (weights, u of what is
+ * left): select() narrows it down bucket by bucket, first of equal width in (best - l), then over the bits of the float.
+ * Draws without top-k and top-p go in order of ids, as on the CPU: weights are summed by CTA, by warp, by group of 32.
+ *
+ * Map: cluster of 8 CTAs (16 where rows are few or long) of 1024 threads; warp w of CTA r holds ids r S + w C .. in order.
+ * Cost: reads 4 n_vocab bytes a row (103 MB at 128 rows of 201088: 24 us at 4.3 TB/s), penalties as much again; a draw needs
+ *   one double exp for each token within e^-32 of the best.
+ * Test: build/cuda/test_sample   Bench: build/cuda/bench_sample
+ */
+#include <cuda_runtime.h>
+#include <math.h>
+
+extern "C" {
+#include "base/err.h"
+}
+#include "device/cluster.cuh"
+#include "device/ptx.cuh"
+#include "sample.h"
+
+namespace {
+
+typedef unsigned long long u64;
+
+constexpr int N_THREAD = 1024, N_WARP = N_THREAD / 32, N_BUCKET = N_THREAD; /* a thread owns a bucket */
+constexpr int CLUSTER_MAX = 16;
+constexpr float TAIL = 32;         /* weights below e^-32 are less than half of 2^-44: zero */
+constexpr double ONE = 0x1p44;     /* the best token's weight */
+
+struct found {
+	int bucket;
+	u64 mass; /* before that bucket */
+	uint32_t n;
+};
+
+struct shared {
+	uint32_t lo[N_BUCKET], hi[N_BUCKET], n[N_BUCKET]; /* this CTA's histogram: weights in two words, ones */
+	u64 post[2][2];                                   /* what the other CTAs read, two sets in turn */
+	u64 warp_mass[N_WARP], scan_mass[N_WARP];
+	uint32_t warp_n[N_WARP], scan_n[N_WARP];
+	struct found found;
+	struct sample_row row;
+	u64 top[SAMPLE_TOP_MAX]; /* CTA 0: key << 32 | ~id of the most likely tokens */
+	uint32_t n_top;
+};
+
+struct param {
+	struct sample_args a;
+	int slice, chunk; /* ids of a CTA (a multiple of 4), of a warp (of 32) */
+	int n_cta;
+};
+
+/* Where we are. */
+struct place {
+	int rank, n_cta, n, chunk; /* n: ids of this CTA */
+	int warp, lane, turn;
+	float *l;
+	struct shared *s;
+};
+
+/* Order of floats as that of unsigned ints, and back.  -0 was made +0 before. */
+__device__ __forceinline__ uint32_t key_of(float v)
+{
+	const uint32_t b = __float_as_uint(v);
+	return b ^ ((uint32_t)((int)b >> 31) | 0x80000000u);
+}
+__device__ __forceinline__ float value_of(uint32_t key)
+{
+	return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
+}
+/* NaN is -inf, -0 is +0. */
+__device__ __forceinline__ float clean(float v) { return fmaxf(v, -INFINITY) + 0.f; }
+
+__device__ __forceinline__ u64 warp_sum(u64 v)
+{
+#pragma unroll
+	for (int d = 16; d; d /= 2)
+		v += __shfl_xor_sync(~0u, v, d);
+	return v;
+}
+__device__ __forceinline__ u64 warp_max(u64 v)
+{
+#pragma unroll
+	for (int d = 16; d; d /= 2) {
+		const u64 o = __shfl_xor_sync(~0u, v, d);
+		v = o > v ? o : v;
+	}
+	return v;
+}
+
+/* ---- between CTAs ---- */
+
+__device__ __forceinline__ u64 remote64(const void *p, int cta)
+{
+	u64 v;
+	asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(cluster_address(p, cta)) : "memory");
+	return v;
+}
+__device__ __forceinline__ uint32_t remote32(const void *p, int cta)
+{
+	uint32_t v;
+	asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(cluster_address(p, cta)) : "memory");
+	return v;
+}
+__device__ __forceinline__ void cluster_sync()
+{
+	__syncwarp();
+	cluster_arrive();
+	cluster_wait();
+}
+
+/* Each CTA gives two words (thread 0's); a lane gets those of CTA lane, or zeros.  Two sets suffice: whoever writes a set again
+ * has passed a barrier that every reader of it came to afterwards. */
+__device__ __forceinline__ void exchange(place &at, u64 a, u64 b, u64 *ra, u64 *rb)
+{
+	u64 *post = at.s->post[at.turn ^= 1];
+	if (threadIdx.x == 0) {
+		post[0] = a;
+		post[1] = b;
+	}
+	cluster_sync();
+	*ra = at.lane < at.n_cta ? remote64(post, at.lane) : 0;
+	*rb = at.lane < at.n_cta ? remote64(post + 1, at.lane) : 0;
+}
+
+/* ---- the best ---- */
+
+struct best {
+	float v, low; /* the largest logit, the least above -inf */
+	int id;
+};
+
+/* From each thread's own best (id: INT_MAX where it has none) and the key of its least; ties: lowest id. */
+__device__ __forceinline__ best join_best(place &at, float v, int id, uint32_t low)
+{
+	u64 k = warp_max((u64)key_of(v) << 32 | (uint32_t)~id), l = warp_max((u64)~low);
+	if (at.lane == 0) {
+		at.s->scan_mass[at.warp] = k;
+		at.s->warp_mass[at.warp] = l;
+	}
+	__syncthreads();
+	k = warp_max(at.s->scan_mass[at.lane]);
+	l = warp_max(at.s->warp_mass[at.lane]);
+	u64 rk, rl;
+	exchange(at, k, l, &rk, &rl);
+	k = warp_max(rk);
+	l = warp_max(rl);
+	best b = { value_of((uint32_t)(k >> 32)), value_of(~(uint32_t)l), (int)~(uint32_t)k };
+	if (b.v == -INFINITY)
+		b.id = 0;
+	return b;
+}
+
+struct mine { /* one thread's part of join_best */
+	float v;
+	int id;
+	uint32_t low;
+};
+
+__device__ __forceinline__ void meet(mine &m, float v, int id)
+{
+	if (v > m.v) {
+		m.v = v;
+		m.id = id;
+	}
+	if (v > -INFINITY)
+		m.low = min(m.low, key_of(v));
+}
+
+/* ---- weights and histograms ---- */
+
+struct scale {
+	float top, per_bucket; /* buckets a unit of logit */
+	double inv_t;
+	float cut;             /* logits below weigh nothing */
+	bool even;             /* the best is not finite: one bucket, no weights */
+};
+
+__device__ __forceinline__ scale scale_of(const best &b, float temperature)
+{
+	scale s;
+	s.top = b.v;
+	s.even = !isfinite(b.v);
+	s.inv_t = 1 / (double)temperature;
+	s.cut = b.v - TAIL * temperature * 1.01f; /* exp() itself says zero nearer to the edge */
+	const float span = fminf(b.v - b.low, TAIL * temperature);
+	s.per_bucket = span > 0 ? (N_BUCKET - 1) / span : 0;
+	return s;
+}
+
+__device__ __forceinline__ int bucket_of(const scale &s, float l)
+{
+	return s.even ? 0 : min(N_BUCKET - 1, (int)((s.top - l) * s.per_bucket)); /* NaN is 0, and so is 0 * inf */
+}
+
+__device__ __forceinline__ double odds(const scale &s, float l)
+{
+	return s.even || l < s.cut ? 0 : exp(((double)l - (double)s.top) * s.inv_t);
+}
+
+__device__ __forceinline__ u64 weight_of(double odds) { return __double2ull_rn(odds * ONE); }
+
+/* One token into bucket b, or b < 0: none.  The whole warp calls; a warp that agrees on the bucket adds once. */
+__device__ __forceinline__ void put(place &at, int b, u64 mass)
+{
+	int same;
+	__match_all_sync(~0u, b, &same);
+	if (same) {
+		if (b < 0)
+			return;
+		mass = warp_sum(mass);
+		if (at.lane)
+			return;
+		atomicAdd(&at.s->n[b], 32);
+	} else if (b >= 0)
+		atomicAdd(&at.s->n[b], 1);
+	else
+		return;
+	const uint32_t w = (uint32_t)mass, old = w ? atomicAdd(&at.s->lo[b], w) : 0;
+	const uint32_t up = (uint32_t)(mass >> 32) + (old + w < old);
+	if (up)
+		atomicAdd(&at.s->hi[b], up);
+}
+
+__device__ __forceinline__ void clear(place &at)
+{
+	at.s->lo[threadIdx.x] = at.s->hi[threadIdx.x] = at.s->n[threadIdx.x] = 0;
+	__syncthreads();
+}
+
+/* The cluster's sums of bucket threadIdx.x.  On return every CTA may clear its own again. */
+__device__ __forceinline__ void collect(place &at, u64 *mass, uint32_t *n)
+{
+	const int i = threadIdx.x;
+	cluster_sync();
+	*mass = 0;
+	*n = 0;
+	for (int r = 0; r < at.n_cta; r++) {
+		*mass += (u64)remote32(&at.s->hi[i], r) << 32;
+		*mass += remote32(&at.s->lo[i], r);
+		*n += remote32(&at.s->n[i], r);
+	}
+	cluster_sync();
+}
+
+/* The bucket at which the running sum first exceeds t; all threads give their bucket's and get the answer. */
+__device__ __forceinline__ found find(place &at, u64 mass, uint32_t n, u64 t, bool by_count)
+{
+	struct shared *s = at.s;
+	u64 m = mass;
+	uint32_t c = n;
+#pragma unroll
+	for (int d = 1; d < 32; d *= 2) {
+		const u64 mu = __shfl_up_sync(~0u, m, d);
+		const uint32_t cu = __shfl_up_sync(~0u, c, d);
+		m += at.lane >= d ? mu : 0;
+		c += at.lane >= d ? cu : 0;
+	}
+	if (at.lane == 31) {
+		s->scan_mass[at.warp] = m;
+		s->scan_n[at.warp] = c;
+	}
+	__syncthreads();
+	for (int w = 0; w < at.warp; w++) {
+		m += s->scan_mass[w];
+		c += s->scan_n[w];
+	}
+	const u64 to = by_count ? c : m, from = by_count ? c - n : m - mass;
+	if (from <= t && t < to)
+		s->found = found{ (int)threadIdx.x, m - mass, c - n };
+	__syncthreads();
+	return s->found;
+}
+
+/* A token by its place in the order of falling probability: its logit, what is before all tokens of that logit, and the weight of
+ * each of them. */
+struct pick {
+	uint32_t key;
+	u64 mass, weight;
+	uint32_t n;
+};
+
+/* Largest key whose bucket is at least b (one above the keys of bucket b - 1 ..): bucket_of falls as the key grows. */
+__device__ __forceinline__ uint32_t bucket_top(const scale &s, int b)
+{
+	uint32_t k = 0;
+	for (uint32_t bit = 0x80000000u; bit; bit /= 2) {
+		const float v = value_of(k | bit);
+		if (!isnan(v) && bucket_of(s, v) >= b)
+			k |= bit;
+		else if (isnan(v) && !(bit & 0x80000000u) && k < 0x80000000u) /* below -inf */
+			k |= bit;
+	}
+	return k;
+}
+
+/* mass, n: the totals of bucket threadIdx.x.  t must be less than their sum. */
+__device__ __noinline__ pick select(place &at, const scale &sc, u64 mass, uint32_t n, u64 t, bool by_count)
+{
+	found f = find(at, mass, n, t, by_count);
+	uint32_t top = bucket_top(sc, f.bucket), low = f.bucket == N_BUCKET - 1 || sc.even ? 0 : bucket_top(sc, f.bucket + 1) + 1;
+	pick p = { 0, f.mass, 0, f.n };
+	for (;;) { /* keys low .. top, `before` of them already counted */
+		const uint32_t range = top - low;
+		const int shift = max(0, 22 - __clz(range));
+		clear(at);
+		for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32) {
+			int b = -1;
+			u64 m = 0;
+			if (i + at.lane < at.n) {
+				const float l = at.l[i + at.lane];
+				const uint32_t k = key_of(l);
+				if (k >= low && k <= top) {
+					b = (int)((top - k) >> shift);
+					m = weight_of(odds(sc, l));
+				}
+			}
+			put(at, b, m);
+		}
+		collect(at, &mass, &n);
+		f = find(at, mass, n, t - (by_count ? p.n : p.mass), by_count);
+		p.mass += f.mass;
+		p.n += f.n;
+		top -= (uint32_t)f.bucket << shift;
+		if (shift == 0)
+			break;
+		low = max(low, top - ((1u << shift) - 1));
+	}
+	p.key = top;
+	p.weight = weight_of(odds(sc, value_of(top)));
+	return p;
+}
+
+/* Calls take(id) for those of the cluster's tokens of this key whose place among them, by id, is in [from, to). */
+template <typename F> __device__ __forceinline__ void visit_ties(place &at, uint32_t key, uint32_t from, uint32_t to, F take)
+{
+	uint32_t n = 0;
+	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32)
+		n += __popc(__ballot_sync(~0u, i + at.lane < at.n && key_of(at.l[i + at.lane]) == key));
+	if (at.lane == 0)
+		at.s->warp_n[at.warp] = n;
+	__syncthreads();
+	uint32_t all = __reduce_add_sync(~0u, at.s->warp_n[at.lane]);
+	uint32_t before = __reduce_add_sync(~0u, at.lane < at.warp ? at.s->warp_n[at.lane] : 0);
+	u64 theirs, unused;
+	exchange(at, all, 0, &theirs, &unused);
+	before += __reduce_add_sync(~0u, at.lane < at.rank ? (uint32_t)theirs : 0);
+	if (n == 0 || before >= to)
+		return;
+	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk && before < to; i += 32) {
+		const bool tie = i + at.lane < at.n && key_of(at.l[i + at.lane]) == key;
+		const uint32_t mask = __ballot_sync(~0u, tie), place = before + __popc(mask & ((1u << at.lane) - 1));
+		if (tie && place >= from && place < to)
+			take(i + at.lane);
+		before += __popc(mask);
+	}
+}
+
+/* Sums of one pass over all weights: the cluster's, and those of the CTAs before ours. */
+struct sums {
+	u64 all, before, likely; /* likely: of tokens at least min_p times the best */
+	u64 mass;                /* of bucket threadIdx.x, where histograms are wanted */
+	uint32_t n;
+};
+
+/* by_id: tokens below min_p weigh nothing, and warp_mass is left for draw_by_id.  Otherwise: the histogram. */
+__device__ __noinline__ sums weigh(place &at, const scale &sc, double min_p, bool by_id)
+{
+	sums r = {};
+	u64 sum = 0, likely = 0;
+	if (!by_id)
+		clear(at);
+	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32) {
+		const bool in = i + at.lane < at.n;
+		const float l = in ? at.l[i + at.lane] : -INFINITY;
+		const double o = odds(sc, l);
+		const u64 w = weight_of(o);
+		if (o >= min_p)
+			likely += w;
+		sum += w;
+		if (!by_id)
+			put(at, in ? bucket_of(sc, l) : -1, w);
+	}
+	sum = warp_sum(by_id ? likely : sum);
+	likely = warp_sum(likely);
+	if (at.lane == 0) {
+		at.s->warp_mass[at.warp] = sum;
+		at.s->scan_mass[at.warp] = likely;
+	}
+	__syncthreads();
+	sum = warp_sum(at.s->warp_mass[at.lane]);
+	likely = warp_sum(at.s->scan_mass[at.lane]);
+	u64 all, all_likely;
+	exchange(at, sum, likely, &all, &all_likely);
+	r.before = warp_sum(at.lane < at.rank ? all : 0);
+	r.all = warp_sum(all);
+	r.likely = warp_sum(all_likely);
+	if (!by_id)
+		collect(at, &r.mass, &r.n);
+	return r;
+}
+
+__device__ __forceinline__ u64 at_most(double v, u64 n) /* floor(v), and below n */
+{
+	const u64 t = __double2ull_rd(v);
+	return t < n ? t : n - 1;
+}
+
+/* Calls take(id) for the one token, in order of ids, at which the sum first exceeds t. */
+template <typename F> __device__ __forceinline__ void draw_by_id(place &at, const scale &sc, double min_p, const sums &s, u64 t, F take)
+{
+	u64 before = s.before + warp_sum(at.lane < at.warp ? at.s->warp_mass[at.lane] : 0);
+	if (t < before || t >= before + at.s->warp_mass[at.warp])
+		return;
+	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32) {
+		const double o = i + at.lane < at.n ? odds(sc, at.l[i + at.lane]) : 0;
+		const u64 w = o >= min_p ? weight_of(o) : 0;
+		u64 m = w;
+#pragma unroll
+		for (int d = 1; d < 32; d *= 2) {
+			const u64 up = __shfl_up_sync(~0u, m, d);
+			m += at.lane >= d ? up : 0;
+		}
+		if (before + m - w <= t && t < before + m)
+			take(i + at.lane);
+		before += __shfl_sync(~0u, m, 31);
+	}
+}
+
+/* Uniform in [0, 1): as src/engine/sampler.c. */
+__device__ double uniform(u64 seed, u64 pos)
+{
+	u64 z = seed * 0x9e3779b97f4a7c15ull + (pos + 1) * 0xd1342543de82ef95ull;
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+	return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+/* ---- the row ---- */
+
+/* Reads this CTA's part of a row; keeps it in shared memory if asked. */
+template <bool KEEP> __device__ __forceinline__ mine load_row(place &at, const float *row, int id0)
+{
+	mine m = { -INFINITY, 0x7fffffff, 0xffffffffu };
+	row += id0;
+	const bool wide = ((uintptr_t)row & 15) == 0;
+	const int n4 = wide ? at.n / 4 : 0;
+#pragma unroll 4
+	for (int i = threadIdx.x; i < n4; i += N_THREAD) {
+		float4 v = __ldg((const float4 *)row + i);
+		v = make_float4(clean(v.x), clean(v.y), clean(v.z), clean(v.w));
+		if (KEEP)
+			((float4 *)at.l)[i] = v;
+		meet(m, v.x, id0 + 4 * i);
+		meet(m, v.y, id0 + 4 * i + 1);
+		meet(m, v.z, id0 + 4 * i + 2);
+		meet(m, v.w, id0 + 4 * i + 3);
+	}
+	for (int i = 4 * n4 + threadIdx.x; i < at.n; i += N_THREAD) {
+		const float v = clean(__ldg(row + i));
+		if (KEEP)
+			at.l[i] = v;
+		meet(m, v, id0 + i);
+	}
+	return m;
+}
+
+__device__ __forceinline__ bool penalised(const struct sample_row &r)
+{
+	return r.hist >= 0 && ((r.repetition_penalty > 0 && r.repetition_penalty != 1) || r.presence_penalty != 0 || r.frequency_penalty != 0);
+}
+
+/* In the CPU's order, each step rounded. */
+__device__ __forceinline__ mine penalise(place &at, const struct sample_row &r, const uint32_t *hist, int id0)
+{
+	mine m = { -INFINITY, 0x7fffffff, 0xffffffffu };
+	const float rep = r.repetition_penalty > 0 ? r.repetition_penalty : 1;
+	for (int i = threadIdx.x; i < at.n; i += N_THREAD) {
+		const uint32_t h = hist[id0 + i], n = h & ~SAMPLE_SEEN;
+		float l = at.l[i];
+		if (h & SAMPLE_SEEN && rep != 1)
+			l = l > 0 ? __fdiv_rn(l, rep) : __fmul_rn(l, rep);
+		if (n)
+			l = __fsub_rn(l, __fadd_rn(r.presence_penalty, __fmul_rn(r.frequency_penalty, (float)min(n, 65535u))));
+		at.l[i] = l = clean(l);
+		meet(m, l, id0 + i);
+	}
+	return m;
+}
+
+/* The n_top most likely tokens of the row as it was given, and their log-probabilities; CTA 0 writes. */
+__device__ __forceinline__ void put_top(place &at, const param &p, int row, const scale &sc, const sums &s, int n_top,
+                                        int id0, const best &b, double ln_all)
+{
+	struct shared *sh = at.s;
+	const int n = min(n_top, p.a.n_vocab);
+	const pick last = select(at, sc, s.mass, s.n, (u64)n - 1, true);
+	/* Every CTA adds its own to CTA 0's list, in any order: at most n - 1 above the last logit, and the ties that fill it. */
+	const uint32_t list = cluster_address(sh->top, 0), count = cluster_address(&sh->n_top, 0);
+	auto add = [&](int i) {
+		uint32_t slot;
+		const u64 v = (u64)key_of(at.l[i]) << 32 | (uint32_t)~(id0 + i);
+		asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], 1;" : "=r"(slot) : "r"(count) : "memory");
+		asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(list + 8 * slot), "l"(v) : "memory");
+	};
+	for (int i = threadIdx.x; i < at.n; i += N_THREAD)
+		if (key_of(at.l[i]) > last.key)
+			add(i);
+	visit_ties(at, last.key, 0, (uint32_t)n - last.n, add);
+	cluster_sync();
+	if (at.rank || at.warp)
+		return;
+	int32_t *id = p.a.top_id + (size_t)row * SAMPLE_TOP_MAX;
+	float *lp = p.a.top_logprob + (size_t)row * SAMPLE_TOP_MAX;
+	if (at.lane < n) {
+		const u64 mine = sh->top[at.lane];
+		int place = 0;
+		for (int i = 0; i < n; i++)
+			place += sh->top[i] > mine;
+		const float l = value_of((uint32_t)(mine >> 32));
+		id[place] = (int)~(uint32_t)mine;
+		lp[place] = !sc.even ? (float)((double)l - (double)b.v - ln_all) : id[place] == b.id ? 0 : -INFINITY;
+	} else if (at.lane < n_top) {
+		id[at.lane] = -1;
+		lp[at.lane] = -INFINITY;
+	}
+}
+
+/* What the one thread that holds the pick does. */
+__device__ __forceinline__ void put_pick(const param &p, int row, const struct sample_row &r, int id, bool finite, double ln_all, float top)
+{
+	p.a.id[row] = id;
+	if (p.a.logprob && r.n_top >= 0) {
+		const float l = clean(p.a.logits[(size_t)row * p.a.n_vocab + id]);
+		p.a.logprob[row] = finite ? (float)((double)l - (double)top - ln_all) : 0;
+	}
+	if (r.append) {
+		if (p.a.hist && r.hist >= 0) {
+			uint32_t *h = p.a.hist + (size_t)r.hist * p.a.n_vocab + id;
+			*h = (*h + ((*h & ~SAMPLE_SEEN) < 65535)) | SAMPLE_SEEN;
+		}
+		p.a.row[row].n = r.n + 1;
+	}
+}
+
+__device__ __forceinline__ place place_of(const param &p, float *l, struct shared *s)
+{
+	place at;
+	at.n_cta = p.n_cta;
+	at.rank = blockIdx.x % p.n_cta;
+	at.n = max(0, min(p.slice, p.a.n_vocab - at.rank * p.slice));
+	at.chunk = p.chunk;
+	at.warp = threadIdx.x / 32;
+	at.lane = threadIdx.x % 32;
+	at.turn = 0;
+	at.l = l;
+	at.s = s;
+	return at;
+}
+
+__global__ void __launch_bounds__(N_THREAD, 1) argmax_kernel(const __grid_constant__ param p)
+{
+	__shared__ struct shared s;
+	place at = place_of(p, NULL, &s);
+	const int row = blockIdx.x / p.n_cta, id0 = at.rank * p.slice;
+	pdl_wait();
+	const mine m = load_row<false>(at, p.a.logits + (size_t)row * p.a.n_vocab, id0);
+	pdl_launch();
+	const best b = join_best(at, m.v, m.id, m.low);
+	if (at.rank == 0 && threadIdx.x == 0)
+		p.a.id[row] = b.id;
+	cluster_sync(); /* nobody leaves while its words are read */
+}
+
+__global__ void __launch_bounds__(N_THREAD, 1) sample_kernel(const __grid_constant__ param p)
+{
+	extern __shared__ float4 part[];
+	__shared__ struct shared s;
+	place at = place_of(p, (float *)part, &s);
+	const int row = blockIdx.x / p.n_cta, id0 = at.rank * p.slice;
+	pdl_wait();
+	if (threadIdx.x == 0) {
+		s.row = p.a.row[row];
+		s.n_top = 0;
+	}
+	mine m = load_row<true>(at, p.a.logits + (size_t)row * p.a.n_vocab, id0);
+	best b = join_best(at, m.v, m.id, m.low); /* its barriers show s.row to all */
+	const struct sample_row r = s.row;
+	const bool finite = isfinite(b.v);
+	const float raw_top = b.v;
+	double ln_all = 0;
+	if (r.n_top >= 0 && p.a.logprob) {
+		const scale sc = scale_of(b, 1);
+		const sums sum = weigh(at, sc, 0, r.n_top == 0);
+		ln_all = finite ? log((double)sum.all / ONE) : 0;
+		if (r.n_top > 0 && p.a.top_id && p.a.top_logprob)
+			put_top(at, p, row, sc, sum, min(r.n_top, SAMPLE_TOP_MAX), id0, b, ln_all);
+	}
+	if (p.a.hist && penalised(r)) {
+		m = penalise(at, r, p.a.hist + (size_t)r.hist * p.a.n_vocab, id0);
+		b = join_best(at, m.v, m.id, m.low);
+	}
+	pdl_launch();
+
+	auto take = [&](int i) { put_pick(p, row, r, id0 + i, finite, ln_all, raw_top); };
+	const bool sorted = r.top_k > 0 || (r.top_p > 0 && r.top_p < 1);
+	if (!(r.temperature > 0) || !isfinite(b.v)) {
+		if (at.rank == 0 && threadIdx.x == 0)
+			put_pick(p, row, r, b.id, finite, ln_all, raw_top);
+	} else {
+		const double min_p = r.min_p, u = uniform(r.seed, r.n);
+		const scale sc = scale_of(b, r.temperature);
+		const sums sum = weigh(at, sc, min_p, !sorted);
+		if (!sorted)
+			draw_by_id(at, sc, min_p, sum, at_most(u * (double)sum.all, sum.all), take);
+		else {
+			u64 kept = sum.all;
+			if (r.top_k > 0 && r.top_k < p.a.n_vocab) {
+				const pick k = select(at, sc, sum.mass, sum.n, (u64)r.top_k - 1, true);
+				kept = k.mass + ((u64)r.top_k - k.n) * k.weight;
+			}
+			if (r.top_p > 0 && r.top_p < 1) {
+				const u64 need = __double2ull_ru((double)r.top_p * (double)kept);
+				const pick k = select(at, sc, sum.mass, sum.n, min(max(need, 1ull), kept) - 1, false);
+				kept = k.mass + ((min(max(need, 1ull), kept) - 1 - k.mass) / k.weight + 1) * k.weight;
+			}
+			kept = min(kept, sum.likely);
+			const u64 t = at_most(u * (double)kept, kept);
+			const pick k = select(at, sc, sum.mass, sum.n, t, false);
+			const uint32_t tie = (uint32_t)((t - k.mass) / k.weight);
+			visit_ties(at, k.key, tie, tie + 1, take);
+		}
+	}
+	cluster_sync();
+}
+
+__global__ void history_kernel(uint32_t *hist, const int32_t *tok, int n, int n_out, int n_vocab)
+{
+	pdl_wait();
+	for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+		const int id = tok[i];
+		if (id < 0 || id >= n_vocab)
+			continue;
+		atomicOr(hist + id, SAMPLE_SEEN);
+		if (i >= n - n_out)
+			atomicAdd(hist + id, 1);
+	}
+}
+
+} /* namespace */
+
+extern "C" int cuda_sample(struct cuda_dev *d, const struct sample_args *a, struct moxie_err *err)
+{
+	if (a->n_row == 0)
+		return 0;
+	if (a->n_row < 0 || a->n_vocab < 1 || a->n_vocab > SAMPLE_VOCAB_MAX)
+		return err_set(err, MOXIE_E_SHAPE, "sample: %d rows of %d logits, wanted at most %d", a->n_row, a->n_vocab, SAMPLE_VOCAB_MAX);
+	param p = { *a, 0, 0, 0 };
+	const size_t fixed = sizeof(struct shared) + 1024; /* and what the system takes */
+	for (p.n_cta = a->n_row * CLUSTER_MAX <= d->n_sm ? CLUSTER_MAX : 8;; p.n_cta *= 2) {
+		p.slice = ((a->n_vocab + p.n_cta - 1) / p.n_cta + 3) / 4 * 4;
+		p.chunk = ((p.slice + N_WARP - 1) / N_WARP + 31) / 32 * 32;
+		if (!a->row || (size_t)p.slice * 4 + fixed <= d->shared_per_block || p.n_cta == CLUSTER_MAX)
+			break;
+	}
+	const size_t bytes = a->row ? (size_t)p.slice * 4 : 0;
+	if (bytes + (a->row ? fixed : 0) > d->shared_per_block)
+		return err_set(err, MOXIE_E_SHAPE, "sample: %d logits want %zu bytes of shared memory a block, not %zu", a->n_vocab, bytes + fixed,
+		               d->shared_per_block);
+	void (*kernel)(param) = a->row ? sample_kernel : argmax_kernel;
+	cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+	if (rc == cudaSuccess && a->row)
+		rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+	cudaLaunchAttribute at[2] = {};
+	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	at[0].val.programmaticStreamSerializationAllowed = 1;
+	at[1].id = cudaLaunchAttributeClusterDimension;
+	at[1].val.clusterDim.x = p.n_cta;
+	at[1].val.clusterDim.y = at[1].val.clusterDim.z = 1;
+	cudaLaunchConfig_t c = {};
+	c.gridDim = dim3(a->n_row * p.n_cta);
+	c.blockDim = dim3(N_THREAD);
+	c.dynamicSmemBytes = bytes;
+	c.stream = d->stream;
+	c.attrs = at;
+	c.numAttrs = 2;
+	if (rc == cudaSuccess)
+		rc = cudaLaunchKernelEx(&c, kernel, p);
+	return rc == cudaSuccess ? 0 : err_set(err, MOXIE_E_DEVICE, "sample: %s", cudaGetErrorString(rc));
+}
+
+extern "C" int cuda_sample_history(struct cuda_dev *d, const struct sample_history_args *a, struct moxie_err *err)
+{
+	cudaError_t rc = cudaMemsetAsync(a->hist, 0, (size_t)a->n_vocab * sizeof *a->hist, d->stream);
+	if (rc == cudaSuccess && a->n > 0) {
+		history_kernel<<<min((a->n + 255) / 256, 64), 256, 0, d->stream>>>(a->hist, a->tok, a->n, a->n_out, a->n_vocab);
+		rc = cudaGetLastError();
+	}
+	return rc == cudaSuccess ? 0 : err_set(err, MOXIE_E_DEVICE, "sample history: %s", cudaGetErrorString(rc));
+}
