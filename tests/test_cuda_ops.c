@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "formats/synth.h"
 #include "moe/moe.h"
 #include "test.h"
 
@@ -222,6 +223,41 @@ TEST(argmax)
 	argmax_case(&t, 10, 129);
 	argmax_case(&t, 5, 2048);
 	argmax_case(&t, 10, 201088);
+	close_two(&t);
+}
+
+static int rule_of(void *ud, const void *data, struct dummy_rule *rule, struct moxie_err *e)
+{
+	const struct tensor_want *t = ud;
+	int rc = synth_rule(t, 77, rule, e);
+	rule->at = (uint64_t)(uintptr_t)data;
+	return rc;
+}
+
+TEST(dummy)
+{
+	static const struct tensor_want want[] = {
+		{ .name = "model.layers.3.self_attn.q_proj.weight", .dtype = DT_BF16, .n_dim = 2, .shape = { 96, 64 } },
+		{ .name = "model.norm.weight", .dtype = DT_F32, .n_dim = 1, .shape = { 2880 } },
+		{ .name = "model.layers.0.mlp.experts.down_proj_blocks", .dtype = DT_U8, .n_dim = 3, .shape = { 3, 50, 256 } },
+		{ .name = "model.layers.0.mlp.experts.down_proj_scales", .dtype = DT_U8, .n_dim = 3, .shape = { 3, 50, 16 } },
+	};
+	struct two t = open_two(&wide);
+	for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+		size_t n = (size_t)(want[i].n_dim == 1 ? 2880 * 4 : want[i].n_dim == 2 ? 96 * 64 * 2 : want[i].shape[0] * want[i].shape[1] * want[i].shape[2]);
+		uint8_t *a = malloc(n), *b = malloc(n), skip = 32; /* from inside the tensor */
+		CHECK(a && b, "memory");
+		synth_fill(&want[i], 77, a, n);
+		struct weight w = { .dtype = DT_BF16, .n_dim = 1, .shape = { (int64_t)(n - skip) / 2 }, .data = (void *)(uintptr_t)skip }, *list = &w;
+		struct arena ws = { .base = t.dev->dev->take(t.dev, n + 256, &err), .cap = n + 256 };
+		t.dev->dev->made(t.dev, rule_of, (void *)&want[i]);
+		OK(t.dev->dev->place(t.dev, &ws, &list, 1, &err), err);
+		t.dev->dev->made(t.dev, NULL, NULL);
+		from_device(&t, b, w.data, n - skip);
+		CHECK(!memcmp(a + skip, b, n - skip), "%s: not the host's bytes", want[i].name);
+		free(a);
+		free(b);
+	}
 	close_two(&t);
 }
 

@@ -112,6 +112,11 @@ void session_drop_pages(struct moxie_session *s);
 size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page, size_t *n_in, struct moxie_err *err);
 
 /* Picks the backend of params->device.  MOXIE_E_UNSUPPORTED names the devices there are. */
+/* Moves the weights of m->model, bound to m->st, to the device; made: dummy weights of seed, st has only their shapes.  The host's copy,
+ * or its mapping of the files, ends. */
+int engine_place(struct moxie_model *m, bool made, uint64_t seed, int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud,
+                 struct moxie_err *err);
+
 /* Does this device have memory of its own?  "auto": only if there is one. */
 bool backend_is_device(const char *device);
 int backend_open(struct kern **out, const char *device, const struct kern_limits *lim, int n_thread, struct moxie_err *err);

@@ -184,44 +184,14 @@ static int open_weights(struct moxie_model *m, const struct moxie_model_params *
 	struct progress g = { p, p->dummy ? "random weights" : "weights" };
 	if (!p->dummy)
 		return safetensors_open(&m->st, p->path, err);
+	if (m->kern->dev)
+		return synth_shape(&m->st, &m->config, err);
 	struct moxie_model_info info = { 0 };
 	fill_info(&info, &m->config, p);
 	if (info.weight_bytes > host_memory_bytes())
 		return err_set(err, MOXIE_E_NOMEM, "%s has %llu bytes of weights, this machine gives %llu bytes of memory", p->path,
 		               (unsigned long long)info.weight_bytes, (unsigned long long)host_memory_bytes());
 	return synth_open(&m->st, &m->config, p->dummy_seed, p->n_thread, on_progress, &g, err);
-}
-
-struct place_progress {
-	struct progress g;
-	uint64_t all;
-};
-
-static int on_placed(void *ud, uint64_t done)
-{
-	struct place_progress *p = ud;
-	return on_progress(&p->g, done, p->all);
-}
-
-/* The host's copy, or its mapping of the files, ends here. */
-static int weights_to_device(struct moxie_model *m, const struct moxie_model_params *p, struct moxie_err *err)
-{
-	struct kern *k = m->kern;
-	struct arena dry = { .cap = SIZE_MAX };
-	struct place_progress progress = { .g = { p, "weights to the device" } };
-	int rc = m->ops->place(m->model, k, &dry, NULL, NULL, err);
-	if (rc < 0)
-		return rc;
-	progress.all = dry.top;
-	m->weights.base = k->dev->take(k, dry.top, err);
-	if (!m->weights.base)
-		return MOXIE_E_NOMEM;
-	m->weights.cap = dry.top;
-	rc = m->ops->place(m->model, k, &m->weights, on_placed, &progress, err);
-	int rc_sync = k->sync(k, rc == 0 ? err : NULL);
-	safetensors_free(m->st);
-	m->st = NULL;
-	return rc < 0 ? rc : rc_sync;
 }
 
 /* A device is ours: the KV cache gets what is left of it, as far as the sessions can fill it.  A host is not. */
@@ -296,7 +266,8 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 		goto out;
 	if (dir)
 		tokenizer_start(job, p.path);
-	if ((rc = open_weights(m, &p, err)) < 0)
+	struct kern_limits lim = limits_of(&m->config, &p);
+	if ((rc = backend_open(&m->kern, p.device, &lim, p.n_thread, err)) < 0 || (rc = open_weights(m, &p, err)) < 0)
 		goto out;
 	m->ops = model_ops_of(&m->config);
 	if ((rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
@@ -304,11 +275,9 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	struct progress g = { &p, "weights" };
 	if (!p.dummy && (rc = safetensors_populate(m->st, p.n_thread, on_progress, &g, err)) < 0)
 		goto out;
-	struct kern_limits lim = limits_of(&m->config, &p);
-	if ((rc = backend_open(&m->kern, p.device, &lim, p.n_thread, err)) < 0)
-		goto out;
 	m->weight_bytes = safetensors_n_bytes(m->st);
-	if (m->kern->dev && (rc = weights_to_device(m, &p, err)) < 0)
+	g.stage = "weights to the device";
+	if (m->kern->dev && (rc = engine_place(m, p.dummy, p.dummy_seed, on_progress, &g, err)) < 0)
 		goto out;
 	if (!p.batch_variant && m->kern->many_rows)
 		m->group = (m->kern->many_rows + KV_PAGE - 1) / KV_PAGE * KV_PAGE; /* whole pages: the prefix cache has no other */

@@ -11,14 +11,6 @@
 
 /* ---- values ----------------------------------------------------------------------------------------------------- */
 
-/* A good 32-bit mixer with two multiplications (Wellons' lowbias32); element i of a tensor is mix(i + key). */
-static inline uint32_t mix(uint32_t x)
-{
-	x ^= x >> 16, x *= 0x7feb352du;
-	x ^= x >> 15, x *= 0x846ca68bu;
-	return x ^ x >> 16;
-}
-
 /* The key of 2^32 elements of one tensor. */
 static uint32_t key_of(uint64_t seed, const char *name, uint64_t i)
 {
@@ -29,13 +21,6 @@ static uint32_t key_of(uint64_t seed, const char *name, uint64_t i)
 	h ^= h >> 33, h *= 0xff51afd7ed558ccdu;
 	h ^= h >> 33, h *= 0xc4ceb9fe1a85ec53u;
 	return (uint32_t)(h ^ h >> 33);
-}
-
-/* About normal, variance 1: the sum of the four bytes of x. */
-static inline float normal(uint32_t x)
-{
-	uint32_t pair = (x & 0x00ff00ffu) + (x >> 8 & 0x00ff00ffu), sum = (pair & 0xffffu) + (pair >> 16);
-	return ((float)(int32_t)sum - 510) * (1 / 147.8f); /* variance of one byte is (256^2 - 1) / 12 */
 }
 
 struct rule {
@@ -69,7 +54,7 @@ static struct rule rule_of(const struct tensor_want *t)
 static void fill_codes(uint8_t *restrict p, size_t n, uint32_t first)
 {
 	for (size_t i = 0; i < n / 4; i++) {
-		uint32_t x = mix(first + (uint32_t)i);
+		uint32_t x = dummy_mix(first + (uint32_t)i);
 		memcpy(p + 4 * i, &x, 4);
 	}
 }
@@ -77,11 +62,21 @@ static void fill_codes(uint8_t *restrict p, size_t n, uint32_t first)
 static void fill_bf16(bf16 *restrict p, size_t n, uint32_t first, float mean, float std)
 {
 	for (size_t i = 0; i < n; i++) {
-		float f = mean + std * normal(mix(first + (uint32_t)i));
+		float f = mean + std * (dummy_sum(dummy_mix(first + (uint32_t)i)) * DUMMY_NORMAL);
 		uint32_t u;
 		memcpy(&u, &f, 4);
 		p[i] = (bf16)((u + 0x7fff + (u >> 16 & 1)) >> 16); /* bf16_from_f32 without its NaN case */
 	}
+}
+
+int synth_rule(const struct tensor_want *t, uint64_t seed, struct dummy_rule *rule, struct moxie_err *err)
+{
+	const struct rule r = rule_of(t);
+	uint64_t n = synth_tensor_bytes(t) / (t->dtype == DT_U8 ? 4 : (uint64_t)dtype_bytes(t->dtype));
+	if (n >> 32)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "%s has %" PRIu64 " elements, dummy weights are made for fewer than 2^32", t->name, n);
+	*rule = (struct dummy_rule){ .dtype = t->dtype, .key = key_of(seed, t->name, 0), .mean = r.mean, .std = r.std, .scale = r.scale };
+	return 0;
 }
 
 enum { BLOCK = 4096 }; /* bytes worked on at once, aligned in the tensor: keys and odd ends are found per block */
@@ -101,12 +96,12 @@ static void fill_block(const struct tensor_want *t, const struct rule *r, uint64
 		fill_bf16(v.b, BLOCK / 2, first, r->mean, r->std);
 	} else if (t->dtype == DT_F32) {
 		for (int j = 0; j < BLOCK / 4; j++)
-			v.f[j] = r->mean + r->std * normal(mix(first + (uint32_t)j));
+			v.f[j] = r->mean + r->std * (dummy_sum(dummy_mix(first + (uint32_t)j)) * DUMMY_NORMAL);
 	} else {
 		fill_codes(v.u8, BLOCK, first);
 		if (r->scale)
 			for (int j = 0; j < BLOCK; j++)
-				v.u8[j] = (uint8_t)(r->scale + (v.u8[j] & 1) - (v.u8[j] >> 1 & 1)); /* -1, 0, 0, 1 */
+				v.u8[j] = dummy_scale(r->scale, v.u8[j]);
 	}
 	memcpy(p, v.u8, n);
 }
@@ -197,28 +192,55 @@ static int fill_memory(void *ctx, uint64_t at, size_t n, struct moxie_err *err)
 	return 0;
 }
 
+/* Header in memory, and address space for the data behind it. */
+static int map_header(const struct synth_span *span, int flags, void **map, uint64_t *n_map, size_t *n_head, struct moxie_err *err)
+{
+	struct buf head = { 0 };
+	uint64_t n_data = 0;
+	int rc = synth_header(span, &head, &n_data, err);
+	*map = MAP_FAILED;
+	*n_head = head.n;
+	*n_map = head.n + n_data;
+	if (rc == 0)
+		*map = mmap(NULL, *n_map, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+	if (rc == 0 && *map == MAP_FAILED)
+		rc = err_nomem(err, *n_map, "random weights");
+	if (rc == 0)
+		memcpy(*map, head.p, head.n);
+	buf_free(&head);
+	return rc;
+}
+
+int synth_shape(struct safetensors **out, const struct model_config *c, struct moxie_err *err)
+{
+	const struct synth_span span = { .config = c, .n = SIZE_MAX };
+	void *map;
+	uint64_t n_map;
+	size_t n_head;
+	*out = NULL;
+	int rc = map_header(&span, MAP_NORESERVE, &map, &n_map, &n_head, err);
+	if (rc == 0 && (rc = safetensors_parse(out, map, n_map, "random weights", err)) == 0)
+		safetensors_own(*out, map, n_map);
+	else if (map != MAP_FAILED)
+		munmap(map, n_map);
+	return rc;
+}
+
 int synth_open(struct safetensors **out, const struct model_config *c, uint64_t seed, int n_thread,
                int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud, struct moxie_err *err)
 {
 	struct memory m = { .span = { .config = c, .seed = seed, .n = SIZE_MAX } };
-	struct buf head = { 0 };
 	struct safetensors *st = NULL;
-	void *map = MAP_FAILED;
-	uint64_t n_data = 0, n_map = 0;
-	int rc;
+	void *map;
+	uint64_t n_map;
+	size_t n_head;
 	*out = NULL;
-	if ((rc = synth_header(&m.span, &head, &n_data, err)) < 0)
+	int rc = map_header(&m.span, 0, &map, &n_map, &n_head, err);
+	if (rc < 0)
 		goto out;
-	n_map = head.n + n_data;
-	map = mmap(NULL, n_map, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (map == MAP_FAILED) {
-		rc = err_nomem(err, n_map, "random weights");
-		goto out;
-	}
 	madvise(map, n_map, MADV_HUGEPAGE); /* a wish: faults then cost less than the numbers */
-	memcpy(map, head.p, head.n);
-	m.data = (uint8_t *)map + head.n;
-	if ((rc = pieces_run(n_data, SYNTH_STEP, n_thread, fill_memory, &m, progress, ud, err)) < 0 ||
+	m.data = (uint8_t *)map + n_head;
+	if ((rc = pieces_run(n_map - n_head, SYNTH_STEP, n_thread, fill_memory, &m, progress, ud, err)) < 0 ||
 	    (rc = safetensors_parse(&st, map, n_map, "random weights", err)) < 0)
 		goto out;
 	mprotect(map, n_map, PROT_READ);
@@ -228,6 +250,5 @@ int synth_open(struct safetensors **out, const struct model_config *c, uint64_t 
 out:
 	if (map != MAP_FAILED)
 		munmap(map, n_map);
-	buf_free(&head);
 	return rc;
 }

@@ -3,6 +3,7 @@
 #ifndef MOXIE_FORMATS_SYNTH_H
 #define MOXIE_FORMATS_SYNTH_H
 
+#include "base/dummy.h"
 #include "formats/config.h"
 #include "formats/safetensors.h"
 
@@ -15,6 +16,13 @@ void synth_fill(const struct tensor_want *t, uint64_t seed, uint8_t *p, uint64_t
  * one block.  A failure removes the files it began. */
 int synth_write(const char *config_json, const char *dir, uint64_t seed, int n_thread,
                 int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud, struct moxie_err *err);
+
+/* How another processor makes the same bytes; at is the caller's.
+ *   MOXIE_E_UNSUPPORTED  a tensor of 2^32 or more elements: its key changes on the way */
+int synth_rule(const struct tensor_want *t, uint64_t seed, struct dummy_rule *rule, struct moxie_err *err);
+
+/* An open checkpoint whose tensors have names, shapes and addresses, but read as zeros and take no memory. */
+int synth_shape(struct safetensors **out, const struct model_config *c, struct moxie_err *err);
 
 /* The same tensors in anonymous memory, as an open checkpoint. */
 int synth_open(struct safetensors **out, const struct model_config *c, uint64_t seed, int n_thread,

@@ -16,6 +16,7 @@
 
 #include "base/arena.h"
 #include "base/dtype.h"
+#include "base/dummy.h"
 #include "base/err.h"
 
 /* A tensor of the checkpoint as the backend holds it.  CPU: data points into the mapped file, nothing is copied. */
@@ -216,6 +217,10 @@ struct kern_device {
 	/* 256-byte aligned, undefined content; NULL: *err says why. */
 	void *(*take)(struct kern *k, size_t n_bytes, struct moxie_err *err);
 	void (*give)(struct kern *k, void *p);
+
+	/* From here on the tensors that place and place_moe are given do not lie where they point: rule says what would lie there.
+	 * NULL: they lie there again. */
+	void (*made)(struct kern *k, dummy_rule_fn *rule, void *ud);
 
 	/* Puts n tensors into ws, a device arena, one after the other without a gap, and points them there; what w[i]->data pointed
 	 * to may go once sync() has returned.  place_moe does the same with everything in w, packed as the moe op wants it.

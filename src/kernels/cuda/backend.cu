@@ -62,6 +62,7 @@ static void cuda_free(struct kern *k)
 	cuda_graph_free(c);
 	cuda_moe_free(c);
 	cuda_mem_free(c);
+	cuda_dense_close(&c->dev);
 	cudaFree(c->dev.scratch);
 	if (c->dev.stream)
 		cudaStreamDestroy(c->dev.stream);
@@ -127,6 +128,7 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	}
 	k->moe = c->experts ? cuda_moe_run : NULL;
 	struct cuda_dev *d = &c->dev;
+	cuda_dense_open(d, lim);
 	d->scratch_bytes = larger(256, larger(cuda_dense_scratch(d, lim), cuda_attn_scratch(d, lim)));
 	cudaError_t e = cudaMalloc(&d->scratch, d->scratch_bytes);
 	if (e == cudaSuccess) e = cudaMemsetAsync(d->scratch, 0, d->scratch_bytes, d->stream); /* counters in it start at zero */

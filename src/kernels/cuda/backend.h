@@ -24,6 +24,9 @@ struct cuda_stage { /* exists while weights are placed */
 	size_t raw_bytes;
 };
 
+/* dummy.cu */
+cudaError_t cuda_dummy(void *to, size_t n_bytes, const struct dummy_rule *r, cudaStream_t stream);
+
 struct cuda_graph;
 
 struct cuda {
@@ -46,6 +49,8 @@ struct cuda {
 	struct fetch fetch[N_FETCH];
 	int n_fetch;
 	struct cuda_stage stage;
+	dummy_rule_fn *rule; /* NULL: tensors lie where they point */
+	void *rule_ud;
 
 	struct cuda_graph *graph; /* recorded steps, most recently used first */
 	int n_graph;

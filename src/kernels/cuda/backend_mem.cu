@@ -2,7 +2,7 @@
  *
  * Loading.  The checkpoint is a mapping (or memory) of the host; threads copy it into two pinned buffers in turn while the copy
  * engine empties the other.  Experts arrive a few at a time in `raw` and are packed from there by moxie_moe_pack, so the peak is
- * the weights plus STAGE_RAW.
+ * the weights plus STAGE_RAW.  Dummy weights are made in place (dummy.cu).
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -128,10 +128,24 @@ static void copy_wide(void *to, const void *from, size_t n_bytes)
 			pthread_join(thread[i], NULL);
 }
 
+/* What from would hold, made in its place; false: it is to be copied, or that failed. */
+static bool stage_make(struct cuda *c, void *to, const void *from, size_t n_bytes)
+{
+	struct moxie_err err;
+	struct dummy_rule r;
+	int rc = c->rule(c->rule_ud, from, &r, &err);
+	cuda_note(c, rc, &err);
+	return rc == 0 && cuda_ok(c, cuda_dummy(to, n_bytes, &r, c->dev.stream), "dummy weights");
+}
+
 /* Host to device, enqueued; from has been read when this returns. */
 static bool stage_copy(struct cuda *c, void *to, const void *from, size_t n_bytes)
 {
 	struct cuda_stage *s = &c->stage;
+	if (!n_bytes || (c->rule && stage_make(c, to, from, n_bytes)))
+		return true;
+	if (c->status || !stage_begin(c))
+		return false;
 	for (size_t at = 0; at < n_bytes;) {
 		size_t n = n_bytes - at < STAGE_HOST ? n_bytes - at : STAGE_HOST;
 		int i = s->next;
@@ -165,6 +179,12 @@ static int no_room(const struct arena *ws, struct moxie_err *err)
 
 static int failed(const struct cuda *c, struct moxie_err *err) { return err_set(err, MOXIE_E_DEVICE, "%s", c->text); }
 
+static void mem_made(struct kern *k, dummy_rule_fn *rule, void *ud)
+{
+	cuda_of(k)->rule = rule;
+	cuda_of(k)->rule_ud = ud;
+}
+
 static int mem_place(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err)
 {
 	struct cuda *c = cuda_of(k);
@@ -176,8 +196,6 @@ static int mem_place(struct kern *k, struct arena *ws, struct weight *const *w, 
 		return 0;
 	if (!p)
 		return no_room(ws, err);
-	if (!stage_begin(c))
-		return failed(c, err);
 	for (int i = 0; i < n; i++) {
 		size_t n_data = weight_bytes(w[i]), n_scl = scale_bytes(w[i]);
 		if (!stage_copy(c, p, w[i]->data, n_data) || !stage_copy(c, p + n_data, w[i]->scl, n_scl))
@@ -242,8 +260,6 @@ static int place_packed(struct cuda *c, struct arena *ws, struct moe_weights *w,
 		return no_room(ws, err);
 	const size_t expert = (weight_bytes(&w->gate_up) + scale_bytes(&w->gate_up) + weight_bytes(&w->down) + scale_bytes(&w->down) +
 	                       weight_bytes(&w->gate_up_b) + weight_bytes(&w->down_b)) / m->n_expert;
-	if (!stage_begin(c))
-		return failed(c, err);
 	if (!c->stage.raw) {
 		c->stage.raw_bytes = (expert > STAGE_RAW ? expert : STAGE_RAW) + 6 * 256;
 		if (!cuda_ok(c, cudaMalloc(&c->stage.raw, c->stage.raw_bytes), "staging"))
@@ -292,5 +308,5 @@ void cuda_mem_free(struct cuda *c)
 }
 
 const struct kern_device cuda_device_hooks = {
-	mem_memory, mem_take, mem_give, mem_place, mem_place_moe, mem_upload, mem_fetch, cuda_graph_replay, cuda_graph_record, cuda_graph_play,
+	mem_memory, mem_take, mem_give, mem_made, mem_place, mem_place_moe, mem_upload, mem_fetch, cuda_graph_replay, cuda_graph_record, cuda_graph_play,
 };
