@@ -10,7 +10,7 @@ CU_TESTS := $(patsubst tests/cuda/%.cu,$(B)/cuda/%,$(wildcard tests/cuda/test_*.
 CU_BENCH := $(patsubst bench/%.cu,$(B)/cuda/%,$(wildcard bench/bench_*.cu))
 BENCH_GPU_ARGS =# passed to each bench
 
-.PHONY: cuda test-gpu bench-gpu plots
+.PHONY: FORCE cuda test-gpu bench-gpu plots
 cuda: $(B)/libmoxie-cuda.so                      ## build the CUDA backend, needs nvcc
 test-gpu: $(CU_TESTS)                            ## build and run the tests of the CUDA backend, needs a GPU
 	@for t in $^; do echo "$$t"; $$t || exit 1; done
@@ -25,13 +25,13 @@ $(B)/cuda/ref_attn.o: src/kernels/cpu/ref_attn.c src/kernels/cpu/ref.h src/kerne
 	@mkdir -p $(@D) && $(CC) $(filter-out -fopenmp,$(FLAGS)) -Wno-unknown-pragmas -Wno-unused-parameter -c -o $@ $<
 $(B)/cuda/sampler.o: src/engine/sampler.c src/engine/sampler.h include/moxie.h
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<
-$(B)/cuda/%.o: src/kernels/cuda/%.cu $(CU_HEAD)
+$(B)/cuda/%.o: src/kernels/cuda/%.cu
 	@mkdir -p $(@D) && echo "NVCC $<"
-	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
+	@$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
 	@! grep -E 'warning|\(C75[0-9]+\)' $@.log || { rm -f $@; exit 1; }
-$(B)/cuda/moe_experts_%.o: src/kernels/cuda/moe_experts_%.cu $(CU_HEAD)
+$(B)/cuda/moe_experts_%.o: src/kernels/cuda/moe_experts_%.cu
 	@mkdir -p $(@D) && echo "NVCC $<"
-	@$(NVCC) $(NVCCFLAGS) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
+	@$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< > $@.log 2>&1 || { cat $@.log; exit 1; }
 	@! grep -E 'warning|\(C75[0-9]+\)|[1-9][0-9]* bytes spill' $@.log || { rm -f $@; exit 1; }
 $(B)/libmoxie-cuda.so: $(CU_OBJ)
 	@$(NVCC) -shared --cudart static -Xlinker -soname,libmoxie-cuda.so.0 -o $@ $^ -ldl
@@ -44,3 +44,6 @@ $(B)/cuda/test_%: tests/cuda/test_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cud
 $(B)/cuda/bench_%: bench/bench_%.cu $(CU_OBJ) $(CU_HEAD) $(wildcard tests/cuda/*.h tests/cuda/*.cuh)
 	@echo "NVCC $<"
 	@$(NVCC) $(filter-out -Xptxas -v,$(NVCCFLAGS)) -o $@ $< $(CU_OBJ) -ldl
+-include $(CU_OBJ:.o=.d)
+$(filter-out $(patsubst %.d,%.o,$(wildcard $(B)/cuda/*.d)),$(CU_OBJ)): FORCE# an object whose headers nobody wrote down
+FORCE:
