@@ -110,6 +110,7 @@ struct moxie_message {
 struct moxie_tool {
 	const char *name, *description; /* of one function */
 	const char *parameters;         /* JSON schema text, or NULL: takes nothing */
+	int strict;                     /* 1: a guide holds its arguments to parameters, or is refused */
 };
 
 struct moxie_chat_params {
@@ -119,6 +120,8 @@ struct moxie_chat_params {
 	const char *date;         /* "2026-11-21", or NULL: no date line */
 	const struct moxie_tool *tools;
 	size_t n_tool;
+	const char *format_schema;  /* JSON schema text of the final answer, which the model is told; NULL: none */
+	const char *format_name;    /* and what it is called; NULL: "answer" */
 };
 
 /* Renders a conversation and the opening of the assistant's answer; ids as in moxie_tokenize.  p may be NULL. */
@@ -161,6 +164,28 @@ MOXIE_API int moxie_parser_finish(moxie_parser *p, struct moxie_event *ev); /* a
 MOXIE_API void moxie_parser_free(moxie_parser *p);
 
 MOXIE_API int moxie_is_eos(const moxie_model *m, int32_t id);
+
+/* ---- what an answer must look like ----------------------------------------------------------------------------------- */
+
+/* Tokens that would leave the form are never sampled, so that JSON parses and follows its schema whenever the answer ends by itself.
+ * Compiled once, read-only, good for many requests at once. */
+typedef struct moxie_guide moxie_guide;
+
+struct moxie_guide_params {
+	size_t struct_size;
+	int raw;                        /* 1: for answers without channels: they are JSON from the first byte on */
+	int json;                       /* 1: the final text is one JSON value */
+	const char *schema;             /* ... that follows this JSON schema; NULL: any object */
+	const struct moxie_tool *tools; /* calls that may be made instead, arguments by their schemas */
+	size_t n_tool;
+	int must_call;                  /* 1: nothing but a call of one of tools may come, after some analysis */
+};
+
+/* Which schemas can be held to: docs/serving.md.
+ *   MOXIE_E_UNSUPPORTED  a keyword that cannot be held to, by its name; or the model has no tokenizer
+ *   MOXIE_E_FORMAT       a schema is damaged; err says where */
+MOXIE_API int moxie_guide_create(moxie_guide **out, moxie_model *m, const struct moxie_guide_params *p, struct moxie_err *err);
+MOXIE_API void moxie_guide_free(moxie_guide *g); /* after every answer that it guides has ended; before the model */
 
 /* ---- sessions --------------------------------------------------------------------------------------------------- */
 
@@ -243,6 +268,7 @@ struct moxie_generate_params {
 	size_t n_stop_id;
 	const struct moxie_bias *bias; /* no id twice */
 	size_t n_bias;
+	const moxie_guide *guide;   /* what the answer must look like, or NULL; its raw is the raw above */
 	const char *const *stop;    /* end when the final text (raw: all text) contains one; the stop string is not given out */
 	size_t n_stop;
 	int (*on_event)(void *ud, const struct moxie_event *ev, int32_t id); /* non-zero: stop here, MOXIE_FINISH_CANCEL */

@@ -424,9 +424,126 @@ def tools_in_the_prompt():
 	assert "to=functions.get_weather" in text and "functions.get_weather to=assistant" in text and "Oslo" in text, text
 	s.ok("/v1/chat/completions", chat(messages=talk, tools=TOOLS, tool_choice="auto", max_tokens=5))
 	s.bad("/v1/chat/completions", chat(messages=question(0) + [{"role": "tool", "tool_call_id": "nope", "content": ""}]), 400, "messages")
-	s.bad("/v1/chat/completions", chat(tools=TOOLS, tool_choice="required"), 400, "tool_choice")
+	for choice in "must", 3, {"type": "function", "function": {"name": "other"}}, {"type": "allowed_tools"}:
+		s.bad("/v1/chat/completions", chat(tools=TOOLS, tool_choice=choice), 400, "tool_choice")
+	s.bad("/v1/chat/completions", chat(tool_choice="required"), 400, "tool_choice")
+	s.bad("/v1/chat/completions", chat(tools=TOOLS, parallel_tool_calls=1), 400)
 	s.bad("/v1/chat/completions", chat(tools=[{"type": "function"}]), 400, "tools")
 	s.bad("/v1/chat/completions", chat(tools=[{"type": "function", "function": {"name": "a b<|end|>"}}]), 400)
+
+
+# ---- answers of a form -------------------------------------------------------------------------------------------------
+
+ANSWER = {"type": "object", "additionalProperties": False, "required": ["apples", "who", "sure", "parts"], "properties": {
+	"apples": {"type": "integer", "minimum": 0, "maximum": 999}, "who": {"enum": NAMES}, "sure": {"type": "boolean"},
+	"note": {"type": "string", "maxLength": 12}, "ratio": {"type": "number", "minimum": 0, "maximum": 1},
+	"parts": {"type": "array", "items": {"anyOf": [{"type": "integer", "maximum": 99}, {"type": "null"}]}, "minItems": 1, "maxItems": 3}}}
+
+
+def follows(v):
+	assert list(v) == [k for k in ANSWER["properties"] if k in v] and all(k in v for k in ANSWER["required"]), v
+	assert type(v["apples"]) is int and 0 <= v["apples"] <= 999 and v["who"] in NAMES and type(v["sure"]) is bool, v
+	assert len(v.get("note", "")) <= 12 and 0 <= v.get("ratio", 0) <= 1 and 1 <= len(v["parts"]) <= 3, v
+	assert all(x is None or (type(x) is int and x <= 99) for x in v["parts"]), v
+
+
+def schema_format(schema, **more):
+	return {"type": "json_schema", "json_schema": {"name": "apples", "schema": schema, **more}}
+
+
+@test
+def json_by_schema():
+	s = server()
+	for i in range(12): # cold and hot: whatever is sampled, the form holds
+		body = chat(i, response_format=schema_format(ANSWER, strict=True), temperature=[0, 1, 5][i % 3], seed=i, max_tokens=600, min_tokens=[0, 300][i % 2])
+		c = s.ok("/v1/chat/completions", body)["choices"][0]
+		if c["finish_reason"] == "stop": # a hot model may think until its tokens end
+			follows(json.loads(c["message"]["content"]))
+		else:
+			assert i % 3 == 2 and c["finish_reason"] == "length", c
+	c = s.ok("/v1/chat/completions", chat(response_format=schema_format(ANSWER)))["choices"][0]
+	assert c["message"]["reasoning_content"] and c["finish_reason"] == "stop", c
+	chunks = s.stream("/v1/chat/completions", chat(response_format=schema_format(ANSWER)))
+	assert "".join(x["choices"][0]["delta"].get("content") or "" for x in chunks) == c["message"]["content"]
+	small = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "minItems": 2, "maxItems": 2}
+	for i in range(6):
+		for body in {"json_schema": small}, {"guided_json": json.dumps(small)}, {"structured_outputs": {"json": small}}, {"response_format": schema_format(small)}:
+			t = s.ok("/v1/completions", {"prompt": "Maya has", "temperature": 2, "seed": i, "ignore_eos": True, **body})["choices"][0]
+			assert len(json.loads(t["text"])) == 2 and t["finish_reason"] == "stop", t
+		g = s.ok("/generate", {"text": "Maya has", "sampling_params": {"temperature": 2, "sampling_seed": i, "json_schema": json.dumps(small)}})
+		assert len(json.loads(g["text"])) == 2 and g["meta_info"]["finish_reason"]["type"] == "stop"
+	many = s.ok("/v1/completions", {"prompt": ["Maya", "Tom"], "n": 4, "temperature": 1, "seed": 1, "json_schema": small})["choices"]
+	assert len(many) == 8 and all(len(json.loads(c["text"])) == 2 for c in many)
+	told = s.ok("/detokenize", {"tokens": s.ok("/tokenize", {"messages": question(0), "response_format": schema_format(small)})["tokens"]})["text"]
+	assert "# Response Formats\n\n## apples\n\n" + json.dumps(small, separators=(",", ":")) in told, told
+	any_object = s.ok("/v1/chat/completions", chat(response_format={"type": "json_object"}, max_tokens=80))["choices"][0]
+	assert any_object["message"]["content"].startswith("{")
+
+
+@test
+def schemas_refused():
+	s = server()
+	for schema, word in (({"type": "string", "pattern": "a"}, "pattern"), ({"not": {}}, "not"), ({"type": "x"}, "type"),
+	                     ({"type": "object", "properties": {"a": {"multipleOf": 2}}}, "multipleOf"), ({"$ref": "#/no"}, "$ref")):
+		assert "/a" in s.bad("/v1/chat/completions", chat(response_format=schema_format(schema)), 400, "response_format")["message"] or word != "multipleOf"
+		s.bad("/v1/chat/completions", chat(response_format=schema_format(schema)), 400, word if word != "type" else "")
+		s.bad("/v1/completions", {"prompt": "a", "json_schema": schema}, 400, "json_schema")
+		s.bad("/generate", {"text": "a", "sampling_params": {"json_schema": json.dumps(schema)}}, 400, "json_schema")
+	for bad in 3, {}, {"type": "xml"}, {"type": "json_schema"}, schema_format(3), {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}:
+		s.bad("/v1/chat/completions", chat(response_format=bad), 400, "response_format")
+	s.bad("/v1/chat/completions", chat(response_format={"type": "json_object"}, json_schema={}), 400, "json_schema")
+	s.bad("/v1/completions", {"prompt": "a", "guided_json": "{"}, 400, "guided_json")
+	s.bad("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "a"}}, 400, "structured_outputs")
+	deep = {"type": "integer"}
+	for _ in range(60):
+		deep = {"type": "array", "items": deep, "minItems": 1}
+	s.bad("/v1/completions", {"prompt": "a", "json_schema": deep}, 400, "json_schema")
+
+
+CALLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "required": ["city", "days"], "properties": {
+	"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}}}}},
+	{"type": "function", "function": {"name": "add", "strict": True, "parameters": {"type": "object", "required": ["a"], "additionalProperties": False,
+	"properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}}}}}, {"type": "function", "function": {"name": "ping"}}]
+
+
+def check_call(call):
+	args = json.loads(call["function"]["arguments"])
+	name = call["function"]["name"]
+	assert call["id"] and call["type"] == "function"
+	if name == "weather":
+		assert args["city"] in ("Oslo", "Rome") and 1 <= args["days"] <= 9 and len(args) == 2
+	elif name == "add":
+		assert list(args) == ["a"] and 0 <= args["a"] <= 99
+	else:
+		assert name == "ping" and args == {}
+	return name
+
+
+@test
+def calls_are_made():
+	s = server()
+	for i in range(6):
+		c = s.ok("/v1/chat/completions", chat(i, tools=CALLS, tool_choice="required", temperature=[0, 1][i % 2], seed=i))["choices"][0]
+		assert c["finish_reason"] == "tool_calls" and c["message"]["content"] is None and len(c["message"]["tool_calls"]) == 1, c
+		check_call(c["message"]["tool_calls"][0])
+	for name in "weather", "add", "ping":
+		body = chat(tools=CALLS, tool_choice={"type": "function", "function": {"name": name}}, parallel_tool_calls=False)
+		c = s.ok("/v1/chat/completions", body)["choices"][0]
+		assert check_call(c["message"]["tool_calls"][0]) == name, c
+		deltas = [x["choices"][0]["delta"] for x in s.stream("/v1/chat/completions", body)]
+		parts = [d["tool_calls"][0] for d in deltas if "tool_calls" in d]
+		assert parts[0]["function"]["name"] == name and parts[0]["id"] and all("id" not in p and p["index"] == 0 for p in parts[1:])
+		assert "".join(p["function"]["arguments"] for p in parts) == c["message"]["tool_calls"][0]["function"]["arguments"]
+		assert len(parts) > 2 or name == "ping"
+	free = s.ok("/v1/chat/completions", chat(tools=CALLS, tool_choice="auto"))["choices"][0] # a strict tool: guided, but free to answer
+	assert free["finish_reason"] in ("stop", "tool_calls"), free
+	both = s.ok("/v1/chat/completions", chat(tools=CALLS, response_format=schema_format(ANSWER)))["choices"][0]
+	follows(json.loads(both["message"]["content"])) if both["finish_reason"] == "stop" else check_call(both["message"]["tool_calls"][0])
+	odd = [{"type": "function", "function": {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"pattern": "x"}}}}}]
+	s.ok("/v1/chat/completions", chat(tools=odd, tool_choice="auto", max_tokens=4)) # not strict: as well as it can be done
+	s.ok("/v1/chat/completions", chat(tools=odd, tool_choice="required", max_tokens=4))
+	odd[0]["function"]["strict"] = True
+	assert "pattern" in s.bad("/v1/chat/completions", chat(tools=odd, max_tokens=4), 400, "tools")["message"]
 
 
 # ---- what is wrong ------------------------------------------------------------------------------------------------------
@@ -456,14 +573,14 @@ def wrong_numbers():
 @test
 def unsupported_is_said():
 	s = server()
-	for name, value in (("tool_choice", "required"), ("response_format", {"type": "json_object"}), ("top_logprobs", 3), ("echo", True),
+	for name, value in (("regex", "a+"), ("ebnf", "x"), ("grammar", "root"), ("guided_choice", ["a"]), ("top_logprobs", 3), ("echo", True),
 	                    ("no_stop_trim", True), ("prompt_logprobs", 1)):
 		s.bad("/v1/chat/completions", chat(**{name: value}), 400, name)
 	for name, value in ("best_of", 2), ("suffix", "x"), ("include_stop_str_in_output", True), ("logprobs", True):
 		s.bad("/v1/completions", {"prompt": "a", name: value}, 400, name)
 	s.bad("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, 400, "echo")
 	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": 0}, 400, "logprob_start_len")
-	s.bad("/generate", {"text": "a", "sampling_params": {"json_schema": "{}"}}, 400, "json_schema")
+	s.bad("/generate", {"text": "a", "sampling_params": {"regex": "a"}}, 400, "regex")
 
 
 @test

@@ -9,6 +9,7 @@
 #include "base/vec.h"
 #include "engine/kv.h"
 #include "engine/sampler.h"
+#include "formats/token_trie.h"
 #include "formats/tokenizer.h"
 #include "models/model.h"
 #include "moxie.h"
@@ -20,6 +21,7 @@ struct moxie_model {
 	struct gen_config gen;
 	struct safetensors *st;          /* NULL once the weights lie on a device */
 	struct tokenizer *tokenizer;     /* NULL: the directory has none */
+	_Atomic(struct token_trie *) trie; /* of the first guide on, see guide.c */
 	const struct model_ops *ops;
 	struct model *model;             /* weights, pointing into st or weights */
 	struct kern *kern;

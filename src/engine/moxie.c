@@ -322,6 +322,7 @@ MOXIE_API void moxie_model_free(moxie_model *m)
 		m->kern->free(m->kern);
 	if (m->model)
 		m->ops->free(m->model);
+	token_trie_free(atomic_load(&m->trie));
 	tokenizer_free(m->tokenizer);
 	safetensors_free(m->st);
 	free(m);

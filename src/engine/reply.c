@@ -107,6 +107,8 @@ int reply_init(struct reply *a, const struct moxie_model *m, const struct moxie_
 	int rc = list_ends(a, m, err);
 	if (rc == 0 && a->t && !p->raw)
 		rc = harmony_parser_create(&a->parser, a->t, err);
+	if (rc == 0 && p->guide)
+		rc = guide_run_create(&a->guide, p->guide, err);
 	if (rc < 0)
 		reply_free(a);
 	return rc;
@@ -115,6 +117,7 @@ int reply_init(struct reply *a, const struct moxie_model *m, const struct moxie_
 void reply_free(struct reply *a)
 {
 	harmony_parser_free(a->parser);
+	guide_run_free(a->guide);
 	free(a->ban);
 	buf_free(&a->raw);
 	buf_free(&a->held);
@@ -180,7 +183,7 @@ int reply_check(const struct moxie_model *m, const struct moxie_generate_params 
 
 bool reply_is_plain(const struct reply *a, size_t n_out)
 {
-	return !a->p->logprobs && !a->p->n_bias && n_out >= (size_t)a->p->min_tokens;
+	return !a->guide && !a->p->logprobs && !a->p->n_bias && n_out >= (size_t)a->p->min_tokens;
 }
 
 /* The next token under all that the request asks for.   MOXIE_E_ARG: there are no logits */
@@ -194,8 +197,10 @@ static int pick(struct reply *a, moxie_session *s, size_t n_out, int32_t *id, st
 	if (!logits)
 		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
 	struct sampler_rule rule = { .bias = p->bias, .n_bias = p->n_bias, .ban = a->ban,
-		.n_ban = n_out < (size_t)p->min_tokens ? a->n_ban : 0 };
+		.n_ban = n_out < (size_t)p->min_tokens ? a->n_ban : 0, .allow = a->guide ? guide_run_allow(a->guide) : NULL };
 	*id = sampler_pick_ruled(&s->sampler, &p->sampling, &rule, logits, n_vocab, s->tok.v, s->tok.n, s->n_out);
+	if (*id < 0 || (a->guide && !guide_run_take(a->guide, *id)))
+		return err_set(err, MOXIE_E_UNSUPPORTED, "no token of the vocabulary goes on with what the answer must look like");
 	if (p->logprobs)
 		sampler_logprobs(logits, n_vocab, *id, p->n_top, &a->probs);
 	return 0;
@@ -216,7 +221,8 @@ int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *
 	if (rc < 0)
 		return rc;
 	r->n_out++;
-	bool eos = !p->ignore_eos && moxie_is_eos(s->m, *id), stop = !eos && is_stop_id(p, *id);
+	bool over = a->guide && guide_run_over(a->guide), eos = over || (!p->ignore_eos && moxie_is_eos(s->m, *id));
+	bool stop = !eos && is_stop_id(p, *id);
 	rc = stop ? 0 : reply_take(a, *id, eos);
 	if (rc < 0)
 		return err_nomem(err, a->held.cap, "text of the answer");

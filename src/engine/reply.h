@@ -3,6 +3,7 @@
 #define MOXIE_ENGINE_REPLY_H
 
 #include "base/vec.h"
+#include "engine/guide.h"
 #include "formats/chat.h"
 
 struct reply {
@@ -14,6 +15,7 @@ struct reply {
 	struct buf held;                /* text that may turn out to be the start of a stop string */
 	bool stopped, refused;          /* a stop string came; the callback said no */
 	struct moxie_logprobs probs;    /* of the token under way, where they are asked for */
+	struct guide_run *guide;        /* or NULL */
 	int32_t *ban;                   /* [n_ban] tokens that may not come before min_tokens */
 	size_t n_ban;
 };

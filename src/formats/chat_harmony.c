@@ -100,7 +100,8 @@ static bool instructs(const struct moxie_message *m)
 	return m->role == MOXIE_ROLE_SYSTEM || m->role == MOXIE_ROLE_DEVELOPER;
 }
 
-/* The developer message: the n messages' texts as instructions, then the tools.  Nothing when there is neither. */
+/* The developer message: the n messages' texts as instructions, then the tools, then the form of the answer.  Nothing when there is
+ * none of these. */
 static int put_developer(struct render *r, const struct moxie_chat_params *p, const struct moxie_message *msg, size_t n)
 {
 	struct buf s = { 0 };
@@ -115,6 +116,11 @@ static int put_developer(struct render *r, const struct moxie_chat_params *p, co
 		rc = err_nomem(r->err, s.n, "the developer message");
 	else if (p->n_tool)
 		rc = harmony_tools(p->tools, p->n_tool, &s, r->err);
+	if (!rc && p->format_schema) {
+		ok = buf_puts(&s, s.n ? "\n\n" : "") && buf_puts(&s, "# Response Formats\n\n## ") &&
+		     buf_puts(&s, p->format_name ? p->format_name : "answer") && buf_puts(&s, "\n\n") && buf_puts(&s, p->format_schema);
+		rc = ok ? 0 : err_nomem(r->err, s.n, "the developer message");
+	}
 	if (!rc && s.n)
 		rc = put_line(r, &(struct line){ .role = "developer", .content = s.p });
 	buf_free(&s);

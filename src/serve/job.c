@@ -137,6 +137,7 @@ static void job_free(struct job *j)
 		free(j->stop[i]);
 	ids_free(&j->stop_ids);
 	free(j->bias);
+	moxie_guide_free(j->guide);
 	free(j->part);
 	*j->prev = j->next;
 	if (j->next)

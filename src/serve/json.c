@@ -76,7 +76,7 @@ bool fields_read(const struct field *f, size_t n, json_t *body, void *to, const 
 	return true;
 }
 
-enum off { OFF_NULL, OFF_FALSE, OFF_EMPTY, OFF_TEXT, OFF_AUTO };
+enum off { OFF_NULL, OFF_FALSE, OFF_EMPTY, OFF_AUTO };
 
 /* Whether v asks for nothing. */
 static bool is_off(const json_t *v, enum off off)
@@ -91,10 +91,6 @@ static bool is_off(const json_t *v, enum off off)
 	case OFF_EMPTY:
 		return (json_is_object(v) && !json_object_size(v)) || (json_is_array(v) && !json_array_size(v)) ||
 		       (json_is_string(v) && !json_string_length(v));
-	case OFF_TEXT: {
-		const char *type = json_string_value(json_object_get(v, "type"));
-		return type && !strcmp(type, "text");
-	}
 	case OFF_AUTO: {
 		const char *word = json_string_value(v);
 		return word && (!strcmp(word, "auto") || !strcmp(word, "none"));
@@ -111,8 +107,6 @@ const char *unsupported_field(json_t *body, enum job_kind kind)
 		enum off off;
 		int kinds;
 	} rows[] = {
-		{ "response_format", OFF_TEXT, CHAT | COMPLETION },
-		{ "tool_choice", OFF_AUTO, CHAT },
 		{ "functions", OFF_EMPTY, CHAT },
 		{ "function_call", OFF_AUTO, CHAT },
 		{ "echo", OFF_FALSE, CHAT },
@@ -123,8 +117,7 @@ const char *unsupported_field(json_t *body, enum job_kind kind)
 		{ "token_ids_logprob", OFF_EMPTY, ALL },
 		{ "suffix", OFF_EMPTY, COMPLETION },
 		{ "stop_regex", OFF_EMPTY, ALL },
-		{ "json_schema", OFF_NULL, ALL },
-		{ "guided_json", OFF_NULL, ALL },
+		{ "guided_choice", OFF_NULL, ALL },
 		{ "guided_regex", OFF_NULL, ALL },
 		{ "guided_grammar", OFF_NULL, ALL },
 		{ "grammar", OFF_EMPTY, ALL },

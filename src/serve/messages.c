@@ -204,9 +204,12 @@ static int read_message(struct talk *t, json_t *v, size_t i)
 
 static int read_tools(struct talk *t, json_t *body)
 {
-	const json_t *tools = json_object_get(body, "tools"), *choice = json_object_get(body, "tool_choice");
-	const char *word = json_string_value(choice);
-	if (!tools || json_is_null(tools) || (word && !strcmp(word, "none")))
+	const json_t *tools = json_object_get(body, "tools");
+	struct tool_choice choice;
+	const char *wrong = choice_read(&choice, body);
+	if (wrong)
+		return bad(t, "tool_choice", "%s", wrong);
+	if (!tools || json_is_null(tools) || choice.none)
 		return 0;
 	if (!json_is_array(tools))
 		return bad(t, "tools", "tools is not a list");
@@ -251,10 +254,26 @@ static int read_effort(struct talk *t, json_t *body, enum moxie_effort *effort)
 	return bad(t, "reasoning_effort", "reasoning_effort is not low, medium or high");
 }
 
-static int render(struct talk *t, enum moxie_effort effort, struct ids *out)
+/* A schema that the answer has to follow is shown to the model. */
+static int read_format(struct talk *t, json_t *body, struct moxie_chat_params *p)
+{
+	struct format f;
+	const char *param = NULL, *wrong = format_read(&f, body, &param);
+	if (wrong)
+		bad(t, param, "%s", wrong);
+	else if (f.schema && (p->format_schema = own(t, json_dumps(f.schema, JSON_COMPACT))))
+		p->format_name = own(t, strdup(f.name));
+	bool ok = !wrong && (!f.schema || p->format_name);
+	format_free(&f);
+	return ok ? 0 : -1;
+}
+
+static int render(struct talk *t, enum moxie_effort effort, json_t *body, struct ids *out)
 {
 	struct server *s = t->s;
 	struct moxie_chat_params p = { .struct_size = sizeof p, .effort = effort, .date = s->p.date, .tools = t->tool, .n_tool = t->n_tool };
+	if (read_format(t, body, &p) < 0)
+		return -1;
 	struct moxie_err err = { 0 };
 	size_t n_text = 0, n = 0;
 	for (size_t i = 0; i < t->n_msg; i++)
@@ -288,7 +307,7 @@ int chat_ids(struct server *s, struct evhttp_request *req, json_t *body, struct 
 	if (rc == 0)
 		rc = read_effort(&t, body, &effort);
 	if (rc == 0)
-		rc = render(&t, effort, ids);
+		rc = render(&t, effort, body, ids);
 	if (rc < 0) {
 		bool memory = !strcmp(t.why, "out of memory") || !*t.why;
 		reply_error(s, req, memory ? 503 : 400, t.param, "%s", *t.why ? t.why : "out of memory");

@@ -62,7 +62,7 @@ void openai_chat(struct server *s, struct evhttp_request *req, json_t *body)
 	struct job *j = job_create(s, req, JOB_CHAT);
 	bool ok = j && (job_add_prompt(j, ids.v, ids.n) || (job_refuse(j, 503, NULL, "out of memory"), false));
 	ids_free(&ids);
-	if (ok && read_stream(j, body) && job_read_params(j, body, 0))
+	if (ok && read_stream(j, body) && job_read_params(j, body, 0) && job_read_format(j, body))
 		job_submit(j);
 }
 
@@ -137,7 +137,8 @@ void openai_completions(struct server *s, struct evhttp_request *req, json_t *bo
 	if (!check_common(s, req, body, JOB_COMPLETION))
 		return;
 	struct job *j = job_create(s, req, JOB_COMPLETION);
-	if (j && add_prompts(j, json_object_get(body, "prompt"), "prompt") && read_stream(j, body) && job_read_params(j, body, 16))
+	if (j && add_prompts(j, json_object_get(body, "prompt"), "prompt") && read_stream(j, body) && job_read_params(j, body, 16) &&
+	    job_read_format(j, body))
 		job_submit(j);
 }
 
@@ -160,6 +161,7 @@ void native_generate(struct server *s, struct evhttp_request *req, json_t *body)
 	}
 	struct job *j = job_create(s, req, JOB_GENERATE);
 	const char *name = has_ids ? "input_ids" : "text";
-	if (j && add_prompts(j, has_ids ? ids : json_object_get(body, "text"), name) && read_stream(j, body) && job_read_params(j, body, 128))
+	if (j && add_prompts(j, has_ids ? ids : json_object_get(body, "text"), name) && read_stream(j, body) && job_read_params(j, body, 128) &&
+	    job_read_format(j, body))
 		job_submit(j);
 }

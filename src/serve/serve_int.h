@@ -100,6 +100,7 @@ struct job {
 	size_t n_stop;
 	struct ids stop_ids;
 	struct moxie_bias *bias;
+	moxie_guide *guide;
 	int n;                      /* answers to each prompt: part i answers prompt i / n */
 	bool echo, probs_text;
 	struct moxie_generate_params gen;
@@ -209,6 +210,26 @@ void jobs_take(struct server *s); /* what the engine's thread left */
 /* What body says about how to generate, for every prompt of j; default_max: tokens when none are asked for, 0: no limit.
  * false: an error was answered and the job freed. */
 bool job_read_params(struct job *j, json_t *body, int default_max);
+
+/* ---- format.c ------------------------------------------------------------------------------------------------------- */
+
+struct format { /* of the answer's text */
+	bool json;
+	json_t *schema;       /* owned; NULL: any object */
+	char name[68];
+};
+/* NULL, or the sentence that says what is wrong with *param.  format_free after either. */
+const char *format_read(struct format *f, json_t *from, const char **param);
+void format_free(struct format *f);
+
+struct tool_choice {
+	bool none, must;      /* tools are not to be called, and not shown; one has to be */
+	const char *name;     /* ... this one; NULL: any */
+};
+const char *choice_read(struct tool_choice *c, json_t *body);
+
+/* Makes the guide that body asks for, or none.  false: an error was answered and the job freed. */
+bool job_read_format(struct job *j, json_t *body);
 
 /* ---- probs.c -------------------------------------------------------------------------------------------------------- */
 
