@@ -79,6 +79,9 @@ $(B)/fake/libmoxie-cuda.so.0: $(B)/tests/fake_device.o $(B)/libmoxie.a
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -shared -o $@ $^ $(LDFLAGS) $(LDLIBS)
 $(B)/test_alloc: LDFLAGS += $(WRAP:%=-Wl,--wrap=%)
 
+$(B)/load: $(patsubst %.c,$(B)/%.o,$(wildcard tests/load/*.c src/client/*.c)) $(B)/libmoxie.a# tests/load/run.sh
+	@$(CC) $(FLAGS) -o $@ $^ $(LDFLAGS) $(LDLIBS)
+
 $(B)-fuzz/.ready: tools/setup.sh
 	@tools/setup.sh fuzz && mkdir -p $(@D) && touch $@
 $(B)-fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.[ch] src/formats/*.[ch]) | $(B)-fuzz/.ready

@@ -48,7 +48,7 @@ struct opts {
 	bool show_wrong, json, list, specials, ids;
 
 	const char *served_name, *host, *uds, *key_file, *key, *log_level;
-	int port, n_running, n_queued, drain_seconds;
+	int port, n_running, n_queued, drain_seconds, read_seconds;
 	bool open_bind, open_metrics, no_reuse, incremental;
 
 	const char *base_url, *backend, *dataset, *extra_body, *tag;

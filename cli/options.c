@@ -93,6 +93,8 @@ static const struct row rows[] = {
 	  "never continue the KV cache of an earlier request" },
 	{ "incremental-streaming-output", 0, "stream-output", NULL, FLAG, AT(incremental), ANY, CMD_SERVE, "Server",
 	  "streamed chunks of /generate hold the new text alone" },
+	{ "timeout", 0, NULL, "N", INT, AT(read_seconds), 1, 86400, CMD_SERVE, "Server",
+	  "drop a client that is silent for N seconds, or takes twice as long to send a request or to read its answer (default: 60)" },
 	{ "drain-seconds", 0, NULL, "N", INT, AT(drain_seconds), 1, 86400, CMD_SERVE, "Server",
 	  "time that requests have to end after SIGTERM or Ctrl-C (default: 30)" },
 	{ "log-level", 0, NULL, "error|warning|info|debug", CHOICE, AT(log_level), ANY, CMD_SERVE, "Server",

@@ -226,6 +226,7 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 		.page = page_begin,
 		.n_page = (size_t)(page_end - page_begin),
 		.drain_seconds = o->drain_seconds,
+		.read_seconds = o->read_seconds,
 		.incremental_stream = o->incremental,
 		.on_ready = on_ready,
 		.on_drain = on_drain,

@@ -1,5 +1,4 @@
 /* http.c - the server's life: its socket, its signals, its limits, its end. */
-#include <dirent.h>
 #include <errno.h>
 #include <event2/listener.h>
 #include <event2/util.h>
@@ -93,23 +92,12 @@ static void accept_if(struct server *s, bool yes)
 	s->accepting = yes;
 }
 
-static int count_fds(void)
-{
-	int n = 0;
-	DIR *d = opendir("/proc/self/fd");
-	for (; d && readdir(d); n++)
-		;
-	if (d)
-		closedir(d);
-	return n;
-}
-
 /* The library has no limit on connections and does not tell when one ends, so the files that are open are counted. */
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
 	struct server *s = arg;
-	bool room = count_fds() < s->p.max_connections + 32;
+	bool room = conns_check(s) < s->p.max_connections + 32;
 	if (!room && s->accepting)
 		server_log(s, SERVE_WARN, "%d connections: no more for now", s->p.max_connections);
 	accept_if(s, room);
@@ -280,6 +268,7 @@ static void server_free(struct server *s)
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
 	buf_free(&s->scratch);
+	conns_free(s);
 	pthread_mutex_destroy(&s->lock);
 }
 

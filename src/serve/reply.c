@@ -25,6 +25,7 @@ static void on_sent(struct evhttp_request *req, void *arg)
 	struct timeval t = { .tv_sec = s->p.read_seconds };
 	s->n_reply--;
 	if (c) {
+		conns_mark(s, c, CONN_READING);
 		evhttp_connection_set_closecb(c, NULL, NULL);
 		bufferevent_setwatermark(evhttp_connection_get_bufferevent(c), EV_READ, 0, 0);
 		bufferevent_set_timeouts(evhttp_connection_get_bufferevent(c), &t, &t);
@@ -38,6 +39,7 @@ static void count_reply(struct server *s, struct evhttp_request *req)
 	if (!c)
 		return;
 	s->n_reply++;
+	conns_mark(s, c, CONN_SENDING);
 	evhttp_request_set_on_complete_cb(req, on_sent, s);
 	evhttp_connection_set_closecb(c, on_gone, s);
 }

@@ -210,6 +210,7 @@ void route_request(struct evhttp_request *req, void *server)
 	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
 	const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
 	const struct route *found = NULL;
+	conns_mark(s, evhttp_request_get_connection(req), CONN_BUSY);
 	enum evhttp_cmd_type method = evhttp_request_get_command(req);
 	for (size_t i = 0; path && i < sizeof routes / sizeof *routes; i++)
 		if (!strcmp(path, routes[i].path))

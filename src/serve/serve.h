@@ -38,7 +38,8 @@ struct serve_params {
 	size_t max_header;        /* bytes; 0: 64 KiB */
 	size_t max_output;        /* bytes a client may leave unread before its request is cancelled; 0: 4 MiB */
 	int max_connections;      /* 0: 4096 */
-	int read_seconds;         /* a client that neither sends nor takes a byte for so long is dropped; 0: 60 */
+	int read_seconds;         /* a client that neither sends nor takes a byte for so long is dropped, or takes twice as long for a
+	                             whole request, or for the whole rest of a finished answer; 0: 60 */
 	int drain_seconds;        /* how long running requests may take to end after SIGTERM; 0: 30 */
 	int incremental_stream;   /* 1: chunks of /generate hold only new text instead of all so far */
 	/* Once, when the socket accepts: url is "http://127.0.0.1:30000" or "unix:PATH".  May be NULL. */

@@ -142,6 +142,8 @@ struct server {
 	pthread_mutex_t lock;
 	struct part *ready, **ready_end;
 	struct buf scratch;
+	struct conn_age *age;     /* [n_age], by file descriptor */
+	size_t n_age;
 };
 
 /* ---- http.c --------------------------------------------------------------------------------------------------------- */
@@ -149,6 +151,14 @@ struct server {
 void server_log(const struct server *s, enum serve_level level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* When the last answer of a drain is out. */
 void server_check_drained(struct server *s);
+
+/* ---- conns.c -------------------------------------------------------------------------------------------------------- */
+
+enum conn_state { CONN_BUSY, CONN_READING, CONN_SENDING }; /* BUSY: the answer is being made; no limit */
+void conns_mark(struct server *s, struct evhttp_connection *c, enum conn_state state);
+/* Shuts those down that are too slow.  Returns the number of open files, or -1: not known. */
+int conns_check(struct server *s);
+void conns_free(struct server *s);
 
 /* ---- reply.c -------------------------------------------------------------------------------------------------------- */
 

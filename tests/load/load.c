@@ -1,0 +1,233 @@
+/* load.c - `load TEST --url URL ...`: the load tests of docs/reliability.md.  Prints one JSON row; the exit code is 1 when it fails. */
+#include "load.h"
+
+#include <dirent.h>
+#include <getopt.h>
+
+/* ---- the server's numbers ------------------------------------------------------------------------------------------------ */
+
+struct text_of {
+	char *text;
+};
+
+static void keep_text(struct call *c)
+{
+	struct text_of *t = c->ud;
+	if (!c->error[0] && c->status == 200)
+		t->text = strdup(c->answer);
+}
+
+double metric(struct load *l, const char *name)
+{
+	struct text_of t = { 0 };
+	struct call c = { .path = "/metrics", .on_done = keep_text, .ud = &t, .idle_seconds = 30 };
+	char head[128];
+	client_wait(l->client, &c);
+	if (!t.text)
+		die("no metrics: HTTP %d, %s", c.status, c.error);
+	snprintf(head, sizeof head, "\nsglang:%s{", name);
+	char *at = strstr(t.text, head), *value = at ? strchr(at, '}') : NULL;
+	if (!value)
+		die("no metric %s", name);
+	double v = strtod(value + 1, NULL);
+	free(t.text);
+	return v;
+}
+
+double wait_idle(struct load *l, double at_most)
+{
+	double start = host_now();
+	while (metric(l, "num_running_reqs") + metric(l, "num_queue_reqs") > 0)
+		if (host_now() - start > at_most)
+			die("after %.0f s %g requests run and %g wait", at_most, metric(l, "num_running_reqs"), metric(l, "num_queue_reqs"));
+	return host_now() - start;
+}
+
+long rss_kb(int pid)
+{
+	char path[64], line[256];
+	long kb = 0;
+	snprintf(path, sizeof path, "/proc/%d/status", pid);
+	FILE *f = pid ? fopen(path, "r") : NULL;
+	while (f && fgets(line, sizeof line, f))
+		sscanf(line, "VmRSS: %ld", &kb);
+	if (f)
+		fclose(f);
+	return kb;
+}
+
+int n_fd(int pid)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/fd", pid);
+	DIR *d = pid ? opendir(path) : NULL;
+	int n = 0;
+	while (d && readdir(d))
+		n++;
+	if (d)
+		closedir(d);
+	return n;
+}
+
+/* ---- equal: many at once, each answer as alone ------------------------------------------------------------------------------ */
+
+struct run {
+	struct load *l;
+	struct kind *kind;
+	int n_kind, n_sent, n_done, n_verdict[N_VERDICT];
+	double *ms;
+	long long n_tok;
+	struct asked *asked;
+};
+
+static void send_next(struct run *r, struct asked *a)
+{
+	r->n_sent++;
+	ask_start(r->l, a, &r->kind[draw(r->l, (uint64_t)r->n_kind)]);
+}
+
+static void on_end(struct asked *a)
+{
+	struct run *r = a->ud;
+	enum verdict v = ask_verdict(a);
+	r->n_verdict[v]++;
+	if (v == RIGHT)
+		r->n_tok += a->n_tok;
+	r->ms[r->n_done++] = 1e3 * (a->call.end - a->call.start);
+	if (v == LOST && r->n_verdict[LOST] > 100)
+		die("too many are lost");
+	if (r->n_sent < r->l->n)
+		send_next(r, a);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static void run_begin(struct run *r, struct load *l, int n_kind)
+{
+	*r = (struct run){ .l = l, .n_kind = n_kind, .kind = kinds_make(l, n_kind), .ms = calloc((size_t)l->n, sizeof(double)),
+	                   .asked = calloc((size_t)l->width, sizeof(struct asked)) };
+	if (!r->ms || !r->asked)
+		die("out of memory");
+	kinds_ask_alone(l, r->kind, n_kind);
+}
+
+/* n requests, width of them at once. */
+static double run_all(struct run *r)
+{
+	struct load *l = r->l;
+	double start = host_now();
+	for (int i = 0; i < l->width && r->n_sent < l->n; i++) {
+		r->asked[i].ud = r;
+		r->asked[i].on_end = on_end;
+		send_next(r, &r->asked[i]);
+	}
+	while (client_busy(l->client))
+		client_step(l->client, 1);
+	qsort(r->ms, (size_t)r->n_done, sizeof(double), by_value);
+	return host_now() - start;
+}
+
+static void run_end(struct run *r)
+{
+	for (int i = 0; i < r->l->width; i++)
+		buf_free(&r->asked[i].text);
+	free(r->asked);
+	free(r->ms);
+	kinds_free(r->kind, r->n_kind);
+}
+
+static double at_percent(const struct run *r, int p)
+{
+	return r->n_done ? r->ms[(size_t)r->n_done * (size_t)p / 100 < (size_t)r->n_done ? (size_t)r->n_done * (size_t)p / 100 : (size_t)r->n_done - 1] : 0;
+}
+
+int equal_main(struct load *l)
+{
+	struct run r;
+	run_begin(&r, l, 300);
+	double start_cached = metric(l, "cached_tokens_total"), seconds = run_all(&r);
+	wait_idle(l, 10);
+	printf("{\"test\":\"equal\",\"n\":%d,\"width\":%d,\"kinds\":%d", l->n, l->width, r.n_kind);
+	for (int v = 0; v < N_VERDICT; v++)
+		printf(",\"%s\":%d", verdict_name[v], r.n_verdict[v]);
+	printf(",\"seconds\":%.1f,\"requests_per_s\":%.1f,\"output_tokens_per_s\":%.0f,\"cached_tokens\":%.0f,\"p50_ms\":%.1f,\"p99_ms\":%.1f,"
+	       "\"max_ms\":%.1f,\"tokens_at_idle\":%.0f}\n", seconds, r.n_done / seconds, (double)r.n_tok / seconds,
+	       metric(l, "cached_tokens_total") - start_cached, at_percent(&r, 50), at_percent(&r, 99), at_percent(&r, 100), metric(l, "num_used_tokens"));
+	int bad = r.n_verdict[WRONG] + r.n_verdict[LOST] + r.n_verdict[SERVER_ERROR] + r.n_verdict[CLIENT_ERROR] + (r.n_done != l->n) +
+	          (metric(l, "num_used_tokens") != 0);
+	run_end(&r);
+	return bad != 0;
+}
+
+/* ---- soak: the same for long, and the process does not grow -------------------------------------------------------------------- */
+
+int soak_main(struct load *l)
+{
+	struct run r;
+	int n = l->n, n_fd_first = 0, n_fd_last = 0, rounds = 0;
+	long rss_first = 0, rss_last = 0;
+	l->n = 500;
+	run_begin(&r, l, 150);
+	double start = host_now();
+	while (host_now() - start < l->seconds) {
+		r.n_sent = r.n_done = 0;
+		run_all(&r);
+		wait_idle(l, 10);
+		rss_last = rss_kb(l->pid);
+		n_fd_last = n_fd(l->pid);
+		if (host_now() - start < l->seconds / 5 || !rss_first) /* the first fifth fills caches and buffers */
+			rss_first = rss_last, n_fd_first = n_fd_last;
+		fprintf(stderr, "%.0f s: rss %ld kB, %d files\n", host_now() - start, rss_last, n_fd_last);
+		rounds++;
+	}
+	printf("{\"test\":\"soak\",\"seconds\":%.0f,\"width\":%d,\"n\":%d", host_now() - start, l->width, rounds * l->n);
+	for (int v = 0; v < N_VERDICT; v++)
+		printf(",\"%s\":%d", verdict_name[v], r.n_verdict[v]);
+	printf(",\"rss_kb_after_a_fifth\":%ld,\"rss_kb\":%ld,\"files_after_a_fifth\":%d,\"files\":%d}\n", rss_first, rss_last, n_fd_first, n_fd_last);
+	int bad = r.n_verdict[WRONG] + r.n_verdict[LOST] + r.n_verdict[SERVER_ERROR] + r.n_verdict[CLIENT_ERROR];
+	bad += rss_last > rss_first + rss_first / 50 + 2048 || n_fd_last > n_fd_first + l->width;
+	l->n = n;
+	run_end(&r);
+	return bad != 0;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct {
+		const char *name;
+		int (*run)(struct load *l);
+	} tests[] = { { "equal", equal_main }, { "leave", leave_main }, { "slow", slow_main }, { "soak", soak_main } };
+	static const struct option longs[] = { { "url", 1, NULL, 'u' }, { "n", 1, NULL, 'n' }, { "width", 1, NULL, 'w' }, { "slow", 1, NULL, 's' },
+		{ "seconds", 1, NULL, 't' }, { "pid", 1, NULL, 'p' }, { "seed", 1, NULL, 'r' }, { 0 } };
+	struct load l = { .url = "http://127.0.0.1:30000", .n = 1000, .width = 8, .slow = 100, .rng = 1 };
+	for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
+		long v = c == 'u' || c == '?' ? 0 : strtol(optarg, NULL, 10);
+		switch (c) {
+		case 'u': l.url = optarg; break;
+		case 'n': l.n = (int)v; break;
+		case 'w': l.width = (int)v; break;
+		case 's': l.slow = (int)v; break;
+		case 't': l.seconds = (double)v; break;
+		case 'p': l.pid = (int)v; break;
+		case 'r': l.rng = (uint64_t)v * 0x9e3779b97f4a7c15u | 1; break;
+		default: return 2;
+		}
+	}
+	struct moxie_err err = { 0 };
+	if (l.n < 1 || l.width < 1 || l.slow < 0)
+		die("n and width are at least 1");
+	for (size_t i = 0; optind < argc && i < sizeof tests / sizeof *tests; i++) {
+		if (strcmp(argv[optind], tests[i].name))
+			continue;
+		if (client_open(&l.client, l.url, NULL, &err))
+			die("%s", err.text);
+		int rc = tests[i].run(&l);
+		client_close(l.client);
+		return rc;
+	}
+	die("usage: load equal|leave|slow|soak [--url URL] [--n N] [--width N] [--slow N] [--seconds N] [--pid N] [--seed N]");
+}
