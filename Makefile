@@ -86,8 +86,10 @@ $(B)-fuzz/.ready: tools/setup.sh
 	@tools/setup.sh fuzz && mkdir -p $(@D) && touch $@
 $(B)-fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.[ch] src/formats/*.[ch]) | $(B)-fuzz/.ready
 	@echo "FUZZ $<"
-	@clang $(filter-out -fopenmp -MMD -MP $(CFLAGS),$(FLAGS)) -Wno-unknown-pragmas -O1 -g -fsanitize=fuzzer,address,undefined \
+	@clang $(filter-out -fopenmp -MMD -MP $(CFLAGS),$(FLAGS)) -Wno-unknown-pragmas -Wno-unused-parameter -O1 -g -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=all -o $@ $(filter %.c,$^) $(LDLIBS)
+$(B)-fuzz/fuzz_http: $(wildcard src/*/*.[ch] src/kernels/cpu/*.[ch])# the whole server
+$(B)-fuzz/fuzz_http: LDLIBS := -levent_extra -levent_core $(LDLIBS)
 $(B)-fuzz/fuzz_%.run: $(B)-fuzz/fuzz_%
 	@tools/run_fuzz.sh $< $(FUZZ_SECONDS) $(wildcard tests/fuzz/corpus/$* tests/fuzz/corpus/fuzz_$*)
 

@@ -544,6 +544,31 @@ def calls_are_made():
 	s.ok("/v1/chat/completions", chat(tools=odd, tool_choice="required", max_tokens=4))
 	odd[0]["function"]["strict"] = True
 	assert "pattern" in s.bad("/v1/chat/completions", chat(tools=odd, max_tokens=4), 400, "tools")["message"]
+@test
+def slow_clients_are_dropped():
+	s = Server("--timeout", "1")
+	try:
+		sender = socket.create_connection(("127.0.0.1", s.port), timeout=10)
+		kept = http.client.HTTPConnection("127.0.0.1", s.port, timeout=10)
+		gone, start = None, time.time()
+		head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 1000
+		while gone is None and time.time() - start < 10: # never silent for a second, but never done either
+			try:
+				sender.sendall(head[:1])
+				head = head[1:]
+				kept.request("GET", "/health")
+				assert kept.getresponse().read()
+				time.sleep(0.2)
+				if sender.recv(1, socket.MSG_DONTWAIT) == b"":
+					gone = time.time() - start
+			except BlockingIOError:
+				pass
+			except OSError:
+				gone = time.time() - start
+		assert gone and 1.9 < gone < 5, gone
+		assert s.get("/health")[0] == 200
+	finally:
+		s.stop(signal.SIGKILL)
 
 
 # ---- what is wrong ------------------------------------------------------------------------------------------------------
@@ -588,6 +613,8 @@ def wrong_bodies():
 	s = server()
 	for body in "", "{", "[]", "3", "null", '{"a":1,"a":2}', '{"prompt": "a", "stop": "\\u0000"}', '{"a\\u0000": 1}', b'{"prompt": "\xff"}', "{}" * 2, "[" * 100000:
 		s.bad("/v1/chat/completions", body, 400)
+	for body in b'{"a\\\xd0\xa6"}', b'{"a\\\xed\xa0\x80"}', b'{"' + b'\xc3\xa9' * 1000: # the error quotes it, in UTF-8
+		s.bad("/v1/completions", body, 400)
 	for messages in None, [], {}, "hi", [1], [{}], [{"role": "king"}], [{"role": "user", "content": 5}], [
 			{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}], [{"role": "tool", "content": "x"}]:
 		s.bad("/v1/chat/completions", {"messages": messages}, 400, "messages")

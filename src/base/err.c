@@ -21,8 +21,8 @@ MOXIE_API const char *moxie_strerror(int status)
 	return "unknown status";
 }
 
-/* Names in the text may come from a hostile file: no control characters reach a terminal, no half characters. */
-static void clean(char *s)
+/* Names in the text may come from a hostile file or client: no control characters reach a terminal, no half characters a client. */
+void err_clean(char *s)
 {
 	unsigned char *p = (unsigned char *)s;
 	while (*p) {
@@ -30,6 +30,8 @@ static void clean(char *s)
 		bool ok = n > 0 && (n > 1 || (*p >= 0x20 && *p != 0x7f) || *p == '\n');
 		for (int i = 1; ok && i < n; i++)
 			ok = (p[i] & 0xc0) == 0x80; /* the terminating NUL fails this too */
+		if (ok && n > 2) /* too long for what they say, halves of UTF-16, above U+10FFFF */
+			ok = !(*p == 0xe0 && p[1] < 0xa0) && !(*p == 0xed && p[1] > 0x9f) && !(*p == 0xf0 && p[1] < 0x90) && !(*p == 0xf4 && p[1] > 0x8f);
 		if (!ok) {
 			*p++ = '?';
 			continue;
@@ -47,7 +49,7 @@ int err_set(struct moxie_err *err, int code, const char *fmt, ...)
 	err->code = code;
 	vsnprintf(err->text, sizeof err->text, fmt, ap);
 	va_end(ap);
-	clean(err->text);
+	err_clean(err->text);
 	return code;
 }
 

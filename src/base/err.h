@@ -20,6 +20,9 @@ extern "C" {
  * the formatted text, which may come from a file, are replaced by '?'. */
 int err_set(struct moxie_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* What err_set does to a text: it becomes UTF-8 without control characters. */
+void err_clean(char *text);
+
 /* Puts "prefix: " before the text that is already in err (which may be NULL). */
 void err_prefix(struct moxie_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/err.h"
 #include "serve/serve_int.h"
 
 static void on_gone(struct evhttp_connection *c, void *arg)
@@ -109,6 +110,7 @@ void reply_error(struct server *s, struct evhttp_request *req, int code, const c
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
+	err_clean(text); /* a parser's words or a cut may end within a character */
 	struct buf b = { 0 };
 	error_write(&b, code, param, text);
 	if (code == 401)
