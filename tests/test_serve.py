@@ -571,6 +571,90 @@ def slow_clients_are_dropped():
 		s.stop(signal.SIGKILL)
 
 
+# ---- /v1/responses -----------------------------------------------------------------------------------------------------
+
+def respond(i=0, **more):
+	return {"model": server_model(), "input": question(i)[0]["content"], "temperature": 0, "max_output_tokens": 300, **more}
+
+
+def response_events(s, body):
+	status, text, headers = s.post("/v1/responses", {**body, "stream": True})
+	assert status == 200 and headers["Content-Type"].startswith("text/event-stream"), (status, text[:300])
+	events = []
+	for e in text.decode().split("\n\n")[:-1]:
+		name, data = e.split("\n")
+		events.append(json.loads(data.removeprefix("data: ")))
+		assert name == "event: " + events[-1]["type"] and events[-1]["sequence_number"] == len(events) - 1
+	return events
+
+
+@test
+def responses():
+	s = server()
+	chat_answer = s.ok("/v1/chat/completions", chat())
+	whole = s.ok("/v1/responses", respond())
+	assert whole["object"] == "response" and whole["status"] == "completed" and whole["store"] is False and whole["id"].startswith("resp_")
+	thought, said = whole["output"]
+	message = chat_answer["choices"][0]["message"]
+	assert thought["type"] == "reasoning" and thought["content"][0]["text"] == message["reasoning_content"]
+	assert said["type"] == "message" and said["content"][0]["text"] == message["content"]
+	usage = whole["usage"]
+	assert usage["input_tokens"] == chat_answer["usage"]["prompt_tokens"] and usage["output_tokens"] == chat_answer["usage"]["completion_tokens"]
+	assert usage["output_tokens_details"]["reasoning_tokens"] > 0 and usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+	events = response_events(s, respond())
+	types = [e["type"] for e in events]
+	assert types[:3] == ["response.created", "response.in_progress", "response.output_item.added"] and types[-1] == "response.completed"
+	last = events[-1]["response"]
+	assert [o["content"] for o in last["output"]] == [o["content"] for o in whole["output"]]
+	for kind, item in ("output_text", said), ("reasoning_text", thought):
+		assert "".join(e["delta"] for e in events if e["type"] == "response.%s.delta" % kind) == item["content"][0]["text"]
+		assert [e["text"] for e in events if e["type"] == "response.%s.done" % kind] == [item["content"][0]["text"]]
+	done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
+	assert done == last["output"] and [e["output_index"] for e in events if e["type"] == "response.output_item.added"] == [0, 1]
+	talk = [{"role": "user", "content": [{"type": "input_text", "text": question(1)[0]["content"]}]}, {"type": "reasoning", "summary": [
+		{"type": "summary_text", "text": "13 + 3"}]}, {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "16"}]}] + question(2)
+	same = [question(1)[0], {"role": "assistant", "content": "16", "reasoning_content": "13 + 3"}] + question(2)
+	system = [{"role": "system", "content": "Be brief."}]
+	a = s.ok("/v1/responses", respond(input=talk, instructions="Be brief."))
+	b = s.ok("/v1/chat/completions", chat(messages=system + same, max_tokens=300))
+	assert a["output"][-1]["content"][0]["text"] == b["choices"][0]["message"]["content"] and a["instructions"] == "Be brief."
+	short = s.ok("/v1/responses", respond(max_output_tokens=3))
+	assert short["status"] == "incomplete" and short["incomplete_details"] == {"reason": "max_output_tokens"}
+	assert response_events(s, respond(max_output_tokens=3))[-1]["type"] == "response.incomplete"
+	form = {"format": {"type": "json_schema", "name": "apples", "schema": ANSWER, "strict": True}}
+	follows(json.loads(s.ok("/v1/responses", respond(text=form))["output"][-1]["content"][0]["text"]))
+
+
+@test
+def responses_call():
+	s = server()
+	tools = [{"type": "function", **t["function"]} for t in CALLS]
+	first = s.ok("/v1/responses", respond(tools=tools, tool_choice={"type": "function", "name": "weather"}))
+	call = first["output"][-1]
+	assert call["type"] == "function_call" and call["call_id"] and check_call({"id": 1, "type": "function", "function": call}) == "weather"
+	events = response_events(s, respond(tools=tools, tool_choice={"type": "function", "name": "weather"}))
+	deltas = [e["delta"] for e in events if e["type"] == "response.function_call_arguments.delta"]
+	assert "".join(deltas) == call["arguments"] and len(deltas) > 1
+	back = [question(0)[0], *first["output"], {"type": "function_call_output", "call_id": call["call_id"], "output": "rain"}]
+	s.ok("/v1/responses", respond(input=back, tools=tools, max_output_tokens=8))
+	for more, word in (({"previous_response_id": "resp_1"}, "previous_response_id"), ({"input": []}, "input"), ({"input": 3}, "input"),
+	                   ({"background": True}, "background"), ({"input": [{"type": "image"}]}, "input"), ({"tools": [{"type": "web_search"}]}, "tools"),
+	                   ({"input": [{"type": "function_call", "name": "a"}]}, "input"), ({"text": 3}, "text"), ({"instructions": 3}, "instructions"),
+	                   ({"max_output_tokens": 0}, "max_completion_tokens"), ({"truncation": "auto"}, "truncation"), ({"model": "other"}, "model")):
+		s.bad("/v1/responses", respond(**more), 404 if "model" in more else 400, word)
+
+
+@test
+def cache_is_flushed():
+	s = server()
+	s.ok("/v1/chat/completions", chat(5))
+	assert s.ok("/v1/chat/completions", chat(5))["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+	for method, path in ("POST", "/flush_cache"), ("GET", "/flush_cache?timeout=3"), ("POST", "/reset_prefix_cache"):
+		assert s.ask(method, path)[0] == 200
+		assert s.ok("/v1/chat/completions", chat(5))["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+	assert json.loads(s.get("/v1/models/" + server_model())[1])["id"] == server_model() and s.get("/v1/models/none")[0] == 404
+
+
 # ---- what is wrong ------------------------------------------------------------------------------------------------------
 
 @test
@@ -676,6 +760,8 @@ def fuzzed_bodies():
 	r = random.Random(1)
 	seeds = [json.dumps(chat(stream=True, tools=TOOLS, stop=["x"], max_tokens=2)).encode(),
 	         json.dumps({"text": ["a", "b"], "sampling_params": {"max_new_tokens": 2, "top_k": 3}}).encode(),
+	         json.dumps(respond(input=question(0), tools=[{"type": "function", **TOOLS[0]["function"]}], max_output_tokens=2)).encode(),
+	         json.dumps({"prompt": "a", "max_tokens": 2, "json_schema": ANSWER, "logprobs": 2, "n": 2, "logit_bias": {"3": 1}}).encode(),
 	         json.dumps({"prompt": [[1, 2], [3]], "max_tokens": 2, "temperature": 0.5}).encode()]
 	pieces = [b"null", b"{}", b"[]", b"-1", b"1e9", b'"x"', b"true", b"[[[[", b"}", b'"', b"\\", b"\x00", b"\xff", b",", b":"]
 	c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60)
@@ -684,7 +770,8 @@ def fuzzed_bodies():
 		for _ in range(r.randint(1, 4)):
 			at = r.randrange(len(body))
 			body[at:at + r.randint(0, 12)] = r.choice(pieces)
-		c.request("POST", r.choice(["/v1/chat/completions", "/generate", "/v1/completions", "/tokenize", "/detokenize", "/abort_request"]),
+		c.request("POST", r.choice(["/v1/chat/completions", "/generate", "/v1/completions", "/tokenize", "/detokenize", "/abort_request",
+		                            "/v1/responses"]),
 		          body=bytes(body))
 		a = c.getresponse()
 		a.read()

@@ -47,6 +47,7 @@ int moxie_engine_submit(moxie_engine *e, const struct moxie_request *r, uint64_t
 	return 0;
 }
 void moxie_engine_cancel(moxie_engine *e, uint64_t id) { (void)e, (void)id; }
+void moxie_engine_flush(moxie_engine *e) { (void)e; }
 int moxie_engine_get_stats(moxie_engine *e, struct moxie_engine_stats *st) { (void)e, (void)st; return 0; }
 
 /* ---- the server in a thread ----------------------------------------------------------------------------------------------- */
@@ -178,6 +179,37 @@ TEST(preamble_and_final)
 	CHECK(!strcmp(at(c, "message", "content"), "Let me see.Rain."), "%s", at(c, "message", "content"));
 	CHECK(!strcmp(json_string_value(json_object_get(c, "finish_reason")), "stop"), "finish_reason");
 	json_decref(all);
+}
+
+/* Items of every kind, in the order in which they came. */
+TEST(response_items)
+{
+	script = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|>"
+	         "<|start|>assistant to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{}<|call|>";
+	script_status = 0;
+	json_error_t e;
+	json_t *all = json_loads(post("/v1/responses", "{\"input\":\"Oslo?\"}"), 0, &e), *out = json_object_get(all, "output");
+	static const char *const types[] = { "reasoning", "message", "function_call" };
+	CHECK(json_array_size(out) == 3, "%zu items", json_array_size(out));
+	for (size_t i = 0; i < 3; i++)
+		CHECK(!strcmp(json_string_value(json_object_get(json_array_get(out, i), "type")), types[i]), "item %zu", i);
+	CHECK(!strcmp(json_string_value(json_object_get(json_array_get(out, 2), "arguments")), "{}"), "arguments");
+	CHECK(!strcmp(json_string_value(json_object_get(all, "status")), "completed"), "status");
+	json_decref(all);
+	char *text = post("/v1/responses", "{\"input\":\"Oslo?\",\"stream\":true}");
+	static const char *const order[] = { "response.created", "response.reasoning_text.delta", "response.output_item.done", "response.output_text.delta",
+		"response.output_item.done", "response.function_call_arguments.delta", "response.function_call_arguments.done",
+		"response.output_item.done", "response.completed" };
+	for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
+		char line[80];
+		snprintf(line, sizeof line, "event: %s\n", order[i]);
+		text = strstr(text, line);
+		CHECK(text, "no %s where it belongs", order[i]);
+		text++;
+	}
+	script_status = MOXIE_E_DEVICE;
+	text = post("/v1/responses", "{\"input\":\"Oslo?\",\"stream\":true}");
+	CHECK(strstr(text, "event: response.failed") && strstr(text, "the engine failed") && !strstr(text, "secret"), "%s", text);
 }
 
 TEST(failure_tells_nothing_inside)

@@ -213,8 +213,8 @@ static void word_step(struct grammar_run *r, uint32_t parent, struct frame f, un
 }
 
 /* The first property at or behind `from` that may come next and whose name begins like property like's for n bytes, then with c. */
-static uint32_t find_name(const struct grammar_run *r, uint32_t object, const struct gram_node *n, uint32_t from, uint32_t like, uint64_t n_same,
-                          int c)
+static uint32_t find_name(const struct grammar_run *r, uint32_t object, const struct gram_node *n, uint32_t from, uint32_t like,
+                          uint64_t n_same, int c)
 {
 	const struct grammar *g = r->g;
 	for (uint32_t i = from; i < n->n; i++) {

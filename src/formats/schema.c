@@ -323,7 +323,8 @@ static uint32_t any_of(struct compiler *c, const json_t *s, const json_t *list, 
 		const json_t *v = json_array_get(list, i);
 		uint32_t node;
 		if (of_types)
-			node = json_is_string(v) ? one_type(c, s, json_string_value(v)) : fail(c, MOXIE_E_FORMAT, "\"type\" has something that is no name");
+			node = json_is_string(v) ? one_type(c, s, json_string_value(v))
+			                         : fail(c, MOXIE_E_FORMAT, "\"type\" has something that is no name");
 		else
 			node = compile_in(c, v, keyword);
 		if (!c->rc)
@@ -379,11 +380,11 @@ static uint32_t reference(struct compiler *c, const json_t *ref)
 /* ---- one schema --------------------------------------------------------------------------------------------------------- */
 
 /* Keywords by what they do.  Those of one group may stand beside any type: they say nothing of another's values. */
-static const char *const says_nothing[] = { "title", "description", "default", "examples", "example", "$schema", "$id", "$anchor", "$comment",
-	"deprecated", "readOnly", "writeOnly", "format", "contentMediaType", "contentEncoding", "discriminator", "$defs", "definitions" };
+static const char *const says_nothing[] = { "title", "description", "default", "examples", "example", "$schema", "$id", "$anchor",
+	"$comment", "deprecated", "readOnly", "writeOnly", "format", "contentMediaType", "contentEncoding", "discriminator", "$defs", "definitions" };
 static const char *const choice[] = { "$ref", "enum", "const", "anyOf", "oneOf", "allOf" };
-static const char *const typed[] = { "type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems",
-	"minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum" };
+static const char *const typed[] = { "type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems",
+	"maxItems", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum" };
 #define COUNT(a) (sizeof a / sizeof *a)
 
 static bool in(const char *const *list, size_t n, const char *word)

@@ -139,12 +139,12 @@ static int list_tools(struct moxie_tool *to, json_t *tools, const struct tool_ch
 /* 0, or what moxie_guide_create said. */
 static int make_guide(struct job *j, json_t *body, const struct format *f, const struct tool_choice *c, struct moxie_err *err)
 {
-	json_t *list = j->kind == JOB_CHAT ? json_object_get(body, "tools") : NULL;
+	json_t *list = is_talk(j->kind) ? json_object_get(body, "tools") : NULL;
 	struct moxie_tool *tools = calloc(json_array_size(list) + 1, sizeof *tools);
 	char *schema = f->schema ? json_dumps(f->schema, JSON_COMPACT) : NULL;
 	bool any_strict = false;
 	int n = tools ? list_tools(tools, list, c, &any_strict) : -1, rc = n < 0 || (f->schema && !schema) ? MOXIE_E_NOMEM : 0;
-	struct moxie_guide_params p = { .struct_size = sizeof p, .raw = j->kind != JOB_CHAT, .json = f->json, .schema = schema, .tools = tools,
+	struct moxie_guide_params p = { .struct_size = sizeof p, .raw = !is_talk(j->kind), .json = f->json, .schema = schema, .tools = tools,
 		.n_tool = n > 0 ? (size_t)n : 0, .must_call = c->must };
 	if (rc == 0 && (f->json || c->must || any_strict)) /* else the model is free, and no token has to be checked */
 		rc = moxie_guide_create(&j->guide, j->s->m, &p, err);
@@ -162,7 +162,7 @@ bool job_read_format(struct job *j, json_t *body)
 	struct tool_choice c = { .none = true };
 	struct moxie_err err = { .code = MOXIE_E_NOMEM };
 	const char *param = NULL, *bad = format_read(&f, from, &param);
-	if (!bad && j->kind == JOB_CHAT) {
+	if (!bad && is_talk(j->kind)) {
 		bad = choice_read(&c, body);
 		param = bad ? "tool_choice" : param;
 	}

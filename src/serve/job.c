@@ -66,7 +66,7 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 	bool is_end = ev->kind == MOXIE_EV_END || ev->kind == MOXIE_EV_CALL || ev->kind == MOXIE_EV_RETURN;
 	struct item it = { .id = id, .time = host_now(), .is_token = id >= 0 && !(is_end && id == p->last_id) };
 	p->last_id = id;
-	it.in_text = !is_end && !ev->recipient && (p->job->kind != JOB_CHAT || (*ev->channel && strcmp(ev->channel, "analysis")));
+	it.in_text = !is_end && !ev->recipient && (!is_talk(p->job->kind) || (*ev->channel && strcmp(ev->channel, "analysis")));
 	bool to_call = ev->recipient && (ev->kind == MOXIE_EV_TEXT || ev->kind == MOXIE_EV_CALL);
 	bool begins = to_call && !p->in_call;
 	if (ev->kind == MOXIE_EV_TEXT)
@@ -121,6 +121,7 @@ static void part_free(struct part *p)
 	buf_free(&p->in.probs);
 	buf_free(&p->out.probs);
 	probs_free(p);
+	resp_free(p);
 	buf_free(&p->echo);
 	buf_free(&p->content);
 	buf_free(&p->reasoning);
@@ -138,6 +139,7 @@ static void job_free(struct job *j)
 	ids_free(&j->stop_ids);
 	free(j->bias);
 	moxie_guide_free(j->guide);
+	buf_free(&j->echo_fields);
 	free(j->part);
 	*j->prev = j->next;
 	if (j->next)
@@ -211,7 +213,7 @@ void job_drop(struct job *j)
 
 struct job *job_create(struct server *s, struct evhttp_request *req, enum job_kind kind)
 {
-	static const char *const prefix[] = { "chatcmpl-", "cmpl-", "", "health-" };
+	static const char *const prefix[] = { "chatcmpl-", "cmpl-", "", "health-", "resp_" };
 	if (s->draining) {
 		reply_error(s, req, 503, NULL, "the server is shutting down");
 		return NULL;
@@ -231,7 +233,7 @@ struct job *job_create(struct server *s, struct evhttp_request *req, enum job_ki
 	j->created = (long)time(NULL);
 	j->start = host_now();
 	j->n = 1;
-	j->gen = (struct moxie_generate_params){ .struct_size = sizeof j->gen, .raw = kind != JOB_CHAT };
+	j->gen = (struct moxie_generate_params){ .struct_size = sizeof j->gen, .raw = !is_talk(kind) };
 	moxie_sampling_default(s->m, &j->gen.sampling);
 	j->gen.sampling.struct_size = sizeof j->gen.sampling;
 	j->gen.sampling.seed = r[1];

@@ -140,3 +140,12 @@ void native_health_generate(struct server *s, struct evhttp_request *req, json_t
 	else
 		job_refuse(j, 503, NULL, "out of memory");
 }
+
+/* A cache that requests are using is forgotten before the next step, so the answer need not wait. */
+void native_flush_cache(struct server *s, struct evhttp_request *req, json_t *body)
+{
+	static const char done[] = "Cache flushed.\n";
+	(void)body;
+	moxie_engine_flush(s->e);
+	reply_send(s, req, 200, "text/plain; charset=utf-8", done, sizeof done - 1);
+}

@@ -52,17 +52,23 @@ static bool read_stream(struct job *j, json_t *body)
 	return ok;
 }
 
-void openai_chat(struct server *s, struct evhttp_request *req, json_t *body)
+struct job *chat_job(struct server *s, struct evhttp_request *req, json_t *body, enum job_kind kind)
 {
 	struct ids ids = { 0 };
 	if (!check_common(s, req, body, JOB_CHAT) || chat_ids(s, req, body, &ids) < 0) {
 		ids_free(&ids);
-		return;
+		return NULL;
 	}
-	struct job *j = job_create(s, req, JOB_CHAT);
+	struct job *j = job_create(s, req, kind);
 	bool ok = j && (job_add_prompt(j, ids.v, ids.n) || (job_refuse(j, 503, NULL, "out of memory"), false));
 	ids_free(&ids);
-	if (ok && read_stream(j, body) && job_read_params(j, body, 0) && job_read_format(j, body))
+	return ok && read_stream(j, body) && job_read_params(j, body, 0) && job_read_format(j, body) ? j : NULL;
+}
+
+void openai_chat(struct server *s, struct evhttp_request *req, json_t *body)
+{
+	struct job *j = chat_job(s, req, body, JOB_CHAT);
+	if (j)
 		job_submit(j);
 }
 

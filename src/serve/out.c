@@ -169,7 +169,7 @@ static bool keep(struct part *p, const struct item *it, const char *text)
 		return false;
 	if (it->kind == IT_CALL)
 		return add_call(p, text, it->n_text);
-	if (!it->n_text || (j->stream && j->kind != JOB_GENERATE))
+	if (!it->n_text || j->kind == JOB_RESPONSE || (j->stream && j->kind != JOB_GENERATE))
 		return true;
 	struct buf *to = it->kind == IT_REASONING ? &p->reasoning : it->kind == IT_CONTENT ? &p->content
 	               : p->n_call ? &p->call[p->n_call - 1].arguments : NULL;
@@ -181,6 +181,8 @@ bool out_item(struct part *p, const struct item *it, const char *text)
 	struct job *j = p->job;
 	if (!keep(p, it, text))
 		return false;
+	if (j->kind == JOB_RESPONSE)
+		return resp_item(p, it, text);
 	if (!j->stream)
 		return true;
 	if (j->kind == JOB_GENERATE)
@@ -196,6 +198,8 @@ bool out_item(struct part *p, const struct item *it, const char *text)
 bool out_begin(struct job *j)
 {
 	j->started = true;
+	if (j->kind == JOB_RESPONSE)
+		return resp_begin(j);
 	bool ok = stream_begin(j->s, j->req);
 	for (int i = 0; ok && j->kind == JOB_CHAT && i < j->n_part; i++) {
 		buf_puts(choice_begin(&j->part[i]), "{\"role\":\"assistant\",\"content\":\"\"}");
@@ -212,7 +216,7 @@ bool out_begin(struct job *j)
 bool out_part_end(struct part *p)
 {
 	struct job *j = p->job;
-	if (!j->stream)
+	if (!j->stream || j->kind == JOB_RESPONSE)
 		return true;
 	if (p->status < 0) {
 		const char *text;
@@ -307,7 +311,7 @@ void out_end(struct job *j)
 {
 	struct server *s = j->s;
 	if (j->stream) {
-		end_stream(j);
+		(j->kind == JOB_RESPONSE ? resp_end : end_stream)(j);
 		return;
 	}
 	for (int i = 0; i < j->n_part; i++) {
@@ -319,6 +323,10 @@ void out_end(struct job *j)
 			reply_error(s, job_release(j), code, NULL, "%s", text);
 			return;
 		}
+	}
+	if (j->kind == JOB_RESPONSE) {
+		resp_end(j);
+		return;
 	}
 	struct buf b = { 0 };
 	if (j->kind == JOB_HEALTH)

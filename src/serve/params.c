@@ -139,11 +139,13 @@ static bool check_knobs(struct job *j, json_t *body, json_t *from, struct knobs 
 	if (j->kind == JOB_COMPLETION)
 		k->probs = json_is_integer(json_object_get(body, "logprobs"));
 	if (k->top && !k->probs)
-		return refuse(j, j->kind == JOB_CHAT ? "top_logprobs" : "top_logprobs_num", "top log-probabilities are asked for, but no log-probabilities");
+		return refuse(j, j->kind == JOB_CHAT ? "top_logprobs" : "top_logprobs_num",
+		              "top log-probabilities are asked for, but no log-probabilities");
 	if (k->echo && k->probs)
 		return refuse(j, "echo", "log-probabilities of the prompt are not supported here: echo or logprobs, not both");
 	if (k->probs && json_is_integer(start) && json_integer_value(start) >= 0)
-		return refuse(j, "logprob_start_len", "log-probabilities of the prompt are not supported here: logprob_start_len is -1 or left out");
+		return refuse(j, "logprob_start_len",
+		              "log-probabilities of the prompt are not supported here: logprob_start_len is -1 or left out");
 	if (best_of && !json_is_null(best_of) && !(json_is_integer(best_of) && json_integer_value(best_of) == k->n))
 		return refuse(j, "best_of", "best_of is not supported here beyond n");
 	if (k->n * j->n_part > MAX_PARTS) {
@@ -178,6 +180,7 @@ bool job_read_params(struct job *j, json_t *body, int default_max)
 	json_t *from = j->kind == JOB_GENERATE ? json_object_get(body, "sampling_params") : body;
 	const struct { const struct field *f; size_t n; } own[] = {
 		[JOB_CHAT] = { chat_knob, COUNT(chat_knob) },
+		[JOB_RESPONSE] = { NULL, 0 },
 		[JOB_COMPLETION] = { completion_knob, COUNT(completion_knob) },
 		[JOB_GENERATE] = { generate_knob, COUNT(generate_knob) },
 	};

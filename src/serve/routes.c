@@ -1,9 +1,11 @@
 /* routes.c - which request goes where, and what is asked of it before: method, key, headers, a body that is JSON. */
 #include <event2/keyvalq_struct.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "serve/serve_int.h"
 
+#define MODEL_PATH "/v1/models/"
 #define MAX_JSON_VALUES (2 << 20) /* a value takes about 50 times its shortest text in memory */
 
 typedef void route_fn(struct server *s, struct evhttp_request *req, json_t *body);
@@ -17,12 +19,29 @@ static void health(struct server *s, struct evhttp_request *req, json_t *body)
 		reply_json(s, req, 200, json_pack("{s:s}", "status", "ok"));
 }
 
+static json_t *model_object(const struct server *s)
+{
+	return json_pack("{s:s, s:s, s:I, s:s, s:s, s:n, s:i}", "id", s->p.model_name, "object", "model", "created", (json_int_t)s->started_at,
+	                 "owned_by", "moxie", "root", s->p.model_path, "parent", "max_model_len", s->p.n_ctx);
+}
+
 static void models(struct server *s, struct evhttp_request *req, json_t *body)
 {
 	(void)body;
-	reply_json(s, req, 200, json_pack("{s:s, s:[{s:s, s:s, s:I, s:s, s:s, s:i}]}", "object", "list", "data", "id", s->p.model_name,
-	                                  "object", "model", "created", (json_int_t)s->started_at, "owned_by", "moxie", "root",
-	                                  s->p.model_name, "max_model_len", s->p.n_ctx));
+	reply_json(s, req, 200, json_pack("{s:s, s:[o]}", "object", "list", "data", model_object(s)));
+}
+
+/* /v1/models/NAME; the library has decoded nothing yet. */
+static void model(struct server *s, struct evhttp_request *req, json_t *body)
+{
+	(void)body;
+	const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(req));
+	char *name = evhttp_decode_uri(path + strlen(MODEL_PATH));
+	if (name && !strcmp(name, s->p.model_name))
+		reply_json(s, req, 200, model_object(s));
+	else
+		reply_error(s, req, 404, "model", "this server has no model of that name, it has \"%.200s\"", s->p.model_name);
+	free(name);
 }
 
 static void page(struct server *s, struct evhttp_request *req, json_t *body)
@@ -41,17 +60,19 @@ static void page(struct server *s, struct evhttp_request *req, json_t *body)
 	reply_send(s, req, 200, "text/html; charset=utf-8", s->p.page, s->p.n_page);
 }
 
-enum { OPEN_ALWAYS = 1, OPEN_METRICS = 2, OPEN_PAGE = 4, ANY_BODY = 8 };
+enum { OPEN_ALWAYS = 1, OPEN_METRICS = 2, OPEN_PAGE = 4, NO_BODY = 8, MORE_PATH = 16 }; /* NO_BODY: a POST's is not read */
 
 static const struct route {
 	const char *path;
-	enum evhttp_cmd_type method;
+	int method;       /* of evhttp_cmd_type's bits */
 	int flags;
 	route_fn *run;
 } routes[] = {
 	{ "/health", EVHTTP_REQ_GET, OPEN_ALWAYS, health },
 	{ "/health_generate", EVHTTP_REQ_GET, 0, native_health_generate },
 	{ "/v1/models", EVHTTP_REQ_GET, 0, models },
+	{ MODEL_PATH, EVHTTP_REQ_GET, MORE_PATH, model },
+	{ "/v1/responses", EVHTTP_REQ_POST, 0, openai_responses },
 	{ "/v1/chat/completions", EVHTTP_REQ_POST, 0, openai_chat },
 	{ "/v1/completions", EVHTTP_REQ_POST, 0, openai_completions },
 	{ "/generate", EVHTTP_REQ_POST, 0, native_generate },
@@ -64,6 +85,8 @@ static const struct route {
 	{ "/model_info", EVHTTP_REQ_GET, 0, native_model_info },
 	{ "/server_info", EVHTTP_REQ_GET, 0, native_server_info },
 	{ "/get_server_info", EVHTTP_REQ_GET, 0, native_server_info },
+	{ "/flush_cache", EVHTTP_REQ_POST | EVHTTP_REQ_GET, NO_BODY, native_flush_cache },
+	{ "/reset_prefix_cache", EVHTTP_REQ_POST, NO_BODY, native_flush_cache },
 	{ "/metrics", EVHTTP_REQ_GET, OPEN_METRICS, metrics_reply },
 	{ "/", EVHTTP_REQ_GET, OPEN_PAGE, page },
 };
@@ -194,7 +217,7 @@ static json_t *read_body(struct server *s, struct evhttp_request *req)
 
 static void run_route(struct server *s, struct evhttp_request *req, const struct route *r)
 {
-	if (r->method != EVHTTP_REQ_POST) {
+	if (r->method != EVHTTP_REQ_POST || r->flags & NO_BODY) {
 		r->run(s, req, NULL);
 		return;
 	}
@@ -213,7 +236,7 @@ void route_request(struct evhttp_request *req, void *server)
 	conns_mark(s, evhttp_request_get_connection(req), CONN_BUSY);
 	enum evhttp_cmd_type method = evhttp_request_get_command(req);
 	for (size_t i = 0; path && i < sizeof routes / sizeof *routes; i++)
-		if (!strcmp(path, routes[i].path))
+		if (!strcmp(path, routes[i].path) || (routes[i].flags & MORE_PATH && !strncmp(path, routes[i].path, strlen(routes[i].path))))
 			found = &routes[i];
 	if (is_ambiguous(req)) {
 		evhttp_add_header(evhttp_request_get_output_headers(req), "Connection", "close");
@@ -222,7 +245,7 @@ void route_request(struct evhttp_request *req, void *server)
 		reply_error(s, req, 401, NULL, "the API key is missing or wrong");
 	} else if (!found) {
 		reply_error(s, req, 404, NULL, "there is no such route");
-	} else if (method != found->method && !(method == EVHTTP_REQ_HEAD && found->method == EVHTTP_REQ_GET)) {
+	} else if (!(found->method & (int)method) && !(method == EVHTTP_REQ_HEAD && found->method == EVHTTP_REQ_GET)) {
 		evhttp_add_header(evhttp_request_get_output_headers(req), "Allow", found->method == EVHTTP_REQ_GET ? "GET, HEAD" : "POST");
 		reply_error(s, req, 405, NULL, "this route takes %s", found->method == EVHTTP_REQ_GET ? "GET" : "POST");
 	} else {

@@ -24,7 +24,13 @@
 
 /* ---- jobs: requests that generate ----------------------------------------------------------------------------------- */
 
-enum job_kind { JOB_CHAT, JOB_COMPLETION, JOB_GENERATE, JOB_HEALTH };
+enum job_kind { JOB_CHAT, JOB_COMPLETION, JOB_GENERATE, JOB_HEALTH, JOB_RESPONSE };
+
+/* Whether the answer is part of a conversation: with channels, calls, reasoning. */
+static inline bool is_talk(enum job_kind kind)
+{
+	return kind == JOB_CHAT || kind == JOB_RESPONSE;
+}
 
 enum item_kind { IT_NOTHING, IT_REASONING, IT_CONTENT, IT_CALL, IT_ARGUMENTS }; /* IT_CALL: a call begins, the text is its name */
 
@@ -56,6 +62,12 @@ struct call { /* a tool call */
 	struct buf name, arguments;
 };
 
+struct resp_item { /* of /v1/responses: reasoning, a message, a call */
+	enum item_kind kind;
+	struct buf text;      /* IT_REASONING, IT_CONTENT */
+	size_t call;          /* IT_CALL */
+};
+
 struct part { /* one prompt of a job */
 	struct job *job;
 	int index;
@@ -83,6 +95,8 @@ struct part { /* one prompt of a job */
 	size_t n_call;
 	struct prob_lists probs;
 	struct buf echo;      /* the prompt's text, to stand before the answer */
+	struct resp_item *item;
+	size_t n_item;
 	int n_tok, n_reasoning;
 	double last_time;
 };
@@ -103,6 +117,8 @@ struct job {
 	moxie_guide *guide;
 	int n;                      /* answers to each prompt: part i answers prompt i / n */
 	bool echo, probs_text;
+	struct buf echo_fields;     /* JOB_RESPONSE: what the answer tells of its request */
+	int n_event;                /* ... events sent */
 	struct moxie_generate_params gen;
 	struct part *part;
 	int n_part, n_left;         /* parts not finished */
@@ -183,6 +199,9 @@ void route_request(struct evhttp_request *req, void *server); /* routes.c */
 
 void openai_chat(struct server *s, struct evhttp_request *req, json_t *body);       /* openai.c */
 void openai_completions(struct server *s, struct evhttp_request *req, json_t *body);
+/* A job for the conversation of body, read but not submitted; NULL: an error was answered. */
+struct job *chat_job(struct server *s, struct evhttp_request *req, json_t *body, enum job_kind kind);
+void openai_responses(struct server *s, struct evhttp_request *req, json_t *body);  /* responses.c */
 /* Ids of body's "messages" and "tools".  0, or an error was answered. */
 int chat_ids(struct server *s, struct evhttp_request *req, json_t *body, struct ids *ids); /* messages.c */
 
@@ -193,6 +212,7 @@ void native_abort(struct server *s, struct evhttp_request *req, json_t *body);
 void native_model_info(struct server *s, struct evhttp_request *req, json_t *body);
 void native_server_info(struct server *s, struct evhttp_request *req, json_t *body);
 void native_health_generate(struct server *s, struct evhttp_request *req, json_t *body);
+void native_flush_cache(struct server *s, struct evhttp_request *req, json_t *body);
 
 void metrics_init(struct metrics *m);
 void metrics_see(struct histogram *h, double x, uint64_t times);
@@ -257,6 +277,13 @@ bool out_begin(struct job *j);                                /* a stream's firs
 bool out_item(struct part *p, const struct item *it, const char *text); /* one event: kept, or written as a chunk */
 bool out_part_end(struct part *p);                            /* a stream's last chunks of p */
 void out_end(struct job *j);                                  /* all parts are done */
+
+/* ---- resp_out.c: the same for /v1/responses ----------------------------------------------------------------------------- */
+
+bool resp_begin(struct job *j);
+bool resp_item(struct part *p, const struct item *it, const char *text);
+void resp_end(struct job *j);
+void resp_free(struct part *p);
 
 /* ---- json.c --------------------------------------------------------------------------------------------------------- */
 
