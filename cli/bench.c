@@ -9,8 +9,6 @@
 #include "bench/bench_read.h"
 #include "cli.h"
 
-#define MAX_POINT 32
-
 struct bench {
 	const struct opts *o;
 	moxie_model *m;
@@ -61,33 +59,32 @@ static void commit_name(char *out, size_t cap)
 		pclose(f);
 }
 
-static int by_value(const void *a, const void *b)
+int bench_by_value(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
 	return (x > y) - (x < y);
 }
 
-static int parse_contexts(const char *s, int *ctx, int *n)
+int bench_parse_list(const char *flag, const char *s, int *v, int *n)
 {
 	const char *all = s;
-	for (*n = 0; *n < MAX_POINT; s++) {
+	for (*n = 0; *n < BENCH_MAX_LIST; s++) {
 		char *end;
-		long v = strtol(s, &end, 10);
-		if (end == s || v < 1 || v > 1 << 30)
+		long one = strtol(s, &end, 10);
+		if (end == s || one < 1 || one > 1 << 30)
 			break;
-		ctx[(*n)++] = (int)v;
+		v[(*n)++] = (int)one;
 		if (!*end)
 			return 0;
 		if (*(s = end) != ',')
 			break;
 	}
-	return bad_input("--contexts is \"%s\", wanted up to %d numbers >= 1, like 128,1024", all, MAX_POINT);
+	return bad_input("--%s is \"%s\", wanted up to %d numbers >= 1, like 1,8", flag, all, BENCH_MAX_LIST);
 }
 
 /* A fixed walk through the vocabulary: the same work in every run. */
-static void fill_ids(int32_t *id, int n, int n_vocab)
+void bench_fill_ids(int32_t *id, int n, int n_vocab, uint32_t x)
 {
-	uint32_t x = 1;
 	for (int i = 0; i < n; i++) {
 		x = x * 1664525u + 1013904223u;
 		id[i] = (int32_t)((x >> 8) % (uint32_t)n_vocab);
@@ -103,7 +100,7 @@ static int decode(const struct bench *b, moxie_session *s, double *step, struct 
 		rc = interrupted ? (err->code = MOXIE_E_CANCELLED) : moxie_session_next(s, NULL, &id, err);
 		step[i] = now() - start;
 	}
-	qsort(step, (size_t)b->o->n_gen, sizeof *step, by_value);
+	qsort(step, (size_t)b->o->n_gen, sizeof *step, bench_by_value);
 	return rc;
 }
 
@@ -116,7 +113,7 @@ static int measure(const struct bench *b, struct point *pt)
 	moxie_session *s = NULL;
 	int rc = MOXIE_E_NOMEM;
 	if (id && step) {
-		fill_ids(id, pt->n_ctx, b->info.n_vocab);
+		bench_fill_ids(id, pt->n_ctx, b->info.n_vocab, 1);
 		rc = moxie_session_create(&s, b->m, &sp, &err);
 	}
 	cancel_on_interrupt(s);
@@ -177,7 +174,7 @@ static int print_point(const struct bench *b, const struct point *pt)
 int bench_main(struct opts *o)
 {
 	struct bench b = { .o = o, .info = { .struct_size = sizeof b.info } };
-	int ctx[MAX_POINT], n, rc = parse_contexts(o->contexts, ctx, &n);
+	int ctx[BENCH_MAX_LIST], n, rc = bench_parse_list("contexts", o->contexts, ctx, &n);
 	if (!rc)
 		rc = model_choose(o, true);
 	if (rc)

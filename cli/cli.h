@@ -25,7 +25,8 @@ enum {
 	CMD_SYNTH = 32,
 	CMD_TOKENIZE = 64,
 	CMD_SERVE = 128,
-	CMD_BENCH_SERVING = 256
+	CMD_BENCH_SERVING = 256,
+	CMD_BENCH_LATENCY = 512
 };
 
 struct opts {
@@ -44,7 +45,8 @@ struct opts {
 	bool ignore_eos;
 
 	int limit, parallel, n_gen;
-	const char *output, *contexts;
+	const char *output, *contexts, *batches;
+	int input_len;
 	bool show_wrong, json, list, specials, ids;
 
 	const char *served_name, *host, *uds, *key_file, *key, *log_level;
@@ -77,6 +79,7 @@ int chat_main(struct opts *o);
 int eval_main(struct opts *o);
 int bench_main(struct opts *o);
 int bench_serving_main(struct opts *o);
+int bench_latency_main(struct opts *o);
 int inspect_main(struct opts *o);
 int synth_main(struct opts *o);
 int tokenize_main(struct opts *o);
@@ -171,5 +174,14 @@ int answer_generate(struct answer *a, moxie_session *s, const struct id_list *id
 /* One line of input without its newline, malloc'ed; NULL at the end of input.  On a terminal: a small editor with history
  * (the arrows, Home, End, Ctrl-U/K/W/A/E; pasted newlines stay in the line).  Ctrl-C empties the line: "" is returned. */
 char *line_read(const char *prompt);
+
+/* ---- the bench commands ------------------------------------------------------------------------------------------------- */
+
+#define BENCH_MAX_LIST 32
+/* "1,8,64" of --flag into v, or a complaint. */
+int bench_parse_list(const char *flag, const char *s, int *v, int *n);
+/* A fixed walk through the vocabulary from x: the same work in every run. */
+void bench_fill_ids(int32_t *id, int n, int n_vocab, uint32_t x);
+int bench_by_value(const void *a, const void *b); /* of doubles, for qsort */
 
 #endif

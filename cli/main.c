@@ -23,6 +23,7 @@ const struct command commands[] = {
 	  "gpqa: {\"Question\", \"Correct Answer\", \"Incorrect Answer 1\", \"... 2\", \"... 3\"}; --seed shuffles the choices.\n" },
 	{ "bench serving", "[--base-url URL]", "Sends a load to a server and measures its answers.", CMD_BENCH_SERVING, bench_serving_main,
 	  "Labels, JSON keys and definitions are those of SGLang's bench_serving.  OPENAI_API_KEY is sent when no key is given.\n" },
+	{ "bench latency", "[DIR]", "Measures a batch of equal requests: prompts, then steps of all together.", CMD_BENCH_LATENCY, bench_latency_main, NULL },
 	{ "bench", "[DIR] | op [NAME...] | tokenizer TOKENIZER.JSON TEXT", "Measures prefill and decode; with op: single kernels.", CMD_BENCH,
 	  bench_main, NULL },
 	{ "inspect", "[DIR]", "Shows a checkpoint's tensors and the memory it would take, without loading it.", CMD_INSPECT, inspect_main, NULL },
@@ -140,7 +141,7 @@ static int run_command(int argc, char **argv, char **said)
 		int n_word = words_called(c->name, argc, argv);
 		if (!n_word)
 			continue;
-		struct opts o = { .parallel = 8, .n_gen = 32, .contexts = "128,1024,4096", .show_reasoning = "auto", .argv = said,
+		struct opts o = { .parallel = 8, .n_gen = 32, .contexts = "128,1024,4096", .batches = "1", .input_len = 1024, .show_reasoning = "auto", .argv = said,
 		                  .host = "127.0.0.1", .port = 30000, .n_running = 8,
 		                  .backend = "sglang", .dataset = "random", .n_prompts = 1000, .random_in = 1024, .random_out = 1024,
 		                  .request_rate = INFINITY, .n_warmup = 1, .gsp_groups = 64, .gsp_prompts = 16, .gsp_system_len = 2048,

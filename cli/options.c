@@ -24,7 +24,7 @@ struct row {
 };
 
 #define AT(field) offsetof(struct opts, field)
-#define LOADS (CMD_RUN | CMD_CHAT | CMD_EVAL | CMD_BENCH | CMD_TOKENIZE | CMD_SERVE)
+#define LOADS (CMD_RUN | CMD_CHAT | CMD_EVAL | CMD_BENCH | CMD_BENCH_LATENCY | CMD_TOKENIZE | CMD_SERVE)
 #define TALKS (CMD_RUN | CMD_CHAT)
 #define SAMPLES (CMD_RUN | CMD_CHAT | CMD_EVAL)
 #define ASKS (CMD_EVAL | CMD_BENCH_SERVING) /* a server over HTTP */
@@ -105,7 +105,9 @@ static const struct row rows[] = {
 	{ "show-wrong", 0, NULL, NULL, FLAG, AT(show_wrong), ANY, CMD_EVAL, "Evaluation", "print wrong answers with what was wanted" },
 
 	{ "contexts", 0, NULL, "N,N,...", STR, AT(contexts), ANY, CMD_BENCH, "Bench", "context lengths to measure at (default: 128,1024,4096)" },
-	{ "gen", 0, NULL, "N", INT, AT(n_gen), 1, 1 << 20, CMD_BENCH, "Bench", "tokens to decode at each (default: 32)" },
+	{ "gen", 0, "output-len", "N", INT, AT(n_gen), 1, 1 << 20, CMD_BENCH | CMD_BENCH_LATENCY, "Bench", "tokens to decode at each (default: 32)" },
+	{ "batch", 0, "batch-size", "N,N,...", STR, AT(batches), ANY, CMD_BENCH_LATENCY, "Bench", "requests that run together (default: 1)" },
+	{ "input-len", 0, NULL, "N", INT, AT(input_len), 1, 1 << 24, CMD_BENCH_LATENCY, "Bench", "tokens of each prompt (default: 1024)" },
 
 	{ "base-url", 0, NULL, "URL", STR, AT(base_url), ANY, ASKS, "Server",
 	  "a server's address, http://HOST:PORT or unix:PATH (bench serving: default http://127.0.0.1:30000)" },
@@ -142,7 +144,7 @@ static const struct row rows[] = {
 	{ "gsp-output-len", 0, NULL, "N", INT, AT(gsp_out_len), 1, 1 << 24, CMD_BENCH_SERVING, "Load", "tokens of an answer (default: 256)" },
 	{ "gsp-ordered", 0, NULL, NULL, FLAG, AT(gsp_ordered), ANY, CMD_BENCH_SERVING, "Load", "group by group (default: mixed)" },
 
-	{ "output", 'o', "output-file", "FILE", STR, AT(output), ANY, CMD_EVAL | CMD_BENCH | CMD_BENCH_SERVING, "Output",
+	{ "output", 'o', "output-file", "FILE", STR, AT(output), ANY, CMD_EVAL | CMD_BENCH | CMD_BENCH_LATENCY | CMD_BENCH_SERVING, "Output",
 	  "write one JSON object a line to FILE (bench serving: append one)" },
 	{ "output-details", 0, NULL, NULL, FLAG, AT(output_details), ANY, CMD_BENCH_SERVING, "Output", "with lengths, times and texts of each request" },
 	{ "cache-report", 0, NULL, NULL, FLAG, AT(cache_report), ANY, CMD_BENCH_SERVING, "Output", "tell how many prompt tokens came from the cache" },

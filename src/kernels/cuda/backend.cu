@@ -9,6 +9,7 @@
 
 #include "backend.h"
 #include "moe_plain.h"
+#include "sample.h"
 
 void cuda_note(struct cuda *c, int rc, const struct moxie_err *err)
 {
@@ -39,11 +40,18 @@ OP(gemm)
 OP(rope)
 OP(qkv)
 OP(attn)
-OP(argmax)
 OP(route)
 OP(moe_gate_up)
 OP(moe_down)
 #undef OP
+
+static void op_argmax(struct kern *k, const struct argmax_args *a)
+{
+	struct sample_args s = {};
+	struct moxie_err err;
+	s.id = a->id, s.logits = a->logits, s.n_row = a->n_row, s.n_vocab = a->n_vocab; /* no parameters: greedy */
+	cuda_note(cuda_of(k), cuda_sample(&cuda_of(k)->dev, &s, &err), &err);
+}
 
 static int cuda_sync(struct kern *k, struct moxie_err *err)
 {

@@ -42,7 +42,6 @@ extern "C" {
 int cuda_embed(struct cuda_dev *d, const struct embed_args *a, struct moxie_err *err);
 int cuda_rmsnorm(struct cuda_dev *d, const struct rmsnorm_args *a, struct moxie_err *err);
 int cuda_rope(struct cuda_dev *d, const struct rope_args *a, struct moxie_err *err);
-int cuda_argmax(struct cuda_dev *d, const struct argmax_args *a, struct moxie_err *err);
 
 /* dense*.cu: any n_tok >= 0.  open fills d->dense where cuBLASLt can be loaded and has something to offer; it may wait and allocate.
  * Before scratch is sized: cuda_dense_scratch depends on it. */
