@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/sampler.h"
 #include "kernels/kernels.h"
 #include "moxie_status.h"
 
@@ -26,7 +27,7 @@ union args {
 	struct route_args route;
 	struct moe_gate_up_args moe_gate_up;
 	struct moe_down_args moe_down;
-	struct argmax_args argmax;
+	struct sample_args sample;
 };
 
 struct op {
@@ -50,6 +51,7 @@ struct fake {
 	int n_fetch;
 	struct graph *graph[MAX_GRAPH], *recording;
 	int n_graph;
+	struct sampler sampler;
 	dummy_rule_fn *rule;
 	void *rule_ud;
 };
@@ -67,15 +69,18 @@ static void open_memory(struct fake *f, bool open)
 
 /* ---- ops ----------------------------------------------------------------------------------------------------------------- */
 
-static void argmax(struct kern *k, const struct argmax_args *a)
+static void sample(struct fake *f, const struct sample_args *a)
 {
-	(void)k;
+	static const struct moxie_sampling greedy;
 	for (int i = 0; i < a->n_row; i++) {
-		const float *l = a->logits + (size_t)i * (size_t)a->n_vocab;
-		a->id[i] = 0;
-		for (int j = 1; j < a->n_vocab; j++)
-			if (l[j] > l[a->id[i]])
-				a->id[i] = j;
+		struct moxie_sampling sp = greedy;
+		uint64_t n = 0;
+		if (a->row) {
+			const struct sample_row *r = &a->row[i];
+			sp = (struct moxie_sampling){ .seed = r->seed, .temperature = r->temperature, .top_p = r->top_p, .min_p = r->min_p, .top_k = r->top_k };
+			n = r->n;
+		}
+		a->id[i] = sampler_pick(&f->sampler, &sp, a->logits + (size_t)i * (size_t)a->n_vocab, a->n_vocab, NULL, n, 0);
 	}
 }
 
@@ -83,7 +88,10 @@ static void argmax(struct kern *k, const struct argmax_args *a)
 static void enqueue(struct fake *f, struct op *o)
 {
 	open_memory(f, true);
-	o->run(f->cpu, &o->a);
+	if (o->run)
+		o->run(f->cpu, &o->a);
+	else
+		sample(f, &o->a.sample);
 	open_memory(f, false);
 	if (!f->recording)
 		return;
@@ -107,14 +115,9 @@ OP(route)
 OP(moe_gate_up)
 OP(moe_down)
 
-static void run_argmax(struct kern *cpu, const union args *a)
+static void fake_sample(struct kern *k, const struct sample_args *a)
 {
-	argmax(cpu, &a->argmax);
-}
-
-static void fake_argmax(struct kern *k, const struct argmax_args *a)
-{
-	struct op o = { .run = run_argmax, .a.argmax = *a };
+	struct op o = { .a.sample = *a }; /* run NULL: sample */
 	enqueue(fake_of(k), &o);
 }
 
@@ -135,7 +138,10 @@ static void replay_op(struct fake *f, struct op *o)
 	if (o->run == run_attn)
 		o->a.attn.kv = &o->kv, o->a.attn.batch = &o->batch;
 	open_memory(f, true);
-	o->run(f->cpu, &o->a);
+	if (o->run)
+		o->run(f->cpu, &o->a);
+	else
+		sample(f, &o->a.sample);
 	open_memory(f, false);
 }
 
@@ -288,7 +294,7 @@ static bool replay(struct kern *k, const struct step_shape *s)
 {
 	struct fake *f = fake_of(k);
 	for (int i = 0; i < f->n_graph; i++)
-		if (f->graph[i]->shape.n_seq == s->n_seq && f->graph[i]->shape.n_page_seq == s->n_page_seq) {
+		if (f->graph[i]->shape.n_seq == s->n_seq && f->graph[i]->shape.n_page_seq == s->n_page_seq && f->graph[i]->shape.drawn == s->drawn) {
 			for (int j = 0; j < f->graph[i]->n_op; j++)
 				replay_op(f, &f->graph[i]->op[j]);
 			return true;
@@ -319,12 +325,16 @@ static void fake_free(struct kern *k)
 	struct fake *f = fake_of(k);
 	for (int i = 0; i < f->n_graph; i++)
 		free(f->graph[i]);
+	sampler_free(&f->sampler);
 	munmap(f->mem, DEVICE_BYTES);
 	f->cpu->free(f->cpu);
 	free(f);
 }
 
 static const struct kern_device hooks = { memory, take, give, made, place, place_moe, upload, fetch, replay, record, play };
+
+MOXIE_API extern const uint32_t moxie_kern_cuda_layout;
+const uint32_t moxie_kern_cuda_layout = KERN_LAYOUT;
 
 MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits *lim, struct moxie_err *err);
 MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits *lim, struct moxie_err *err)
@@ -338,12 +348,14 @@ MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits
 		free(f);
 		return rc;
 	}
+	if (!sampler_init(&f->sampler, lim->n_vocab))
+		abort();
 	f->mem = mmap(NULL, DEVICE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (f->mem == MAP_FAILED)
 		abort();
 	f->kern = (struct kern){ .name = "fake device", .act = DT_F32, .n_thread = 2, .embed = fake_embed, .rmsnorm = fake_rmsnorm,
 		.gemm = fake_gemm, .rope = fake_rope, .qkv = fake_qkv, .attn = fake_attn, .route = fake_route, .moe_gate_up = fake_moe_gate_up,
-		.moe_down = fake_moe_down, .argmax = fake_argmax, .dev = &hooks, .sync = sync, .free = fake_free, .impl = f };
+		.moe_down = fake_moe_down, .sample = fake_sample, .dev = &hooks, .sync = sync, .free = fake_free, .impl = f };
 	*out = &f->kern;
 	return 0;
 }

@@ -205,9 +205,9 @@ static void argmax_case(struct two *t, int n_row, int n_vocab)
 				best = j;
 		want[i] = best;
 	}
-	struct argmax_args a = { .id = to_device(t, l, (size_t)n_row * sizeof *got), .n_row = n_row, .n_vocab = n_vocab };
+	struct sample_args a = { .id = to_device(t, l, (size_t)n_row * sizeof *got), .n_row = n_row, .n_vocab = n_vocab };
 	a.logits = to_device(t, l, n * sizeof *l);
-	t->dev->argmax(t->dev, &a);
+	t->dev->sample(t->dev, &a);
 	from_device(t, got, a.id, (size_t)n_row * sizeof *got);
 	for (int i = 0; i < n_row; i++)
 		CHECK(got[i] == want[i], "argmax of %d: row %d is %d, wanted %d", n_vocab, i, (int)got[i], (int)want[i]);

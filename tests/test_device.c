@@ -69,24 +69,28 @@ TEST(device_steps_as_the_cpu)
 TEST(device_sampling_and_rewind)
 {
 	static const struct moxie_sampling sp = { .struct_size = sizeof sp, .temperature = 1.3f, .top_p = .9f, .repetition_penalty = 1.1f, .seed = 5 };
+	struct moxie_sampling drawn = sp; /* which the device can do */
+	drawn.repetition_penalty = 1;
+	const struct moxie_sampling *with[] = { &sp, NULL, &drawn, &sp, &drawn };
 	moxie_model *m[2] = { tiny("cpu:ref", 16, 1), tiny("cuda", 16, 1) };
-	int32_t id[40], out[2][3][20];
+	int32_t id[40], out[2][5][20];
 	ids_of(id, 40, 9);
 	for (int d = 0; d < 2; d++) {
 		moxie_session *s = session(m[d]);
-		for (int round = 0; round < 3; round++) {
+		for (int round = 0; round < 5; round++) {
 			moxie_session_rewind(s, 20);
 			CHECK(round == 0 || !moxie_session_logits(s), "logits after a rewind");
 			size_t n = moxie_session_n_tok(s);
 			OK(moxie_session_append(s, id + n, 40 - n, &err), err);
 			for (int i = 0; i < 20; i++)
-				OK(moxie_session_next(s, round == 1 ? NULL : &sp, &out[d][round][i], &err), err);
+				OK(moxie_session_next(s, with[round], &out[d][round][i], &err), err);
 		}
 		moxie_session_free(s);
 		moxie_model_free(m[d]);
 	}
 	CHECK(!memcmp(out[0], out[1], sizeof out[0]), "other tokens than on the CPU");
-	CHECK(!memcmp(out[0][0], out[0][2], sizeof out[0][0]), "a rewound session draws the same again");
+	CHECK(!memcmp(out[1][0], out[1][3], sizeof out[0][0]) && !memcmp(out[1][2], out[1][4], sizeof out[0][0]), "a rewound session draws the same again");
+	CHECK(memcmp(out[1][0], out[1][1], sizeof out[0][0]) && memcmp(out[1][1], out[1][2], sizeof out[0][0]), "draws are no different from the best");
 }
 
 struct ask {

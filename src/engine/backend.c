@@ -8,6 +8,7 @@
 
 #define CUDA_LIBRARY "libmoxie-cuda.so.0"
 #define CUDA_SYMBOL "moxie_kern_cuda_create" /* same arguments as kern_cuda_create_fn */
+#define CUDA_LAYOUT "moxie_kern_cuda_layout"
 
 typedef int kern_cuda_create_fn(struct kern **out, const struct kern_limits *lim, struct moxie_err *err);
 
@@ -21,6 +22,12 @@ static int cuda_open(struct kern **out, const struct kern_limits *lim, struct mo
 	if (!symbol) {
 		dlclose(lib);
 		return err_set(err, MOXIE_E_UNSUPPORTED, "device cuda: %s has kernels but no whole-model backend (%s)", CUDA_LIBRARY, CUDA_SYMBOL);
+	}
+	const uint32_t *layout = dlsym(lib, CUDA_LAYOUT);
+	if (!layout || *layout != KERN_LAYOUT) {
+		dlclose(lib);
+		return err_set(err, MOXIE_E_UNSUPPORTED, "device cuda: %s belongs to another version: its op table is %#x, wanted %#x", CUDA_LIBRARY,
+		               layout ? *layout : 0, KERN_LAYOUT);
 	}
 	kern_cuda_create_fn *create;
 	memcpy(&create, &symbol, sizeof create); /* ISO C has no cast from data to function pointers */

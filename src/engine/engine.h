@@ -32,7 +32,7 @@ struct moxie_model {
 	struct kv_view *view;            /* [n_layer], refilled each step */
 	const float *logits;             /* in ws: [n_kept, n_vocab] of the last step */
 	struct moxie_session **kept;     /* [n_kept] whose they are; NULL: nobody's any more */
-	int32_t *best;                   /* [n_kept] argmax of each, where kern->argmax finds it */
+	int32_t *best;                   /* [n_kept] what kern->sample picked from each */
 	int n_kept;
 	uint64_t weight_bytes;           /* of the checkpoint */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
@@ -57,7 +57,10 @@ struct moxie_session {
 	bool has_logits;
 	bool in_arena;                   /* logits are still row logit_row of m->logits; under m->lock */
 	int logit_row;
-	int32_t best;                    /* their argmax, where kern->argmax finds it */
+	struct moxie_sampling expect;    /* what the next token is likely to be asked for with; zero: greedily */
+	struct sample_row pick;          /* what kern->sample was asked for */
+	bool can_pick;                   /* that is all there is to it: no penalties */
+	int32_t best;                    /* what it picked */
 	struct sampler sampler;
 	atomic_int cancel;
 };
@@ -75,6 +78,9 @@ struct part {
 	enum row_kind rows;
 };
 int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err);
+
+/* Tokens of s will be sampled so: a step may then pick the next one itself. */
+void session_expect(moxie_session *s, const struct moxie_sampling *sp);
 
 /* Brings the logits of s to s->logits. */
 int session_fetch_logits(moxie_session *s, struct moxie_err *err);

@@ -16,6 +16,7 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 	if ((rc = reply_init(&a, s->m, p, err)) < 0)
 		return rc;
 
+	session_expect(s, &p->sampling);
 	double start = host_now();
 	r->n_prompt = n;
 	r->n_reused = moxie_session_reuse(s, ids, n);

@@ -45,6 +45,13 @@ int sampler_check(const struct moxie_sampling *sp, struct moxie_err *err)
 	return 0;
 }
 
+bool sampler_row(const struct moxie_sampling *sp, uint64_t n, struct sample_row *row)
+{
+	*row = (struct sample_row){ .seed = sp->seed, .n = n, .temperature = sp->temperature, .top_p = sp->top_p, .min_p = sp->min_p,
+		.top_k = sp->top_k, .n_top = -1, .hist = -1 };
+	return (sp->repetition_penalty <= 0 || sp->repetition_penalty == 1) && sp->presence_penalty == 0 && sp->frequency_penalty == 0;
+}
+
 /* Uniform in [0, 1): splitmix64 of seed and position, so a rewound session draws the same again. */
 static double uniform(uint64_t seed, uint64_t pos)
 {

@@ -3,6 +3,7 @@
 #define MOXIE_ENGINE_SAMPLER_H
 
 #include "base/err.h"
+#include "kernels/kernels.h"
 #include "moxie.h"
 
 struct sampler { /* scratch of one session, [n_vocab] each */
@@ -16,6 +17,9 @@ bool sampler_init(struct sampler *s, int n_vocab); /* false: out of memory */
 void sampler_free(struct sampler *s);
 
 int sampler_check(const struct moxie_sampling *sp, struct moxie_err *err);
+
+/* The draw as the op `sample` takes it, for the token after n; false: penalties, which need the timeline. */
+bool sampler_row(const struct moxie_sampling *sp, uint64_t n, struct sample_row *row);
 
 /* What a request asks of a single token beyond struct moxie_sampling. */
 struct sampler_rule {

@@ -1,5 +1,6 @@
 /* session.c - one token timeline: its pages, its tokens, its logits. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/engine.h"
 
@@ -141,6 +142,11 @@ MOXIE_API int moxie_sampling_check(const struct moxie_sampling *sp, struct moxie
 	return sampler_check(sp, err);
 }
 
+void session_expect(moxie_session *s, const struct moxie_sampling *sp)
+{
+	s->expect = *sp;
+}
+
 MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
 {
 	static const struct moxie_sampling greedy;
@@ -151,9 +157,10 @@ MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling
 		return rc;
 	if (!s->has_logits)
 		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
-	bool greedy_only = sp->temperature <= 0 && (sp->repetition_penalty <= 0 || sp->repetition_penalty == 1) && sp->presence_penalty == 0 &&
-	                   sp->frequency_penalty == 0;
-	if (s->m->kern->argmax && greedy_only) {
+	struct sample_row want;
+	session_expect(s, sp);
+	if (s->m->kern->sample && s->can_pick && sampler_row(sp, s->tok.n, &want) &&
+	    ((want.temperature <= 0 && s->pick.temperature <= 0) || !memcmp(&want, &s->pick, sizeof want))) {
 		*id = s->best;
 		return 0;
 	}

@@ -14,6 +14,7 @@
 struct step_mem {
 	int32_t *tok, *pos, *seq, *out_row, *full, *ring;
 	struct span *span;
+	struct sample_row *row; /* [n_seq] of wanted logits */
 	size_t n_in;        /* bytes of all above */
 	float *logits;      /* [n_seq, n_vocab] */
 	int32_t *best;      /* [n_seq] */
@@ -29,8 +30,9 @@ static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq,
 	s->span = arena_take(a, q, sizeof *s->span);
 	s->full = arena_take(a, q * (size_t)n_page, sizeof *s->full);
 	s->ring = arena_take(a, q * (size_t)ring_pages, sizeof *s->ring);
+	s->row = arena_take(a, q, sizeof *s->row);
 	s->n_in = a->n;
-	return s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
+	return s->row && s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
 }
 
 static bool step_take_out(struct step_mem *s, struct arena *a, int n_seq, int n_vocab)
@@ -132,8 +134,13 @@ static int fill(const struct moxie_model *m, const struct step_mem *mem, const s
 		memset(mem->full + (size_t)i * (size_t)n_page + n_copy, 0, (size_t)(n_page - n_copy) * sizeof *s->page);
 		for (int j = 0; j < ring_pages; j++) /* where none is nobody reads */
 			mem->ring[(size_t)i * (size_t)ring_pages + (size_t)j] = s->ring[j] < 0 ? 0 : s->ring[j];
-		if (part[i].want_logits)
+		if (part[i].want_logits) {
+			s->can_pick = sampler_row(&s->expect, (uint64_t)(pos0 + n_row), &s->pick);
+			if (!s->can_pick)
+				s->pick.temperature = 0; /* the host will see to it */
+			mem->row[n_out] = s->pick;
 			mem->out_row[n_out++] = row - 1;
+		}
 		/* Written even if the step is cancelled: ring slots behind the window may be gone. */
 		if (s->n_high < (size_t)(pos0 + n_row))
 			s->n_high = (size_t)(pos0 + n_row);
@@ -150,13 +157,14 @@ static int page_bucket(const struct moxie_model *m, int n_page)
 	return n < most ? n : most;
 }
 
-/* The model over b, with the best token of each wanted row; recorded and replayed where the backend can and every sequence has
- * just one row. */
-static int run(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, int n_page, atomic_int *cancel, struct moxie_err *err)
+/* The model over b, with the token picked from each wanted row (drawn: not greedily alone); recorded and replayed where the backend
+ * can and every sequence has just one row. */
+static int run(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, int n_page, bool drawn, atomic_int *cancel,
+               struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	const struct kern_device *dev = k->dev;
-	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page };
+	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page, .drawn = drawn };
 	bool recorded = dev && dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq;
 	if (recorded && dev->replay(k, &shape))
 		return 0;
@@ -164,8 +172,9 @@ static int run(struct moxie_model *m, const struct batch *b, const struct step_m
 	if (recorded)
 		dev->record(k, &shape);
 	int rc = m->ops->forward(m->model, k, &a, err);
-	if (rc == 0 && k->argmax && b->n_out)
-		k->argmax(k, &(struct argmax_args){ .id = mem->best, .logits = mem->logits, .n_row = b->n_out, .n_vocab = m->config.n_vocab });
+	if (rc == 0 && k->sample && b->n_out)
+		k->sample(k, &(struct sample_args){ .id = mem->best, .logits = mem->logits, .row = drawn ? mem->row : NULL, .n_row = b->n_out,
+			.n_vocab = m->config.n_vocab });
 	if (recorded)
 		dev->play(k, rc == 0);
 	return rc;
@@ -205,8 +214,11 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
 	struct batch b = { .n_tok = n_tok, .n_seq = n_part, .n_out = n_out, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq,
 		.span = host.span, .span_dev = mem.span, .out_row = mem.out_row };
-	rc = run(m, &b, &mem, n_page, n_part == 1 ? &part[0].s->cancel : NULL, err);
-	if (rc == 0 && k->argmax && n_out)
+	bool drawn = false;
+	for (int i = 0; i < n_out; i++)
+		drawn |= host.row[i].temperature > 0;
+	rc = run(m, &b, &mem, n_page, drawn, n_part == 1 ? &part[0].s->cancel : NULL, err);
+	if (rc == 0 && k->sample && n_out)
 		copy_out(m, m->best, mem.best, (size_t)n_out * sizeof *m->best);
 	int rc_sync = k->sync(k, rc == 0 ? err : NULL);
 	rc = rc_sync == MOXIE_E_DEVICE || rc == 0 ? rc_sync : rc;

@@ -186,11 +186,39 @@ struct moe_args {
 	int n_tok;
 };
 
-/* id[i] = where row i of logits is largest: the lowest such id; a NaN is below everything. */
-struct argmax_args {
-	int32_t *id;             /* [n_row], out */
-	const float *logits;     /* [n_row, n_vocab] */
-	int n_row, n_vocab;
+/* The next token of each row of logits, as engine/sampler.c picks it; cuda/sample.h says how close. */
+#define SAMPLE_TOP_MAX 20          /* most log-probabilities a row may ask for beside its own */
+#define SAMPLE_VOCAB_MAX (1 << 19) /* sums of 2^44 stay below 2^63 */
+
+/* What one row asks for: moxie_sampling's fields, as sampler_check() passed them, and what the row is.  Device memory, read by the
+ * kernel, so a captured graph takes whatever lies there when it is replayed. */
+struct sample_row {
+	uint64_t seed, n;  /* the draw is a function of these two and the logits; n: tokens of the timeline so far */
+	float temperature; /* 0: the most likely token, lowest id among equals */
+	float top_p;       /* 0 or 1: off */
+	float min_p;       /* 0: off */
+	float repetition_penalty; /* 0 or 1: off */
+	float presence_penalty, frequency_penalty;
+	int32_t top_k;     /* 0: off */
+	int32_t n_top;     /* log-probabilities wanted beside the picked token's, 0 .. SAMPLE_TOP_MAX; -1: none at all */
+	int32_t hist;      /* row of sample_args.hist, or -1: no penalties */
+	int32_t append;    /* 1: the pick is counted in hist and n grows by one, ready for the next replay */
+};
+
+/* Why counts and not lists of tokens: a penalty is then one read beside each logit, whatever the length of the timeline, and the
+ * kernel itself can add its pick.  A word: times generated in bits 0-30 (taken as 65535 beyond, as on the CPU), seen at all in bit 31.
+ * No two rows of a call share a row of hist. */
+#define SAMPLE_SEEN (1u << 31)
+
+struct sample_args {
+	int32_t *id;            /* [n_row] out */
+	const float *logits;    /* [n_row, n_vocab] fp32, not changed; rows 16-byte aligned are read fastest */
+	struct sample_row *row; /* [n_row], or NULL: greedy, and nothing below is used */
+	uint32_t *hist;         /* [n_hist, n_vocab], or NULL: no row has penalties */
+	float *logprob;         /* [n_row] out: ln p of the pick under the logits as given (no penalties, temperature 1), or NULL: none wanted */
+	int32_t *top_id;        /* [n_row, SAMPLE_TOP_MAX] out: the n_top most likely by falling probability, ties lowest id first */
+	float *top_logprob;     /* the same shape */
+	int n_row, n_vocab;     /* n_row = 0 is a no-op */
 };
 
 /* What a backend must be ready for; its scratch memory is taken once, from these. */
@@ -207,6 +235,7 @@ struct kern;
 struct step_shape {
 	int n_seq;
 	int n_page_seq;          /* of the full-attention page lists */
+	bool drawn;              /* rows are sampled with parameters; else all greedily */
 };
 
 /* What a backend with memory of its own adds.  take, give and place belong to opening and closing; the rest to a step, and
@@ -264,7 +293,7 @@ struct kern {
 	void (*moe_gate_up)(struct kern *k, const struct moe_gate_up_args *a);
 	void (*moe_down)(struct kern *k, const struct moe_down_args *a);
 	void (*moe)(struct kern *k, const struct moe_args *a);       /* or NULL: route, moe_gate_up, moe_down in turn */
-	void (*argmax)(struct kern *k, const struct argmax_args *a); /* or NULL: the sampler looks for itself */
+	void (*sample)(struct kern *k, const struct sample_args *a); /* or NULL: the sampler works on logits in host memory */
 
 	const struct kern_device *dev; /* NULL: ops read and write host memory */
 
@@ -273,6 +302,9 @@ struct kern {
 	void (*free)(struct kern *k);
 	void *impl;              /* the backend's own */
 };
+
+/* A backend library has moxie_kern_<name>_layout equal to this, or it was built from other headers and is not to be called. */
+#define KERN_LAYOUT ((uint32_t)(sizeof(struct kern) << 20 | sizeof(struct kern_device) << 10 | sizeof(struct kern_limits)))
 
 /* CPU instruction sets, from the plain truth up.  AUTO takes the last one that CPUID and the kernel (AMX permission) allow. */
 enum cpu_isa { CPU_REF, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_AUTO };

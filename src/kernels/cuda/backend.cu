@@ -40,18 +40,11 @@ OP(gemm)
 OP(rope)
 OP(qkv)
 OP(attn)
+OP(sample)
 OP(route)
 OP(moe_gate_up)
 OP(moe_down)
 #undef OP
-
-static void op_argmax(struct kern *k, const struct argmax_args *a)
-{
-	struct sample_args s = {};
-	struct moxie_err err;
-	s.id = a->id, s.logits = a->logits, s.n_row = a->n_row, s.n_vocab = a->n_vocab; /* no parameters: greedy */
-	cuda_note(cuda_of(k), cuda_sample(&cuda_of(k)->dev, &s, &err), &err);
-}
 
 static int cuda_sync(struct kern *k, struct moxie_err *err)
 {
@@ -111,6 +104,9 @@ static int open_device(struct cuda *c, struct moxie_err *err)
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
+extern "C" MOXIE_API const uint32_t moxie_kern_cuda_layout;
+const uint32_t moxie_kern_cuda_layout = KERN_LAYOUT;
+
 extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits *lim, struct moxie_err *err)
 {
 	*out = NULL;
@@ -127,7 +123,7 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	k->act = DT_BF16;
 	k->n_thread = 1;
 	k->embed = op_embed, k->rmsnorm = op_rmsnorm, k->gemm = op_gemm, k->rope = op_rope, k->qkv = op_qkv, k->attn = op_attn;
-	k->argmax = op_argmax, k->route = op_route, k->moe_gate_up = op_moe_gate_up, k->moe_down = op_moe_down;
+	k->sample = op_sample, k->route = op_route, k->moe_gate_up = op_moe_gate_up, k->moe_down = op_moe_down;
 	k->dev = &cuda_device_hooks;
 	k->sync = cuda_sync, k->free = cuda_free;
 	if ((rc = open_device(c, err)) < 0 || (rc = cuda_moe_init(c, err)) < 0) {

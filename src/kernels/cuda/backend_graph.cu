@@ -18,7 +18,7 @@ struct cuda_graph {
 
 static bool same(const struct step_shape *a, const struct step_shape *b)
 {
-	return a->n_seq == b->n_seq && a->n_page_seq == b->n_page_seq;
+	return a->n_seq == b->n_seq && a->n_page_seq == b->n_page_seq && a->drawn == b->drawn;
 }
 
 bool cuda_graph_replay(struct kern *k, const struct step_shape *s)
