@@ -416,6 +416,56 @@ static int run_steps(void)
 	return rc;
 }
 
+/* Two requests that begin alike, one after the other.  Without memory for the prefix cache they share less, and no more is lost:
+ * each fails for lack of memory or gives all its tokens, and every page comes back. */
+static void run_prefix(long at, bool all_later, int *n_ok)
+{
+	static int32_t ids[200];
+	struct ended end[2] = { 0 };
+	struct moxie_engine_params ep = { .struct_size = sizeof ep };
+	struct moxie_engine_stats st = { .struct_size = sizeof st };
+	moxie_engine *e;
+	OK(moxie_engine_create(&e, model, &ep, &err), err);
+	n_call = 0;
+	fail_on = all_later;
+	fail_at = at;
+	for (int i = 0; i < 2; i++) {
+		struct moxie_request r = { .struct_size = sizeof r, .ids = ids, .n = 200, .on_finish = on_finish,
+			.p = { .struct_size = sizeof r.p, .max_tokens = 4, .ignore_eos = 1, .raw = 1, .ud = &end[i] } };
+		int rc = moxie_engine_submit(e, &r, NULL, &err);
+		for (int w = 0; rc == 0 && w < 20000 && !end[i].n; w++)
+			usleep(100);
+		CHECK(rc == 0 || rc == MOXIE_E_NOMEM, "%d %s", rc, err.text);
+		CHECK(end[i].n == (rc == 0) && (!end[i].n || end[i].status == 0 || end[i].status == MOXIE_E_NOMEM), "%d ends, status %d", end[i].n, end[i].status);
+		*n_ok += rc == 0 && end[i].status == 0;
+	}
+	fail_at = -1;
+	CHECK(moxie_engine_get_stats(e, &st) == 0 && st.n_page_free + st.n_page_cached == st.n_page && st.n_ring_free + st.n_ring_cached == st.n_ring,
+	      "allocation %ld: %d + %d of %d pages, %d + %d of %d", at, st.n_page_free, st.n_page_cached, st.n_page, st.n_ring_free, st.n_ring_cached, st.n_ring);
+	moxie_engine_free(e);
+}
+
+TEST(alloc_prefix)
+{
+	int n_ok = 0, n_run = 0;
+	tmp_write();
+	struct moxie_model_params p = model_params;
+	p.n_seq = 2;
+	OK(moxie_model_open(&model, &p, &err), err);
+	run_prefix(-1, false, &n_ok);
+	long n = n_call, live = n_live;
+	CHECK(n_ok == 2 && n > 4, "%d of 2, %ld allocations", n_ok, n);
+	for (int all_later = 0; all_later < 2; all_later++)
+		for (long i = 0; i < n; i++, n_run++) {
+			run_prefix(i, all_later, &n_ok);
+			CHECK(!n_free || n_live == live, "allocation %ld: %ld left behind", i, n_live - live);
+		}
+	CHECK(n_ok > 2 && n_ok < 2 * n_run + 2, "%d of %d requests went well", n_ok, 2 * n_run + 2);
+	printf("    two requests: %d failures at %ld places, %d of %d requests went well\n", n_run, n, n_ok, 2 * n_run + 2);
+	moxie_model_free(model);
+	tmp_remove();
+}
+
 TEST(alloc_engine)
 {
 	tmp_write();

@@ -553,6 +553,45 @@ TEST(sched_failed_device_fails_all)
 	moxie_model_free(m);
 }
 
+/* ---- what the scheduler itself costs ----------------------------------------------------------------------------------------- */
+
+static void no_embed(struct kern *k, const struct embed_args *a) { (void)k, (void)a; }
+static void no_rmsnorm(struct kern *k, const struct rmsnorm_args *a) { (void)k, (void)a; }
+static void no_gemm(struct kern *k, const struct gemm_args *a) { (void)k, (void)a; }
+static void no_rope(struct kern *k, const struct rope_args *a) { (void)k, (void)a; }
+static void no_qkv(struct kern *k, const struct qkv_args *a) { (void)k, (void)a; }
+static void no_attn(struct kern *k, const struct attn_args *a) { (void)k, (void)a; }
+static void no_route(struct kern *k, const struct route_args *a) { (void)k, (void)a; }
+static void no_gate_up(struct kern *k, const struct moe_gate_up_args *a) { (void)k, (void)a; }
+static void no_down(struct kern *k, const struct moe_down_args *a) { (void)k, (void)a; }
+
+/* The shipped model's shape over ops that do nothing: what is left is scheduling, sampling and text.  Seconds of this process. */
+TEST(sched_overhead)
+{
+	enum { N = 64, N_OUT = 250 };
+	static struct ask a[N];
+	moxie_model *m;
+	struct moxie_model_params mp = { .struct_size = sizeof mp, .path = "models/wordmath", .n_seq = 16, .n_thread = 1 };
+	OK(moxie_model_open(&m, &mp, &err), err);
+	struct kern *k = m->kern;
+	k->embed = no_embed, k->rmsnorm = no_rmsnorm, k->gemm = no_gemm, k->rope = no_rope, k->qkv = no_qkv, k->attn = no_attn, k->route = no_route;
+	k->moe_gate_up = no_gate_up, k->moe_down = no_down;
+	moxie_engine *e = engine(m, 1024, 0, 0);
+	clock_t start = clock();
+	for (int i = 0; i < N; i++) {
+		ask_init(&a[i], e, 300, N_OUT);
+		a[i].req.p.raw = 1;
+		submit(&a[i]);
+	}
+	for (int i = 0; i < N; i++)
+		wait_for(&a[i].n_finish, 1);
+	double seconds = (double)(clock() - start) / CLOCKS_PER_SEC, rate = N * (300 + N_OUT) / seconds;
+	printf("    %.0f tokens a second (%.0f generated), 16 at a time\n", rate, N * N_OUT / seconds);
+	CHECK(rate > 2000, "%g tokens a second", rate); /* slack for sanitizers; docs/serving.md has a quiet machine's */
+	moxie_engine_free(e);
+	moxie_model_free(m);
+}
+
 /* ---- everything at once ------------------------------------------------------------------------------------------------ */
 
 #define N_THREAD 4
