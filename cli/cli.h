@@ -51,7 +51,9 @@ struct opts {
 
 	const char *served_name, *host, *uds, *key_file, *key, *log_level;
 	int port, n_running, n_queued, drain_seconds, read_seconds;
-	bool open_bind, open_metrics, no_reuse, incremental;
+	int kv_tokens;
+	float mem_fraction;
+	bool open_bind, open_metrics, no_reuse, batch_variant, incremental;
 
 	const char *base_url, *backend, *dataset, *extra_body, *tag;
 	int n_prompts, random_in, random_out, max_concurrency, n_warmup;

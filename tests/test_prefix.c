@@ -353,11 +353,11 @@ static void random_walk(int window, int n_chunk, int n_full, int n_page, int n_o
 		}
 		check_same();
 	}
-	for (int i = 0; i < N_SESS; i++) {
+	for (int i = 0; i < N_SESS; i++)
 		detach(&line[i]);
-		moxie_session_free(line[i].s);
-	}
 	check_same();
+	for (int i = 0; i < N_SESS; i++)
+		moxie_session_free(line[i].s);
 	printf("    window %d, chunk %d: %llu nodes and %llu sliding pages evicted in %d operations\n", window, n_chunk,
 	       (unsigned long long)cache.n_evicted, (unsigned long long)cache.n_ring_evicted, n_op);
 	prefix_free(&cache);

@@ -403,7 +403,7 @@ TEST(sched_cancel_gives_pages_back)
 {
 	enum { N = 6 };
 	static struct ask a[N];
-	for (int round = 0; round < 40; round++) {
+	for (int round = 0; round < 12; round++) {
 		moxie_model *m = tiny_kv("cpu", 16, 4, 8 * KV_PAGE);
 		moxie_engine *e = engine(m, 500, 0, round % 2);
 		for (int i = 0; i < N; i++) {

@@ -69,6 +69,16 @@ void metrics_reply(struct server *s, struct evhttp_request *req, json_t *body)
 	    st.kv_capacity ? (double)st.kv_tokens / (double)st.kv_capacity : 0);
 	put(&b, "cache_hit_rate", "gauge", "Share of prompt tokens that were not computed again.", l,
 	    m->prompt_tokens ? (double)m->cached_tokens / (double)m->prompt_tokens : 0);
+	put(&b, "max_total_num_tokens", "gauge", "Room for tokens in the KV cache.", l, (double)st.kv_capacity);
+	put(&b, "kv_pages_total", "gauge", "Pages of the KV cache, full-attention layers.", l, st.n_page);
+	put(&b, "kv_pages_free", "gauge", "Pages that nobody holds; with those cached all of them when no request runs.", l, st.n_page_free);
+	put(&b, "kv_pages_cached", "gauge", "Pages that the prefix cache holds, alone or with requests.", l, st.n_page_cached);
+	put(&b, "kv_ring_pages_total", "gauge", "Pages of the KV cache, sliding-window layers.", l, st.n_ring);
+	put(&b, "kv_ring_pages_free", "gauge", "The same, that nobody holds.", l, st.n_ring_free);
+	put(&b, "kv_ring_pages_cached", "gauge", "The same, that the prefix cache holds.", l, st.n_ring_cached);
+	put(&b, "num_retracted_requests_total", "counter", "Times that a request gave its KV cache up for an older one.", l, (double)st.n_preempted);
+	put(&b, "cache_hits_total", "counter", "Requests that began in the prefix cache.", l, (double)st.n_cache_hits);
+	put(&b, "evicted_tokens_total", "counter", "Tokens that the prefix cache forgot to make room.", l, (double)st.evicted_tokens);
 	put(&b, "prompt_tokens_total", "counter", "Tokens of prompts.", l, (double)m->prompt_tokens);
 	put(&b, "generation_tokens_total", "counter", "Tokens of answers.", l, (double)m->generated_tokens);
 	put(&b, "cached_tokens_total", "counter", "Tokens of prompts that were not computed again.", l, (double)m->cached_tokens);
