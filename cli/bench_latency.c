@@ -12,6 +12,7 @@
 
 #define MAX_BATCH 256
 #define N_WARM 4 /* steps before the clock starts: the first of a shape is recorded */
+#define N_PROFILE 8
 
 struct batch_result {
 	int n_seq;
@@ -59,10 +60,64 @@ static int decode(const struct opts *o, moxie_session **s, struct batch_result *
 	return rc;
 }
 
+struct profile {
+	int n_step, n_row;
+	double all;
+	struct { char name[96]; int n; double us; } row[64];
+};
+
+/* "void rmsnorm_kernel<1, false>(uint4 *..." as _Z14rmsnorm_kernelILi1ELb0EE...: the first identifier of the mangled name. */
+static void plain_name(char *to, size_t cap, const char *name)
+{
+	if (!strncmp(name, "_Z", 2)) {
+		char *end;
+		size_t len = strtoul(name + 2 + strspn(name + 2, "NL"), &end, 10);
+		if (len && len <= strlen(end)) {
+			snprintf(to, cap, "%.*s%s", (int)len, end, end[len] == 'I' ? "<>" : "");
+			return;
+		}
+	}
+	snprintf(to, cap, "%s", name);
+}
+
+static void on_row(void *ud, const char *kernel, int n, double us)
+{
+	struct profile *p = ud;
+	char name[96];
+	int i = 0;
+	plain_name(name, sizeof name, kernel);
+	while (i < p->n_row && strcmp(p->row[i].name, name))
+		i++; /* instances of one template together */
+	if (i == p->n_row)
+		memcpy(p->row[p->n_row++].name, name, sizeof name);
+	p->row[i].n += n;
+	p->row[i].us += us;
+	p->all += us;
+}
+
+/* N_PROFILE steps, watched. */
+static int profile(moxie_model *m, moxie_session **s, int n_seq, struct moxie_err *err)
+{
+	struct profile *p = calloc(1, sizeof *p);
+	int32_t id[MAX_BATCH];
+	int rc = p ? moxie_profile_begin(m, err) : (err->code = MOXIE_E_NOMEM);
+	for (int i = 0; !rc && i < N_PROFILE; i++)
+		rc = step(s, n_seq, id, err);
+	if (!rc)
+		rc = moxie_profile_end(m, on_row, p, err);
+	for (int i = 0; !rc && i < p->n_row; i++)
+		printf("    %-48s %6.1f x %8.2f us = %9.1f us  %5.1f %%\n", p->row[i].name, (double)p->row[i].n / N_PROFILE, p->row[i].us / p->row[i].n,
+		       p->row[i].us / N_PROFILE, 100 * p->row[i].us / p->all);
+	if (!rc)
+		printf("    %-48s %8s %11s   %9.1f us, watched\n", "a step", "", "", p->all / N_PROFILE);
+	free(p);
+	return rc;
+}
+
 static int measure(const struct opts *o, moxie_model *m, const struct moxie_model_info *info, struct batch_result *r)
 {
 	struct moxie_err err = { 0 };
-	struct moxie_session_params sp = { .struct_size = sizeof sp, .n_ctx = o->input_len + o->n_gen + N_WARM };
+	struct moxie_session_params sp = { .struct_size = sizeof sp, .n_ctx = o->input_len + o->n_gen + N_WARM + N_PROFILE };
 	moxie_session *s[MAX_BATCH] = { 0 };
 	int32_t *id = malloc((size_t)o->input_len * sizeof *id), unused;
 	int rc = id ? 0 : MOXIE_E_NOMEM;
@@ -82,6 +137,8 @@ static int measure(const struct opts *o, moxie_model *m, const struct moxie_mode
 	cancel_on_interrupt(NULL);
 	if (!rc)
 		rc = decode(o, s, r, &err);
+	if (!rc && o->profile)
+		rc = profile(m, s, r->n_seq, &err);
 	if (!rc) {
 		r->bytes = step_bytes(info, r->n_seq, o->input_len + N_WARM + o->n_gen / 2.);
 		r->hash = logits_hash(s[0], info->n_vocab);
@@ -93,17 +150,18 @@ static int measure(const struct opts *o, moxie_model *m, const struct moxie_mode
 	return rc ? lib_error(&err) : 0;
 }
 
-static int print_result(const struct opts *o, const struct batch_result *r, FILE *out, const char *kernels)
+static int print_result(const struct opts *o, const struct batch_result *r, FILE *out, const char *kernels, double bandwidth)
 {
 	double prefill = (double)r->n_seq * o->input_len / r->prefill_seconds, tok = r->n_seq / r->median, gbs = r->bytes / r->median * 1e-9;
-	printf("%6d %8d  %13.0f %9.2f | %12.0f %9.3f %9.3f %9.3f %8.0f  #%08x\n", r->n_seq, o->input_len, prefill, r->first_seconds * 1e3, tok,
-	       r->median * 1e3, r->mean * 1e3, r->best * 1e3, gbs, r->hash);
+	double floor_ms = bandwidth > 0 ? r->bytes / bandwidth * 1e3 : 0, part = floor_ms / (r->median * 1e3);
+	printf("%6d %8d  %13.0f %9.2f | %12.0f %9.3f %9.3f %9.3f %8.0f %9.3f %6.0f %%  #%08x\n", r->n_seq, o->input_len, prefill,
+	       r->first_seconds * 1e3, tok, r->median * 1e3, r->mean * 1e3, r->best * 1e3, gbs, floor_ms, 100 * part, r->hash);
 	fflush(stdout);
 	if (!out)
 		return 0;
-	json_t *row = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f}", "moxie", moxie_version(), "kernels", kernels, "model",
+	json_t *row = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "moxie", moxie_version(), "kernels", kernels, "model",
 	                        o->model, "batch", r->n_seq, "input_len", o->input_len, "output_len", o->n_gen, "prefill_tok_s", prefill, "ttft_ms",
-	                        r->first_seconds * 1e3, "decode_tok_s", tok, "step_ms", r->median * 1e3, "step_bytes", r->bytes, "gb_s", gbs);
+	                        r->first_seconds * 1e3, "decode_tok_s", tok, "step_ms", r->median * 1e3, "step_bytes", r->bytes, "gb_s", gbs, "read_gb_s", bandwidth * 1e-9, "floor_fraction", part);
 	bool ok = row && json_dumpf(row, out, JSON_COMPACT) == 0 && fputc('\n', out) != EOF;
 	json_decref(row);
 	return ok ? 0 : (bad_input("%s: a row could not be written", o->output), EXIT_FAIL);
@@ -124,21 +182,24 @@ int bench_latency_main(struct opts *o)
 	FILE *out = o->output ? fopen(o->output, "we") : NULL;
 	if (o->output && !out)
 		return bad_input("%s: %s", o->output, strerror(errno));
+	double bandwidth = 0;
 	moxie_model *m = NULL;
 	struct moxie_model_info info = { .struct_size = sizeof info };
 	catch_interrupt(false);
 	rc = model_open(&m, o, most);
 	if (!rc) {
 		moxie_model_get_info(m, &info);
-		printf("# %s: %s; tokens of prompts and answers: %d, %d\n", o->model, info.kernels, o->input_len, o->n_gen);
-		printf("%6s %8s  %13s %9s | %12s %9s %9s %9s %8s  %s\n", "batch", "input", "prefill tok/s", "TTFT ms", "decode tok/s", "ms median", "mean", "best",
-		       "GB/s", "logits");
+		bandwidth = moxie_read_bandwidth(m);
+		printf("# moxie %s, %s: %s, reads %.0f GB/s; tokens of prompts and answers: %d, %d\n", moxie_version(), o->model, info.kernels,
+		       bandwidth * 1e-9, o->input_len, o->n_gen);
+		printf("%6s %8s  %13s %9s | %12s %9s %9s %9s %8s %9s %8s  %s\n", "batch", "input", "prefill tok/s", "TTFT ms", "decode tok/s", "ms median",
+		       "mean", "best", "GB/s", "floor ms", "of floor", "logits");
 	}
 	for (int i = 0; !rc && i < n; i++) {
 		struct batch_result r = { .n_seq = batch[i] };
 		rc = measure(o, m, &info, &r);
 		if (!rc)
-			rc = print_result(o, &r, out, info.kernels);
+			rc = print_result(o, &r, out, info.kernels, bandwidth);
 	}
 	moxie_model_free(m);
 	if (out) {

@@ -47,6 +47,7 @@ struct opts {
 	int limit, parallel, n_gen;
 	const char *output, *contexts, *batches;
 	int input_len;
+	bool profile;
 	bool show_wrong, json, list, specials, ids;
 
 	const char *served_name, *host, *uds, *key_file, *key, *log_level;

@@ -114,6 +114,7 @@ static const struct row rows[] = {
 	{ "gen", 0, "output-len", "N", INT, AT(n_gen), 1, 1 << 20, CMD_BENCH | CMD_BENCH_LATENCY, "Bench", "tokens to decode at each (default: 32)" },
 	{ "batch", 0, "batch-size", "N,N,...", STR, AT(batches), ANY, CMD_BENCH_LATENCY, "Bench", "requests that run together (default: 1)" },
 	{ "input-len", 0, NULL, "N", INT, AT(input_len), 1, 1 << 24, CMD_BENCH_LATENCY, "Bench", "tokens of each prompt (default: 1024)" },
+	{ "profile", 0, NULL, NULL, FLAG, AT(profile), ANY, CMD_BENCH_LATENCY, "Bench", "say where the time of a step goes, kernel by kernel (CUDA)" },
 
 	{ "base-url", 0, NULL, "URL", STR, AT(base_url), ANY, ASKS, "Server",
 	  "a server's address, http://HOST:PORT or unix:PATH (bench serving: default http://127.0.0.1:30000)" },

@@ -353,6 +353,16 @@ struct moxie_tensor_info {
 MOXIE_API int moxie_inspect(const struct moxie_model_params *p, struct moxie_model_info *info,
                             void (*on_tensor)(void *ud, const struct moxie_tensor_info *t), void *ud, struct moxie_err *err);
 
+/* Bytes a second at which the model's device reads its weights' memory, measured now: the ceiling of decoding.  0: it has no memory of its
+ * own, or that failed. */
+MOXIE_API double moxie_read_bandwidth(moxie_model *m);
+
+/* Where the time of steps goes, on a device that can tell (CUDA with CUPTI).  Between begin and end every launch is timed, which costs
+ * some time itself; end calls row once for each kernel, by falling time.  us is by how much its n launches moved the end of all work,
+ * so that rows add up.   MOXIE_E_UNSUPPORTED: this device has no profile; err says why */
+MOXIE_API int moxie_profile_begin(moxie_model *m, struct moxie_err *err);
+MOXIE_API int moxie_profile_end(moxie_model *m, void (*row)(void *ud, const char *kernel, int n, double us), void *ud, struct moxie_err *err);
+
 /* Writes a random checkpoint in Hugging Face layout.  config: "gpt-oss-20b", "gpt-oss-tiny", ... or a config.json path. */
 MOXIE_API int moxie_synth(const char *config, const char *dir, uint64_t seed, int n_thread, moxie_progress_fn progress, void *ud,
                           struct moxie_err *err);

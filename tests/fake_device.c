@@ -331,7 +331,7 @@ static void fake_free(struct kern *k)
 	free(f);
 }
 
-static const struct kern_device hooks = { memory, take, give, made, place, place_moe, upload, fetch, replay, record, play };
+static const struct kern_device hooks = { memory, take, give, made, place, place_moe, upload, fetch, replay, record, play, NULL, NULL, NULL };
 
 MOXIE_API extern const uint32_t moxie_kern_cuda_layout;
 const uint32_t moxie_kern_cuda_layout = KERN_LAYOUT;

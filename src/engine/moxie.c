@@ -15,6 +15,7 @@
 #define DEFAULT_CHUNK 512
 #define DEFAULT_CHUNK_DEVICE 2048
 #define MAX_CHUNK 65536
+#define MAX_PROFILE 64 /* rows */
 #define MAX_SEQ 256
 #define MEM_FRACTION 0.8         /* of the machine's memory, for weights and KV cache */
 #define MEM_FRACTION_DEVICE 0.95 /* of what a device has left, for the KV cache */
@@ -414,6 +415,38 @@ MOXIE_API int moxie_synth(const char *config, const char *dir, uint64_t seed, in
 		rc = synth_write(text.p, dir, seed, n_thread ? n_thread : host_n_cpu(), on_progress, &g, err);
 	buf_free(&text);
 	return rc;
+}
+
+MOXIE_API double moxie_read_bandwidth(moxie_model *m)
+{
+	if (!m->kern->dev || !m->kern->dev->bandwidth)
+		return 0;
+	pthread_mutex_lock(&m->lock);
+	double bytes_s = m->kern->dev->bandwidth(m->kern, m->weights.base, m->weights.cap);
+	pthread_mutex_unlock(&m->lock);
+	return bytes_s;
+}
+
+MOXIE_API int moxie_profile_begin(moxie_model *m, struct moxie_err *err)
+{
+	const struct kern_device *dev = m->kern->dev;
+	if (!dev || !dev->profile_begin)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "%s has no profile", m->kern->name);
+	pthread_mutex_lock(&m->lock);
+	int rc = dev->profile_begin(m->kern, err);
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
+MOXIE_API int moxie_profile_end(moxie_model *m, void (*row)(void *ud, const char *kernel, int n, double us), void *ud, struct moxie_err *err)
+{
+	struct kern_time time[MAX_PROFILE];
+	pthread_mutex_lock(&m->lock);
+	int n = m->kern->dev->profile_end(m->kern, time, MAX_PROFILE, err);
+	pthread_mutex_unlock(&m->lock);
+	for (int i = 0; i < n; i++)
+		row(ud, time[i].name, time[i].n, time[i].us);
+	return n < 0 ? n : 0;
 }
 
 MOXIE_API const char *moxie_config_name(int i)

@@ -238,6 +238,12 @@ struct step_shape {
 	bool drawn;              /* rows are sampled with parameters; else all greedily */
 };
 
+struct kern_time {
+	const char *name;        /* of a kernel, as the compiler spells it; or of what else takes time */
+	int n;
+	double us;               /* by how much its launches moved the end of all work: rows add up to the time that passed */
+};
+
 /* What a backend with memory of its own adds.  take, give and place belong to opening and closing; the rest to a step, and
  * enqueues like an op. */
 struct kern_device {
@@ -266,6 +272,14 @@ struct kern_device {
 	bool (*replay)(struct kern *k, const struct step_shape *s);
 	void (*record)(struct kern *k, const struct step_shape *s);
 	void (*play)(struct kern *k, bool ok);
+
+	/* Between begin and end every launch is timed.  end fills up to `most` rows, by falling time, and returns their number; what has
+	 * no row of its own is in the last.  NULL: this backend has no profile. */
+	int (*profile_begin)(struct kern *k, struct moxie_err *err);
+	int (*profile_end)(struct kern *k, struct kern_time *row, int most, struct moxie_err *err);
+
+	/* Bytes a second at which the device reads the n_bytes at p, 16-byte aligned; 0: failed.  Waits. */
+	double (*bandwidth)(struct kern *k, const void *p, size_t n_bytes);
 };
 
 /* What the rows of the next ops are.  A backend with several forms of one product picks by the number of rows that share a

@@ -74,6 +74,13 @@ void cuda_graph_record(struct kern *k, const struct step_shape *s);
 void cuda_graph_play(struct kern *k, bool ok);
 void cuda_graph_free(struct cuda *c);
 
+/* bandwidth.cu */
+double cuda_bandwidth(struct kern *k, const void *p, size_t n_bytes);
+
+/* profile.cu */
+int cuda_profile_begin(struct kern *k, struct moxie_err *err);
+int cuda_profile_end(struct kern *k, struct kern_time *row, int most, struct moxie_err *err);
+
 /* moe_block.cu */
 int cuda_moe_init(struct cuda *c, struct moxie_err *err); /* leaves experts NULL where the fast kernels do not fit */
 void cuda_moe_free(struct cuda *c);
