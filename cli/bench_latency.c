@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/bench_read.h"
 #include "cli.h"
 
 #define MAX_BATCH 256
@@ -190,6 +191,8 @@ int bench_latency_main(struct opts *o)
 	if (!rc) {
 		moxie_model_get_info(m, &info);
 		bandwidth = moxie_read_bandwidth(m);
+		if (bandwidth <= 0)
+			bandwidth = bench_read_bandwidth(info.n_thread);
 		printf("# moxie %s, %s: %s, reads %.0f GB/s; tokens of prompts and answers: %d, %d\n", moxie_version(), o->model, info.kernels,
 		       bandwidth * 1e-9, o->input_len, o->n_gen);
 		printf("%6s %8s  %13s %9s | %12s %9s %9s %9s %8s %9s %8s  %s\n", "batch", "input", "prefill tok/s", "TTFT ms", "decode tok/s", "ms median",

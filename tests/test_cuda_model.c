@@ -1,0 +1,163 @@
+/* test_cuda_model.c - a whole model on the GPU against the CPU and against itself in company.  Skipped without a GPU. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tiny.h"
+
+static moxie_model *open_dummy(const char *config, const char *device, int n_chunk, int n_seq)
+{
+	moxie_model *m;
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = config, .device = device, .dummy = 1, .dummy_seed = 7, .n_chunk = n_chunk,
+		.n_seq = n_seq };
+	int rc = moxie_model_open(&m, &p, &err);
+	if (rc == MOXIE_E_UNSUPPORTED)
+		SKIP("%s", err.text);
+	OK(rc, err);
+	return m;
+}
+
+static moxie_session *session(moxie_model *m, int n_ctx)
+{
+	moxie_session *s;
+	struct moxie_session_params p = { .struct_size = sizeof p, .n_ctx = n_ctx };
+	OK(moxie_session_create(&s, m, &p, &err), err);
+	return s;
+}
+
+static void ids_of(int32_t *id, int n, int n_vocab, uint32_t x)
+{
+	for (int i = 0; i < n; i++) {
+		x = x * 1664525u + 1013904223u;
+		id[i] = (int32_t)((x >> 8) % (uint32_t)n_vocab);
+	}
+}
+
+/* || a - b || / || b || */
+static double distance(const float *a, const float *b, int n)
+{
+	double d = 0, r = 0;
+	for (int i = 0; i < n; i++) {
+		d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+		r += (double)b[i] * (double)b[i];
+	}
+	return sqrt(d / r);
+}
+
+/* One session alone and beside n_seq - 1 others: how many steps have the same bits, how many the same token. */
+static void company(const char *config, int n_seq, int n_prompt)
+{
+	enum { N_STEP = 24 };
+	moxie_model *m = open_dummy(config, "cuda", 256, n_seq);
+	struct moxie_model_info info = { .struct_size = sizeof info };
+	moxie_model_get_info(m, &info);
+	float *alone = malloc((size_t)N_STEP * (size_t)info.n_vocab * sizeof *alone);
+	int32_t id[512], next[64];
+	moxie_session *s[64];
+	int n_bits = 0, n_tok = 0;
+	double worst = 0;
+	CHECK(alone && n_seq <= 64 && n_prompt <= 512, "sizes");
+	for (int i = 0; i < n_seq; i++)
+		s[i] = session(m, 1024);
+	ids_of(id, n_prompt, info.n_vocab, 1);
+	int32_t picked[N_STEP];
+	OK(moxie_session_append(s[0], id, (size_t)n_prompt, &err), err);
+	for (int i = 0; i < N_STEP; i++) {
+		OK(moxie_session_sample(s[0], NULL, &picked[i], &err), err);
+		OK(moxie_step(s, &picked[i], 1, &err), err);
+		memcpy(alone + (size_t)i * (size_t)info.n_vocab, moxie_session_logits(s[0]), (size_t)info.n_vocab * sizeof *alone);
+	}
+	moxie_session_rewind(s[0], 0);
+	for (int i = 0; i < n_seq; i++) {
+		ids_of(id, n_prompt, info.n_vocab, (uint32_t)i + 1);
+		OK(moxie_session_append(s[i], id, (size_t)(i ? n_prompt - i : n_prompt), &err), err);
+	}
+	for (int i = 0; i < N_STEP; i++) {
+		for (int j = 0; j < n_seq; j++)
+			OK(moxie_session_sample(s[j], NULL, &next[j], &err), err);
+		n_tok += next[0] == picked[i];
+		next[0] = picked[i]; /* the same timeline, whatever a near tie made of it */
+		OK(moxie_step(s, next, n_seq, &err), err);
+		const float *l = moxie_session_logits(s[0]), *want = alone + (size_t)i * (size_t)info.n_vocab;
+		n_bits += !memcmp(l, want, (size_t)info.n_vocab * sizeof *l);
+		worst = fmax(worst, distance(l, want, info.n_vocab));
+	}
+	printf("    %s, 1 in %d: the same bits in %d of %d steps, the same token in %d; largest distance %.2e\n", config, n_seq, n_bits, N_STEP, n_tok, worst);
+	CHECK(n_tok >= N_STEP - 3 && worst < 0.1, "%d of %d tokens alike, distance %g", n_tok, N_STEP, worst);
+	for (int i = 0; i < n_seq; i++)
+		moxie_session_free(s[i]);
+	free(alone);
+	moxie_model_free(m);
+}
+
+TEST(company_of_8_and_64_tiny)
+{
+	company("gpt-oss-tiny", 8, 100);
+	company("gpt-oss-tiny", 64, 100);
+}
+
+TEST(company_of_8_and_64_20b)
+{
+	if (access("/dev/nvidiactl", F_OK) != 0)
+		SKIP("no GPU");
+	company("gpt-oss-20b", 8, 200);
+	company("gpt-oss-20b", 64, 200);
+}
+
+/* Chunks of any length give the same logits as one, within bf16. */
+TEST(chunks_tiny)
+{
+	static const int chunk[] = { 700, 256, 64, 33 };
+	float first[512];
+	int32_t id[700];
+	ids_of(id, 700, 512, 3);
+	for (int i = 0; i < 4; i++) {
+		moxie_model *m = open_dummy("gpt-oss-tiny", "cuda", chunk[i], 1);
+		moxie_session *s = session(m, 1024);
+		OK(moxie_session_append(s, id, 700, &err), err);
+		const float *l = moxie_session_logits(s);
+		if (i == 0)
+			memcpy(first, l, sizeof first);
+		double d = distance(l, first, 512);
+		printf("    chunks of %d: distance %.2e\n", chunk[i], d);
+		CHECK(d < 0.05, "chunks of %d: distance %g", chunk[i], d);
+		moxie_session_free(s);
+		moxie_model_free(m);
+	}
+}
+
+TEST(long_context_32k)
+{
+	enum { N = 32768 };
+	int32_t *id = malloc(N * sizeof *id);
+	float want[512];
+	CHECK(id, "ids");
+	ids_of(id, N, 512, 5);
+	moxie_model *m = open_dummy("gpt-oss-tiny", "cuda", 2048, 1);
+	struct moxie_model_info info = { .struct_size = sizeof info };
+	moxie_model_get_info(m, &info);
+	if (info.n_ctx < N + 16) {
+		moxie_model_free(m);
+		free(id);
+		SKIP("the tiny config has %d positions", info.n_ctx);
+	}
+	moxie_model *cpu = open_dummy("gpt-oss-tiny", "cpu", 512, 1);
+	moxie_session *s = session(m, N + 16), *c = session(cpu, N + 16);
+	OK(moxie_session_append(c, id, N, &err), err);
+	OK(moxie_session_append(s, id, N, &err), err);
+	for (int i = 0; i < 8; i++) { /* the prompt's end, then steps */
+		memcpy(want, moxie_session_logits(c), sizeof want);
+		double d = distance(moxie_session_logits(s), want, 512);
+		printf("    position %d: distance %.2e\n", N + i, d);
+		CHECK(d < 0.15, "position %d: distance %g", N + i, d);
+		OK(moxie_session_append(c, id + i, 1, &err), err);
+		OK(moxie_session_append(s, id + i, 1, &err), err);
+	}
+	moxie_session_free(s);
+	moxie_session_free(c);
+	moxie_model_free(m);
+	moxie_model_free(cpu);
+	free(id);
+}
+
+TEST_MAIN
