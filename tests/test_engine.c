@@ -383,7 +383,7 @@ TEST(session_pages_run_out)
 
 /* A prompt's rows have their kind from their place in it, so chunks of any size give the same bits, and so does a token that is
  * generated alone or beside others: on every kernel. */
-TEST(session_bits_do_not_depend_on_chunks)
+static void chunks_keep_bits(const char *device)
 {
 	enum { N = 200, N_OUT = 5 };
 	static const int chunk[] = { 512, 64, 17, 7, 1 };
@@ -391,7 +391,7 @@ TEST(session_bits_do_not_depend_on_chunks)
 	int32_t ids[N + N_OUT];
 	size_t n_bytes = 0;
 	for (size_t c = 0; c < sizeof chunk / sizeof *chunk; c++) {
-		moxie_model *m = tiny("cpu", chunk[c], 1);
+		moxie_model *m = tiny(device, chunk[c], 1);
 		n_bytes = (size_t)m->config.n_vocab * sizeof(float);
 		if (!want)
 			random_ids(ids, N + N_OUT, m->config.n_vocab);
@@ -407,6 +407,11 @@ TEST(session_bits_do_not_depend_on_chunks)
 	}
 	free(want);
 }
+
+TEST(session_chunks_keep_bits_ref) { chunks_keep_bits("cpu:ref"); }
+TEST(session_chunks_keep_bits_avx2) { chunks_keep_bits("cpu:avx2"); }
+TEST(session_chunks_keep_bits_avx512) { chunks_keep_bits("cpu:avx512"); }
+TEST(session_chunks_keep_bits_amx) { chunks_keep_bits("cpu:amx"); }
 
 static void *cancel_soon(void *s)
 {

@@ -137,6 +137,7 @@ static void same_as_alone(const struct ask *a, moxie_model *m, int n_ctx, const 
 static void answers_are_those_alone(const char *device, int n_seq, int n_chunk, int n)
 {
 	static struct ask a[20];
+	tiny_threads = 1 + (n_chunk == 128);
 	moxie_model *m = tiny(device, n_chunk, n_seq);
 	moxie_engine *e = engine(m, 200, 0, 0);
 	uint64_t n_prompt = 0, n_out = 0;
@@ -175,6 +176,8 @@ TEST(sched_answers_are_those_alone) { answers_are_those_alone("cpu", 4, 128, 20)
 TEST(sched_answers_one_at_a_time) { answers_are_those_alone("cpu", 1, 64, 20); }
 TEST(sched_answers_chunk_below_batch) { answers_are_those_alone("cpu", 5, 2, 20); }
 TEST(sched_answers_in_large_batches) { answers_are_those_alone("cpu", 20, 30, 20); }
+TEST(sched_answers_avx2) { answers_are_those_alone("cpu:avx2", 9, 128, 20); }
+TEST(sched_answers_amx) { answers_are_those_alone("cpu:amx", 9, 128, 20); }
 #ifndef __SANITIZE_THREAD__ /* libgomp, which cpu:ref runs on, is opaque to it */
 TEST(sched_answers_in_wide_steps) { answers_are_those_alone("cpu:ref", 4, 32, 6); }
 #endif
@@ -362,6 +365,7 @@ static void under_pressure(const char *device, int n_chunk, int n_pool_page, int
 {
 	enum { N = 24, N_SEQ = 8, CTX = 320 };
 	static struct ask a[N];
+	tiny_threads = 1;
 	moxie_model *m = tiny_kv(device, n_chunk, N_SEQ, (uint64_t)n_pool_page * KV_PAGE), *roomy = tiny(device, n_chunk, 1);
 	moxie_engine *e = engine(m, CTX, 0, no_reuse);
 	int n_page = 0;
@@ -394,6 +398,7 @@ static void under_pressure(const char *device, int n_chunk, int n_pool_page, int
 }
 
 TEST(sched_pressure) { under_pressure("cpu", 64, 9, 0); }
+TEST(sched_pressure_avx2) { under_pressure("cpu:avx2", 64, 9, 0); }
 TEST(sched_pressure_small_chunks) { under_pressure("cpu", 7, 9, 0); }
 TEST(sched_pressure_room_for_one) { under_pressure("cpu", 128, 5, 0); }
 TEST(sched_pressure_without_cache) { under_pressure("cpu", 64, 9, 1); }

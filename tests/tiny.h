@@ -7,13 +7,18 @@
 
 static struct moxie_err err;
 
+static int tiny_threads = 2; /* 1 where speed matters: beside other programs two threads wait for each other in every op */
+
 /* kv_tokens 0: as many as memory holds. */
 static moxie_model *tiny_kv(const char *device, int n_chunk, int n_seq, uint64_t kv_tokens)
 {
 	moxie_model *m;
 	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-tiny", .device = device, .dummy = 1, .dummy_seed = 7,
-		.n_chunk = n_chunk, .n_seq = n_seq, .n_thread = 2, .kv_tokens = kv_tokens };
-	OK(moxie_model_open(&m, &p, &err), err);
+		.n_chunk = n_chunk, .n_seq = n_seq, .n_thread = tiny_threads, .kv_tokens = kv_tokens };
+	int rc = moxie_model_open(&m, &p, &err);
+	if (rc == MOXIE_E_UNSUPPORTED)
+		SKIP("%s", err.text); /* this processor lacks what the device's name asks for */
+	OK(rc, err);
 	return m;
 }
 
