@@ -68,6 +68,8 @@ struct moxie_engine {
 	struct slot *slot;           /* [n_seq] */
 	struct part *part;           /* [n_seq] the step under way, and whose rows they are */
 	struct job **part_job;
+	uint64_t blocked_id;         /* of the request that had no room when there was blocked_room and the cache held blocked_node */
+	int blocked_room, blocked_node;
 };
 
 /* Takes the numbers of pages over into e->st.  Caller holds both locks. */

@@ -183,21 +183,29 @@ static size_t reusable(const struct moxie_engine *e, const struct job *j, size_t
 
 /* Whether the KV cache has room for all tokens that j knows and one page more for everybody, besides what the active requests are
  * still going to take for theirs.  Alone it always has.  Caller holds the model's lock. */
-static bool fits(const struct moxie_engine *e, const struct job *j, const int32_t *ids, size_t n_known)
+static bool fits(struct moxie_engine *e, const struct job *j, const int32_t *ids, size_t n_known)
 {
-	int n_idle = 0, owed = 0, n_active = 0;
+	int n_idle = 0, room = e->m->kv.full.n_free + e->prefix.n_idle - 1, n_active = 0;
 	for (int i = 0; i < e->n_run; i++) {
 		const struct job *other = e->run[i]->job;
 		if (!other->active)
 			continue;
 		int more = pages_of(e, other->n_known) - e->run[i]->s->n_page;
-		owed += more > 0 ? more : 0;
+		room -= 1 + (more > 0 ? more : 0);
 		n_active++;
 	}
 	if (!n_active)
 		return true;
+	/* The first in line is asked about before every step: nothing new, the same answer. */
+	if (j->id == e->blocked_id && room <= e->blocked_room && e->prefix.n_node == e->blocked_node)
+		return false;
 	int need = pages_of(e, n_known) - prefix_match(&e->prefix, ids, reusable(e, j, n_known), &n_idle);
-	return need + owed + n_active + 1 <= e->m->kv.full.n_free + e->prefix.n_idle - n_idle;
+	if (need + n_idle <= room)
+		return true;
+	e->blocked_id = j->id;
+	e->blocked_room = room;
+	e->blocked_node = e->prefix.n_node;
+	return false;
 }
 
 /* An idle slot with a session.  NULL: there is none, or no memory for it; slot 0 has one from the start, so it is busy. */
