@@ -343,11 +343,7 @@ def logprobs_elsewhere():
 
 @test
 def many_answers():
-	s = Server("--device", "cpu:ref") # the same bits in any company
-	try:
-		check_many_answers(s)
-	finally:
-		s.stop()
+	check_many_answers(server())
 	want = server().ok("/v1/chat/completions", chat())["choices"][0]["message"]
 	assert [m["message"] for m in server().ok("/v1/chat/completions", chat(n=2))["choices"]] == [want] * 2
 
@@ -653,6 +649,27 @@ def cache_is_flushed():
 		assert s.ask(method, path)[0] == 200
 		assert s.ok("/v1/chat/completions", chat(5))["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
 	assert json.loads(s.get("/v1/models/" + server_model())[1])["id"] == server_model() and s.get("/v1/models/none")[0] == 404
+
+
+@test
+def little_memory():
+	"""Demand is several times what the cache holds: every answer comes, as a roomy server gives it, and every page is back."""
+	s, roomy = Server("--max-total-tokens", "384", "--context-length", "320"), server()
+	bodies = [{"prompt": [1 + (7 * i + j * j) % 1000 for j in range(20 + 7 * (i % 20))], "max_tokens": 100 + i, "ignore_eos": True,
+	           "temperature": 0.7 * (i % 2), "seed": i} for i in range(24)]
+	with concurrent.futures.ThreadPoolExecutor(24) as pool:
+		got = list(pool.map(lambda b: s.ok("/v1/completions", b), bodies))
+	with concurrent.futures.ThreadPoolExecutor(5) as pool:
+		want = list(pool.map(lambda b: roomy.ok("/v1/completions", b), bodies))
+	for b, g, w in zip(bodies, got, want):
+		assert g["usage"]["completion_tokens"] == b["max_tokens"], g["usage"]
+		assert g["choices"][0]["text"] == w["choices"][0]["text"], b
+	assert s.metric("num_retracted_requests_total") > 0 and s.metric("evicted_tokens_total") > 0
+	for kind in "kv_pages", "kv_ring_pages":
+		assert s.metric(kind + "_free") + s.metric(kind + "_cached") == s.metric(kind + "_total") > 0, kind
+	assert s.metric("kv_pages_total") == 6 and s.metric("num_used_tokens") == 0
+	s.bad("/v1/completions", {"prompt": [1] * 300, "max_tokens": 100}, 400, "300")
+	assert s.stop() == 0
 
 
 # ---- what is wrong ------------------------------------------------------------------------------------------------------
