@@ -14,7 +14,7 @@ enum kind { FLAG, INT, U64, FLOAT, STR, CHOICE, LIST };
 struct row {
 	const char *name;
 	char key;            /* -k, or 0 */
-	const char *also;    /* another spelling, or NULL */
+	const char *also;    /* other spellings, apart by '|', or NULL */
 	const char *arg;     /* what --help calls the value; CHOICE: the words, apart by '|' */
 	enum kind kind;
 	size_t at;           /* offset in struct opts */
@@ -37,11 +37,11 @@ static const struct row rows[] = {
 	  "auto, cpu, or one kind of CPU kernels: cpu:ref, cpu:avx2, cpu:avx512, cpu:amx (default: auto)" },
 	{ "threads", 't', NULL, "N", INT, AT(n_thread), 0, 4096, LOADS | CMD_SYNTH, "Model",
 	  "threads to compute with (default: the processors this process may use)" },
-	{ "context-length", 'c', "max-model-len", "N", INT, AT(n_ctx), 0, 1 << 30, SAMPLES | CMD_INSPECT | CMD_SERVE, "Model",
+	{ "context-length", 'c', "max-model-len|ctx-size", "N", INT, AT(n_ctx), 0, 1 << 30, SAMPLES | CMD_INSPECT | CMD_SERVE, "Model",
 	  "most tokens of prompt and answer together (default: the model's, at most 8192)" },
-	{ "load-format", 0, NULL, "auto|dummy", CHOICE, AT(load_format), ANY, LOADS | CMD_INSPECT, "Model",
+	{ "load-format", 0, NULL, "auto|safetensors|dummy", CHOICE, AT(load_format), ANY, LOADS | CMD_INSPECT, "Model",
 	  "dummy: random weights in memory; DIR may then be a config.json or a name such as gpt-oss-20b" },
-	{ "chunked-prefill-size", 0, NULL, "N", INT, AT(n_chunk), 0, 1 << 20, LOADS | CMD_INSPECT, "Model",
+	{ "chunked-prefill-size", 0, "max-num-batched-tokens|ubatch-size", "N", INT, AT(n_chunk), 0, 1 << 20, LOADS | CMD_INSPECT, "Model",
 	  "most tokens of one prefill step (default: 512)" },
 	{ "kv-cache-dtype", 0, NULL, "auto|bf16|f32", CHOICE, AT(kv_dtype), ANY, LOADS | CMD_INSPECT, "Model",
 	  "how keys and values are kept (default: bf16)" },
@@ -85,7 +85,7 @@ static const struct row rows[] = {
 	{ "allow-open-bind", 0, NULL, NULL, FLAG, AT(open_bind), ANY, CMD_SERVE, "Server",
 	  "listen beyond this machine without a key: whoever reaches the port may use it" },
 	{ "open-metrics", 0, NULL, NULL, FLAG, AT(open_metrics), ANY, CMD_SERVE, "Server", "/metrics wants no key" },
-	{ "max-running-requests", 0, "max-num-seqs", "N", INT, AT(n_running), 1, 1024, CMD_SERVE, "Server",
+	{ "max-running-requests", 0, "max-num-seqs|parallel", "N", INT, AT(n_running), 1, 1024, CMD_SERVE, "Server",
 	  "most requests that run together (default: 8)" },
 	{ "max-queued-requests", 0, NULL, "N", INT, AT(n_queued), 1, 1 << 20, CMD_SERVE, "Server",
 	  "most requests that wait; later ones are told to try again (default: 1024)" },
@@ -93,7 +93,7 @@ static const struct row rows[] = {
 	  "most tokens in the KV cache, all requests and the prefix cache together (default: what memory holds)" },
 	{ "mem-fraction-static", 0, "gpu-memory-utilization", "X", FLOAT, AT(mem_fraction), ANY, CMD_SERVE, "Server",
 	  "share of the memory for weights and KV cache (default: 0.8; a GPU: 0.95 of what the weights leave)" },
-	{ "disable-radix-cache", 0, NULL, NULL, FLAG, AT(no_reuse), ANY, CMD_SERVE, "Server",
+	{ "disable-radix-cache", 0, "no-enable-prefix-caching", NULL, FLAG, AT(no_reuse), ANY, CMD_SERVE, "Server",
 	  "no prefix cache: compute every prompt whole" },
 	{ "disable-batch-invariance", 0, NULL, NULL, FLAG, AT(batch_variant), ANY, CMD_SERVE, "Server",
 	  "let the last bits of an answer depend on what is served beside it, and cache answers too" },
@@ -103,6 +103,19 @@ static const struct row rows[] = {
 	  "drop a client that is silent for N seconds, or takes twice as long to send a request or to read its answer (default: 60)" },
 	{ "drain-seconds", 0, NULL, "N", INT, AT(drain_seconds), 1, 86400, CMD_SERVE, "Server",
 	  "time that requests have to end after SIGTERM or Ctrl-C (default: 30)" },
+	{ "admin-api-key", 0, NULL, "KEY", STR, AT(admin_key), ANY, CMD_SERVE, "Server",
+	  "/flush_cache and /abort_request want this key instead; use the environment" },
+	{ "sampling-defaults", 0, NULL, "model|openai", CHOICE, AT(sampling_defaults), ANY, CMD_SERVE, "Server",
+	  "what a request that says nothing gets: the model's generation_config.json, or temperature 1 (default: model)" },
+	{ "reasoning-parser", 0, NULL, "auto|gpt-oss|openai_gptoss", CHOICE, AT(reasoning_parser), ANY, CMD_SERVE, "Server",
+	  "accepted for scripts: the model's own is used whichever is named" },
+	{ "tool-call-parser", 0, NULL, "auto|gpt-oss|openai", CHOICE, AT(tool_parser), ANY, CMD_SERVE, "Server", "accepted likewise" },
+	{ "enable-metrics", 0, "metrics|enable-cache-report|enable-auto-tool-choice|jinja|trust-remote-code", NULL, FLAG, AT(always), ANY, CMD_SERVE,
+	  "Server", "accepted for scripts: it is always so, and no code of a model is ever run" },
+	{ "skip-server-warmup", 0, "no-warmup", NULL, FLAG, AT(no_warmup), ANY, CMD_SERVE, "Server",
+	  "accept requests before a first token was made" },
+	{ "log-requests", 0, "enable-log-requests", NULL, FLAG, AT(log_requests), ANY, CMD_SERVE, "Server",
+	  "a line on stderr for each request that ends: tokens and times, no text" },
 	{ "log-level", 0, NULL, "error|warning|info|debug", CHOICE, AT(log_level), ANY, CMD_SERVE, "Server",
 	  "how much to tell on stderr (default: warning)" },
 
@@ -163,6 +176,7 @@ static const struct row rows[] = {
 	{ "list", 0, NULL, NULL, FLAG, AT(list), ANY, CMD_SYNTH, "Output", "print the names of the built-in configs" },
 };
 #define N_ROW (sizeof rows / sizeof *rows)
+enum { MAX_SPELLING = 40, MAX_SPELLINGS = 3 * N_ROW }; /* of one command's flags */
 _Static_assert(N_ROW <= 128, "struct opts has one bit a row");
 
 static void set_bit(uint64_t bits[2], const struct row *r) { bits[(r - rows) / 64] |= 1ull << (r - rows) % 64; }
@@ -284,8 +298,8 @@ static int read_environment(struct opts *o, const struct command *cmd)
 	return 0;
 }
 
-/* The flags of cmd in getopt's form; val = 256 + row. */
-static void fill_getopt(const struct command *cmd, struct option *longs, char *shorts)
+/* The flags of cmd in getopt's form; val = 256 + row.  spelling: where the other names lie. */
+static void fill_getopt(const struct command *cmd, struct option *longs, char *shorts, char (*spelling)[MAX_SPELLING])
 {
 	*shorts++ = ':';
 	*shorts++ = 'h';
@@ -295,8 +309,11 @@ static void fill_getopt(const struct command *cmd, struct option *longs, char *s
 			continue;
 		struct option one = { r->name, r->arg ? required_argument : no_argument, NULL, 256 + (int)(r - rows) };
 		*longs++ = one;
-		if (r->also)
-			one.name = r->also, *longs++ = one;
+		for (const char *also = r->also; also; also = strchr(also, '|') ? strchr(also, '|') + 1 : NULL) {
+			int len = (int)strcspn(also, "|");
+			snprintf(*spelling, sizeof *spelling, "%.*s", len, also);
+			one.name = *spelling++, *longs++ = one;
+		}
 		if (r->key) {
 			*shorts++ = r->key;
 			if (r->arg)
@@ -312,9 +329,10 @@ int opts_parse(struct opts *o, const struct command *cmd, int argc, char **argv)
 	int rc = read_environment(o, cmd);
 	if (rc)
 		return rc;
-	struct option longs[2 * N_ROW + 2];
+	struct option longs[MAX_SPELLINGS + 2];
+	char spelling[MAX_SPELLINGS][MAX_SPELLING];
 	char shorts[3 * N_ROW + 4];
-	fill_getopt(cmd, longs, shorts);
+	fill_getopt(cmd, longs, shorts, spelling);
 	opterr = 0;
 	for (int c; (c = getopt_long(argc, argv, shorts, longs, NULL)) != -1;) {
 		if (c == 'h') {

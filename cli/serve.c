@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,14 @@ static void notify(const char *state)
 	close(fd);
 }
 
+/* Type=notify with WatchdogSec: systemd restarts a server from which it hears nothing for that long. */
+static void on_alive(void *ud)
+{
+	(void)ud;
+	if (getenv("WATCHDOG_USEC"))
+		notify("WATCHDOG=1");
+}
+
 static void on_ready(void *ud, const char *url, int port)
 {
 	const struct server *s = ud;
@@ -194,11 +203,32 @@ static char *name_of_path(const char *path)
 	return p;
 }
 
-static enum serve_level level_of(const char *word)
+static enum serve_level level_of(const struct opts *o)
 {
+	const char *word = o->log_level;
 	if (!word)
-		return SERVE_WARN;
+		return o->log_requests ? SERVE_INFO : SERVE_WARN;
 	return *word == 'e' ? SERVE_ERROR : *word == 'w' ? SERVE_WARN : *word == 'i' ? SERVE_INFO : SERVE_DEBUG;
+}
+
+static void on_warm(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *err)
+{
+	(void)r, (void)status, (void)err; /* a model that cannot is found out by the first request, with the reason */
+	atomic_store((atomic_int *)ud, 1);
+}
+
+/* One token, so that what is made at first use (memory pages, a device's code) is there before anyone waits for it. */
+static void warm_up(moxie_engine *e)
+{
+	atomic_int done = 0;
+	int32_t id = 0;
+	struct moxie_request r = { .struct_size = sizeof r, .ids = &id, .n = 1, .on_finish = on_warm,
+		.p = { .struct_size = sizeof r.p, .max_tokens = 1, .raw = 1, .ud = &done } };
+	if (moxie_engine_submit(e, &r, NULL, NULL) < 0)
+		return;
+	while (!atomic_load(&done))
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	moxie_engine_flush(e);
 }
 
 static int serve(struct opts *o, moxie_model *m, struct server *s, const char *key)
@@ -217,6 +247,9 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 		.port = o->port,
 		.unix_path = o->uds,
 		.api_key = key,
+		.admin_key = o->admin_key,
+		.sampling_openai = o->sampling_defaults && !strcmp(o->sampling_defaults, "openai"),
+		.log_requests = o->log_requests,
 		.metrics_open = o->open_metrics,
 		.page_open = 1, /* it holds no secret, and asks for the key */
 		.model_name = s->name,
@@ -230,11 +263,14 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 		.incremental_stream = o->incremental,
 		.on_ready = on_ready,
 		.on_drain = on_drain,
+		.on_alive = on_alive,
 		.log = on_log,
 		.ud = s,
 	};
 	if (moxie_engine_create(&e, m, &ep, &err))
 		return lib_error(&err);
+	if (!o->no_warmup)
+		warm_up(e);
 	int rc = serve_run(m, e, &sp, &err) ? lib_error(&err) : 0;
 	moxie_engine_free(e);
 	return rc;
@@ -263,7 +299,7 @@ int serve_main(struct opts *o)
 	rc = model_open(&m, o, o->n_running);
 	if (rc)
 		goto out;
-	struct server s = { .o = o, .name = name, .level = level_of(o->log_level) };
+	struct server s = { .o = o, .name = name, .level = level_of(o) };
 	if (interrupted)
 		rc = lib_error(&(struct moxie_err){ .code = MOXIE_E_CANCELLED });
 	else

@@ -37,10 +37,8 @@ ON_EVENT = c.CFUNCTYPE(c.c_int, c.c_void_p, c.POINTER(Event), c.c_int32)
 
 
 class GenerateParams(c.Structure):
-    _fields_ = [("struct_size", c.c_size_t), ("sampling", Sampling), ("max_tokens", c.c_int), ("min_tokens", c.c_int), ("raw", c.c_int),
-                ("skip_special", c.c_int), ("ignore_eos", c.c_int), ("logprobs", c.c_int), ("n_top", c.c_int),
-                ("stop_ids", c.POINTER(c.c_int32)), ("n_stop_id", c.c_size_t), ("bias", c.c_void_p), ("n_bias", c.c_size_t),
-                ("guide", c.c_void_p), ("stop", c.POINTER(c.c_char_p)), ("n_stop", c.c_size_t), ("on_event", ON_EVENT), ("ud", c.c_void_p)]
+    _fields_ = [("struct_size", c.c_size_t), ("sampling", Sampling), ("max_tokens", c.c_int), ("raw", c.c_int), ("ignore_eos", c.c_int),
+                ("stop", c.POINTER(c.c_char_p)), ("n_stop", c.c_size_t), ("on_event", ON_EVENT), ("ud", c.c_void_p)]
 
 
 MOXIE_ROLE_USER = 2

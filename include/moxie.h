@@ -258,10 +258,14 @@ struct moxie_generate_params {
 	size_t struct_size;
 	struct moxie_sampling sampling;
 	int max_tokens;             /* 0: until the context is full */
-	int min_tokens;             /* before so many are generated, no end token and none of stop_ids */
 	int raw;                    /* 1: no channels; every token is text */
-	int skip_special;           /* raw: 1: special tokens have no text */
 	int ignore_eos;
+	const char *const *stop;    /* end when the final text (raw: all text) contains one; the stop string is not given out */
+	size_t n_stop;
+	int (*on_event)(void *ud, const struct moxie_event *ev, int32_t id); /* non-zero: stop here, MOXIE_FINISH_CANCEL */
+	void *ud;
+	int min_tokens;             /* before so many are generated, no end token and none of stop_ids */
+	int skip_special;           /* raw: 1: special tokens have no text */
 	int logprobs;               /* 1: events carry probs, with */
 	int n_top;                  /* so many of the likeliest tokens, at most MOXIE_MAX_TOP */
 	const int32_t *stop_ids;    /* end with one of these, as with an end token; its text is not given out */
@@ -269,10 +273,6 @@ struct moxie_generate_params {
 	const struct moxie_bias *bias; /* no id twice */
 	size_t n_bias;
 	const moxie_guide *guide;   /* what the answer must look like, or NULL; its raw is the raw above */
-	const char *const *stop;    /* end when the final text (raw: all text) contains one; the stop string is not given out */
-	size_t n_stop;
-	int (*on_event)(void *ud, const struct moxie_event *ev, int32_t id); /* non-zero: stop here, MOXIE_FINISH_CANCEL */
-	void *ud;
 };
 struct moxie_generate_result {
 	size_t struct_size;

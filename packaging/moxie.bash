@@ -7,10 +7,13 @@ _moxie()
 		return
 	fi
 	case $prev in
-	--load-format) mapfile -t COMPREPLY < <(compgen -W 'auto dummy' -- "$cur"); return ;;
+	--load-format) mapfile -t COMPREPLY < <(compgen -W 'auto safetensors dummy' -- "$cur"); return ;;
 	--kv-cache-dtype) mapfile -t COMPREPLY < <(compgen -W 'auto bf16 f32' -- "$cur"); return ;;
 	--reasoning-effort) mapfile -t COMPREPLY < <(compgen -W 'low medium high' -- "$cur"); return ;;
 	--show-reasoning) mapfile -t COMPREPLY < <(compgen -W 'auto yes no' -- "$cur"); return ;;
+	--sampling-defaults) mapfile -t COMPREPLY < <(compgen -W 'model openai' -- "$cur"); return ;;
+	--reasoning-parser) mapfile -t COMPREPLY < <(compgen -W 'auto gpt-oss openai_gptoss' -- "$cur"); return ;;
+	--tool-call-parser) mapfile -t COMPREPLY < <(compgen -W 'auto gpt-oss openai' -- "$cur"); return ;;
 	--log-level) mapfile -t COMPREPLY < <(compgen -W 'error warning info debug' -- "$cur"); return ;;
 	--backend) mapfile -t COMPREPLY < <(compgen -W 'sglang sglang-native sglang-oai sglang-oai-chat vllm vllm-chat openai openai-chat' -- "$cur"); return ;;
 	--dataset-name) mapfile -t COMPREPLY < <(compgen -W 'random random-ids generated-shared-prefix' -- "$cur"); return ;;
@@ -18,9 +21,10 @@ _moxie()
 	case "${COMP_WORDS[1]} ${COMP_WORDS[2]} " in
 	'run '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --prompt --raw --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --stats' ;;
 	'chat '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --system --reasoning-effort --show-reasoning --date --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --ignore-eos --stats' ;;
-	'serve '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --date --served-model-name --host --port --uds --api-key-file --api-key --allow-open-bind --open-metrics --max-running-requests --max-queued-requests --max-total-tokens --mem-fraction-static --disable-radix-cache --disable-batch-invariance --incremental-streaming-output --timeout --drain-seconds --log-level' ;;
+	'serve '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --date --served-model-name --host --port --uds --api-key-file --api-key --allow-open-bind --open-metrics --max-running-requests --max-queued-requests --max-total-tokens --mem-fraction-static --disable-radix-cache --disable-batch-invariance --incremental-streaming-output --timeout --drain-seconds --admin-api-key --sampling-defaults --reasoning-parser --tool-call-parser --enable-metrics --skip-server-warmup --log-requests --log-level' ;;
 	'eval '*) flags='--help --model --device --threads --context-length --load-format --chunked-prefill-size --kv-cache-dtype --verbose --reasoning-effort --max-tokens --temperature --top-p --top-k --min-p --repetition-penalty --presence-penalty --frequency-penalty --seed --served-model-name --api-key-file --api-key --limit --parallel --show-wrong --base-url --output' ;;
 	'bench serving '*) flags='--help --temperature --top-p --seed --served-model-name --api-key-file --api-key --base-url --backend --dataset-name --num-prompts --random-input-len --random-output-len --random-range-ratio --request-rate --max-concurrency --warmup-requests --flush-cache --disable-stream --disable-ignore-eos --extra-request-body --gsp-num-groups --gsp-prompts-per-group --gsp-system-prompt-len --gsp-question-len --gsp-output-len --gsp-ordered --output --output-details --cache-report --tag' ;;
+	'bench latency '*) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --gen --batch --input-len --output' ;;
 	'bench '*) flags='--help --model --device --threads --load-format --chunked-prefill-size --kv-cache-dtype --verbose --contexts --gen --output' ;;
 	'inspect '*) flags='--help --model --device --context-length --load-format --chunked-prefill-size --kv-cache-dtype --json' ;;
 	'synth '*) flags='--help --threads --seed --list' ;;

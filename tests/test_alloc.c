@@ -288,7 +288,7 @@ static int run_parser(void)
 
 static int run_render(void)
 {
-	static const struct moxie_tool tool = { "f", "does", "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\"}}}" };
+	static const struct moxie_tool tool = { .name = "f", .description = "does", .parameters = "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\"}}}" };
 	static const struct moxie_message msg[] = { { .role = MOXIE_ROLE_DEVELOPER, .content = "Be brief." },
 						    { .role = MOXIE_ROLE_USER, .content = "What is 2 + 2?" } };
 	struct moxie_chat_params p = { .struct_size = sizeof p, .tools = &tool, .n_tool = 1, .date = "2026-11-21" };

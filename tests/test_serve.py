@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import socket
@@ -160,10 +161,27 @@ def info_routes():
 	status, text, headers = s.get("/metrics")
 	assert status == 200 and headers["Content-Type"].startswith("text/plain")
 	for name in ("num_running_reqs", "num_queue_reqs", "gen_throughput", "prompt_tokens_total", "generation_tokens_total",
-	             "cached_tokens_total", "num_requests_total", "num_aborted_requests_total", "time_to_first_token_seconds_count",
+	             "cached_tokens_total", "kv_used_tokens", "kv_available_tokens", "utilization", "context_len", "engine_load_weights_time",
+	             "queue_time_seconds_count", "num_grammar_total", "num_requests_total", "num_aborted_requests_total", "time_to_first_token_seconds_count",
 	             "inter_token_latency_seconds_count", "e2e_request_latency_seconds_count"):
 		s.metric(name)
 	assert b'le="0.002"' in text and b'le="2400"' in text and b'le="+Inf"' in text
+
+
+@test
+def board_knows_only_what_is_exported():
+	s = server()
+	s.ok("/v1/chat/completions", chat())
+	exported = {line.split("{")[0] for line in s.get("/metrics")[1].decode().splitlines() if not line.startswith("#")}
+	board = json.load(open("docs/grafana.json"))
+	exprs = [t["expr"] for p in board["panels"] for t in p["targets"]] + [v["query"] for v in board["templating"]["list"]]
+	named = {m for e in exprs for m in re.findall(r"sglang:\w+", e)}
+	assert len(named) > 10 and named <= exported, named - exported
+	types = [line.split()[2] for line in s.get("/metrics")[1].decode().splitlines() if line.startswith("# TYPE")]
+	assert len(types) == len(set(types)), "a metric is exported twice"
+	before = s.metric("cached_tokens_total"), s.metric("queue_time_seconds_count")
+	cached = s.ok("/v1/chat/completions", chat())["usage"]["prompt_tokens_details"]["cached_tokens"]
+	assert s.metric("cached_tokens_total") == before[0] + cached and s.metric("queue_time_seconds_count") == before[1] + 1
 
 
 @test
@@ -888,6 +906,52 @@ def api_key():
 		assert s.get("/v1/models", headers={"Authorization": "Bearer s3cret-key"})[0] == 200
 	finally:
 		assert s.stop() == 0
+
+
+@test
+def admin_key():
+	s = Server(env={"MOXIE_API_KEY": "user-key", "MOXIE_ADMIN_API_KEY": "admin-key"})
+	try:
+		user, admin = {"Authorization": "Bearer user-key"}, {"Authorization": "Bearer admin-key"}
+		for path, body in ("/flush_cache", None), ("/abort_request", {"abort_all": True}):
+			assert s.post(path, body)[0] == s.post(path, body, headers=user)[0] == 401
+			assert s.post(path, body, headers=admin)[0] == 200
+		assert s.get("/v1/models", headers=user)[0] == 200 and s.get("/v1/models", headers=admin)[0] == 401
+	finally:
+		assert s.stop() == 0
+
+
+@test
+def flags_of_others():
+	s = Server("--ctx-size", "1024", "--parallel", "2", "--max-num-batched-tokens", "64", "--enable-cache-report", "--tool-call-parser", "openai",
+	           "--sampling-defaults", "openai", "--log-requests", "--skip-server-warmup", "--alias", "me")
+	try:
+		info = json.loads(s.get("/server_info")[1])
+		assert info["context_length"] == 1024 and info["max_running_requests"] == 2 and info["served_model_name"] == "me"
+		ask = {"prompt": "Maya", "max_tokens": 20}
+		assert len({s.ok("/v1/completions", {**ask, "seed": i})["choices"][0]["text"] for i in range(5)}) > 1 # its config says greedy
+		assert len({s.ok("/v1/completions", {**ask, "seed": i, "temperature": 0})["choices"][0]["text"] for i in range(5)}) == 1
+		rid = s.ok("/v1/completions", ask)["id"]
+		wait_for(lambda: rid in s.said())
+		line = next(x for x in s.said().splitlines() if rid in x)
+		assert " info: " in line and " 0 of them cached, 20 out" in line and line.endswith("length"), line
+	finally:
+		assert s.stop() == 0
+
+
+@test
+def service_manager():
+	with tempfile.TemporaryDirectory() as d, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+		manager.bind(d + "/notify")
+		manager.settimeout(20)
+		s = Server(env={"NOTIFY_SOCKET": d + "/notify", "WATCHDOG_USEC": "3000000"})
+		assert manager.recv(100) == b"READY=1"
+		start = time.time()
+		assert [manager.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3 and time.time() - start < 6
+		s.proc.send_signal(signal.SIGTERM)
+		while (said := manager.recv(100)) != b"STOPPING=1":
+			assert said == b"WATCHDOG=1"
+		assert s.proc.wait(20) == 0
 
 
 @test

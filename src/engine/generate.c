@@ -1,11 +1,20 @@
 /* generate.c - a whole answer of one session: prefill, then sample and hand out text until something ends it. */
+#include <stddef.h>
+#include <string.h>
+
 #include "base/host.h"
 #include "engine/reply.h"
 #include "engine/engine.h"
 
-MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, const struct moxie_generate_params *p,
+MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, const struct moxie_generate_params *params,
                              struct moxie_generate_result *r, struct moxie_err *err)
 {
+	/* Callers built when the struct was shorter get the default for what was added. */
+	struct moxie_generate_params all = { 0 }, *p = &all;
+	if (params->struct_size < offsetof(struct moxie_generate_params, min_tokens) || params->struct_size > 4096)
+		return err_set(err, MOXIE_E_ARG, "struct_size of the generate parameters is %zu, wanted %zu", params->struct_size, sizeof all);
+	memcpy(&all, params, params->struct_size < sizeof all ? params->struct_size : sizeof all);
+	all.struct_size = sizeof all;
 	struct moxie_generate_result unused = { .struct_size = sizeof unused };
 	r = r ? r : &unused;
 	*r = (struct moxie_generate_result){ .struct_size = r->struct_size };

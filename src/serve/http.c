@@ -18,7 +18,10 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/host.h"
 #include "serve/serve_int.h"
+
+#define STEP_SECONDS 60 /* no step takes so long */
 
 void server_log(const struct server *s, enum serve_level level, const char *fmt, ...)
 {
@@ -92,11 +95,26 @@ static void accept_if(struct server *s, bool yes)
 	s->accepting = yes;
 }
 
+/* A step that never ends (a device that hangs, say) is for whoever watches the service to find. */
+static void tell_alive(struct server *s)
+{
+	struct moxie_engine_stats st = { .struct_size = sizeof st };
+	double now = host_now();
+	if (!s->p.on_alive || moxie_engine_get_stats(s->e, &st) < 0)
+		return;
+	if (!st.n_running || st.n_steps != s->n_steps || s->alive_at == 0)
+		s->alive_at = now;
+	s->n_steps = st.n_steps;
+	if (now - s->alive_at < STEP_SECONDS)
+		s->p.on_alive(s->p.ud);
+}
+
 /* The library has no limit on connections and does not tell when one ends, so the files that are open are counted. */
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
 	struct server *s = arg;
+	tell_alive(s);
 	bool room = conns_check(s) < s->p.max_connections + 32;
 	if (!room && s->accepting)
 		server_log(s, SERVE_WARN, "%d connections: no more for now", s->p.max_connections);
@@ -204,6 +222,8 @@ static int check(struct server *s, const struct serve_params *p, struct moxie_er
 		q->host = "127.0.0.1";
 	if (q->api_key && !*q->api_key)
 		q->api_key = NULL;
+	if (!q->admin_key || !*q->admin_key)
+		q->admin_key = q->api_key;
 	if (!q->model_name || !*q->model_name)
 		q->model_name = "moxie";
 	if (!q->model_path)

@@ -235,6 +235,8 @@ struct job *job_create(struct server *s, struct evhttp_request *req, enum job_ki
 	j->n = 1;
 	j->gen = (struct moxie_generate_params){ .struct_size = sizeof j->gen, .raw = !is_talk(kind) };
 	moxie_sampling_default(s->m, &j->gen.sampling);
+	if (s->p.sampling_openai)
+		j->gen.sampling = (struct moxie_sampling){ .temperature = 1 };
 	j->gen.sampling.struct_size = sizeof j->gen.sampling;
 	j->gen.sampling.seed = r[1];
 	j->next = s->jobs;
@@ -340,6 +342,13 @@ static void count_token(struct part *p, double time)
 static void count_part(struct part *p)
 {
 	struct metrics *m = &p->job->s->metrics;
+	const struct moxie_generate_result *r = &p->result;
+	m->n_guided += p->job->guide != NULL;
+	metrics_see(&m->queue, r->queue_seconds, 1);
+	if (p->job->s->p.log_requests)
+		server_log(p->job->s, SERVE_INFO, "%s: %zu tokens in, %zu of them cached, %zu out; %.3f s, %.3f of them waiting; %s", p->job->rid,
+		           r->n_prompt, r->n_reused, r->n_out, host_now() - p->job->start, r->queue_seconds,
+		           p->status < 0 ? "failed" : r->finish == MOXIE_FINISH_CANCEL ? "cancelled" : r->finish == MOXIE_FINISH_LENGTH ? "length" : "stop");
 	m->prompt_tokens += p->result.n_prompt;
 	m->cached_tokens += p->result.n_reused;
 	m->generated_tokens += p->result.n_out;

@@ -7,7 +7,10 @@
 
 /* The edges are part of the names' contract. */
 static const double ttft_edge[] = { .1, .2, .4, .6, .8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400 };
-static const double itl_edge[] = { .002, .004, .006, .008, .01, .015, .02, .025, .03, .035, .04, .06, .08, .1, .2, .4, .6, .8, 1, 2, 4, 6, 8 };
+static const double itl_edge[] = { .002, .004, .006, .008, .01, .015, .02, .025, .03, .035, .04, .06, .08, .1, .2, .4, .6, .8, 1, 2, 4, 6,
+	8 };
+static const double queue_edge[] = { 0, .1, .2, .5, 1, 2, 3, 4, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200, 300, 400, 500, 600,
+	700, 800, 900, 1000, 1200, 1400, 1600, 1800, 2000, 2500, 3000 };
 static const double e2e_edge[] = { .1, .2, .4, .6, .8, 1, 2, 4, 6, 8, 10, 20, 40, 60, 80, 100, 200, 400, 600, 1200, 1800, 2400 };
 
 void metrics_init(struct metrics *m)
@@ -15,6 +18,7 @@ void metrics_init(struct metrics *m)
 	*m = (struct metrics){
 		.ttft = { .edge = ttft_edge, .n_edge = COUNT(ttft_edge) },
 		.itl = { .edge = itl_edge, .n_edge = COUNT(itl_edge) },
+		.queue = { .edge = queue_edge, .n_edge = COUNT(queue_edge) },
 		.e2e = { .edge = e2e_edge, .n_edge = COUNT(e2e_edge) },
 	};
 }
@@ -67,6 +71,11 @@ void metrics_reply(struct server *s, struct evhttp_request *req, json_t *body)
 	put(&b, "num_used_tokens", "gauge", "Tokens that running requests hold.", l, (double)st.kv_tokens);
 	put(&b, "token_usage", "gauge", "Share of the room for tokens in use.", l,
 	    st.kv_capacity ? (double)st.kv_tokens / (double)st.kv_capacity : 0);
+	put(&b, "kv_used_tokens", "gauge", "The same as num_used_tokens.", l, (double)st.kv_tokens);
+	put(&b, "kv_available_tokens", "gauge", "Room for tokens that no running request holds.", l, (double)(st.kv_capacity - st.kv_tokens));
+	put(&b, "utilization", "gauge", "Running requests, of those that may run together.", l, st.n_seq ? (double)st.n_running / st.n_seq : 0);
+	put(&b, "context_len", "gauge", "Most tokens of one request.", l, s->p.n_ctx);
+	put(&b, "engine_load_weights_time", "gauge", "Seconds to load the model.", l, s->info.load_seconds);
 	put(&b, "cache_hit_rate", "gauge", "Share of prompt tokens that were not computed again.", l,
 	    m->prompt_tokens ? (double)m->cached_tokens / (double)m->prompt_tokens : 0);
 	put(&b, "max_total_num_tokens", "gauge", "Room for tokens in the KV cache.", l, (double)st.kv_capacity);
@@ -81,11 +90,14 @@ void metrics_reply(struct server *s, struct evhttp_request *req, json_t *body)
 	put(&b, "evicted_tokens_total", "counter", "Tokens that the prefix cache forgot to make room.", l, (double)st.evicted_tokens);
 	put(&b, "prompt_tokens_total", "counter", "Tokens of prompts.", l, (double)m->prompt_tokens);
 	put(&b, "generation_tokens_total", "counter", "Tokens of answers.", l, (double)m->generated_tokens);
-	put(&b, "cached_tokens_total", "counter", "Tokens of prompts that were not computed again.", l, (double)m->cached_tokens);
+	put_head(&b, "cached_tokens_total", "counter", "Tokens of prompts that were not computed again.");
+	buf_printf(&b, "sglang:cached_tokens_total{%s,cache_source=\"device\"} %llu\n", l, (unsigned long long)m->cached_tokens);
 	put(&b, "num_requests_total", "counter", "Requests that began.", l, (double)m->n_requests);
 	put(&b, "num_aborted_requests_total", "counter", "Requests that were cancelled.", l, (double)m->n_aborted);
 	put_histogram(&b, "time_to_first_token_seconds", "From the request to its first token.", l, &m->ttft);
 	put_histogram(&b, "inter_token_latency_seconds", "Between two tokens of an answer.", l, &m->itl);
+	put(&b, "num_grammar_total", "counter", "Requests whose answers have to have a form.", l, (double)m->n_guided);
+	put_histogram(&b, "queue_time_seconds", "From the request to its start.", l, &m->queue);
 	put_histogram(&b, "e2e_request_latency_seconds", "From the request to its end.", l, &m->e2e);
 	reply_send(s, req, b.p ? 200 : 500, "text/plain; version=0.0.4; charset=utf-8", b.p ? b.p : "", b.n);
 	buf_free(&b);

@@ -60,7 +60,7 @@ static void page(struct server *s, struct evhttp_request *req, json_t *body)
 	reply_send(s, req, 200, "text/html; charset=utf-8", s->p.page, s->p.n_page);
 }
 
-enum { OPEN_ALWAYS = 1, OPEN_METRICS = 2, OPEN_PAGE = 4, NO_BODY = 8, MORE_PATH = 16 }; /* NO_BODY: a POST's is not read */
+enum { OPEN_ALWAYS = 1, OPEN_METRICS = 2, OPEN_PAGE = 4, NO_BODY = 8, MORE_PATH = 16, ADMIN = 32 }; /* NO_BODY: a POST's is not read */
 
 static const struct route {
 	const char *path;
@@ -80,13 +80,13 @@ static const struct route {
 	{ "/v1/tokenize", EVHTTP_REQ_POST, 0, native_tokenize },
 	{ "/detokenize", EVHTTP_REQ_POST, 0, native_detokenize },
 	{ "/v1/detokenize", EVHTTP_REQ_POST, 0, native_detokenize },
-	{ "/abort_request", EVHTTP_REQ_POST, 0, native_abort },
+	{ "/abort_request", EVHTTP_REQ_POST, ADMIN, native_abort },
 	{ "/get_model_info", EVHTTP_REQ_GET, 0, native_model_info },
 	{ "/model_info", EVHTTP_REQ_GET, 0, native_model_info },
 	{ "/server_info", EVHTTP_REQ_GET, 0, native_server_info },
 	{ "/get_server_info", EVHTTP_REQ_GET, 0, native_server_info },
-	{ "/flush_cache", EVHTTP_REQ_POST | EVHTTP_REQ_GET, NO_BODY, native_flush_cache },
-	{ "/reset_prefix_cache", EVHTTP_REQ_POST, NO_BODY, native_flush_cache },
+	{ "/flush_cache", EVHTTP_REQ_POST | EVHTTP_REQ_GET, NO_BODY | ADMIN, native_flush_cache },
+	{ "/reset_prefix_cache", EVHTTP_REQ_POST, NO_BODY | ADMIN, native_flush_cache },
 	{ "/metrics", EVHTTP_REQ_GET, OPEN_METRICS, metrics_reply },
 	{ "/", EVHTTP_REQ_GET, OPEN_PAGE, page },
 };
@@ -104,10 +104,11 @@ static bool same_key(const char *got, const char *key)
 static bool may_enter(const struct server *s, struct evhttp_request *req, const struct route *r)
 {
 	int flags = r ? r->flags : 0;
-	if (!s->p.api_key || flags & OPEN_ALWAYS || (flags & OPEN_METRICS && s->p.metrics_open) || (flags & OPEN_PAGE && s->p.page_open))
+	const char *key = flags & ADMIN ? s->p.admin_key : s->p.api_key;
+	if (!key || flags & OPEN_ALWAYS || (flags & OPEN_METRICS && s->p.metrics_open) || (flags & OPEN_PAGE && s->p.page_open))
 		return true;
 	const char *got = evhttp_find_header(evhttp_request_get_input_headers(req), "Authorization");
-	return got && !strncasecmp(got, "Bearer ", 7) && same_key(got + 7, s->p.api_key);
+	return got && !strncasecmp(got, "Bearer ", 7) && same_key(got + 7, key);
 }
 
 static int count_headers(struct evhttp_request *req, const char *name)

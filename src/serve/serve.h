@@ -26,6 +26,9 @@ struct serve_params {
 	const char *unix_path;    /* not NULL: listen on this unix socket instead; a dead socket file there is replaced */
 	int unix_mode;            /* of the socket file; 0: 0600 */
 	const char *api_key;      /* NULL or "": none.  Else every route but /health wants "Authorization: Bearer KEY" */
+	const char *admin_key;    /* NULL or "": api_key.  Else /flush_cache and /abort_request want this one */
+	int sampling_openai;      /* 1: a request that says nothing is sampled at temperature 1, whatever the model's config says */
+	int log_requests;         /* 1: a line (SERVE_INFO) for each request that ends */
 	int metrics_open;         /* 1: /metrics needs no key */
 	int page_open;            /* 1: / needs no key (the page itself asks for the key and sends it along) */
 	const char *model_name;   /* as /v1/models and every reply call it; NULL: "moxie" */
@@ -46,9 +49,11 @@ struct serve_params {
 	void (*on_ready)(void *ud, const char *url, int port);
 	/* Once, when a signal has begun the drain; n_open requests are unfinished.  May be NULL. */
 	void (*on_drain)(void *ud, int n_open);
+	/* About once a second, while requests get on: not when some run and no step has ended for 60 s.  May be NULL. */
+	void (*on_alive)(void *ud);
 	/* One line, no newline.  May be called from the engine's thread too.  May be NULL. */
 	void (*log)(void *ud, enum serve_level level, const char *text);
-	void *ud;                 /* of all three */
+	void *ud;                 /* of all four */
 };
 
 /* Serves until SIGTERM or SIGINT: then no connection is accepted any more, /health says 503 on those that are open, and

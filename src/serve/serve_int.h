@@ -129,14 +129,14 @@ struct job {
 struct histogram {
 	const double *edge;
 	int n_edge;
-	uint64_t count[32];
+	uint64_t count[40];
 	double sum;
 	uint64_t n;
 };
 
 struct metrics {
-	struct histogram ttft, itl, e2e;
-	uint64_t n_requests, n_aborted, prompt_tokens, cached_tokens, generated_tokens;
+	struct histogram ttft, itl, e2e, queue;
+	uint64_t n_guided, n_requests, n_aborted, prompt_tokens, cached_tokens, generated_tokens;
 };
 
 struct server {
@@ -155,6 +155,8 @@ struct server {
 	bool draining, accepting, stopping;
 	long started_at;
 	struct metrics metrics;
+	uint64_t n_steps;         /* of the engine, when it was last seen to get on */
+	double alive_at;
 	pthread_mutex_t lock;
 	struct part *ready, **ready_end;
 	struct buf scratch;
