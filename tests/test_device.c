@@ -1,5 +1,6 @@
 /* test_device.c - the engine over a backend with memory of its own (tests/fake_device.c): the same bits as on the CPU, since the
  * fake's ops are the plain CPU ops.  What is proven is the engine: placing weights, inputs, pages, logits, recorded steps. */
+#include <dlfcn.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -91,6 +92,23 @@ TEST(device_sampling_and_rewind)
 	CHECK(!memcmp(out[0], out[1], sizeof out[0]), "other tokens than on the CPU");
 	CHECK(!memcmp(out[1][0], out[1][3], sizeof out[0][0]) && !memcmp(out[1][2], out[1][4], sizeof out[0][0]), "a rewound session draws the same again");
 	CHECK(memcmp(out[1][0], out[1][1], sizeof out[0][0]) && memcmp(out[1][1], out[1][2], sizeof out[0][0]), "draws are no different from the best");
+}
+
+TEST(device_is_checked_before_it_serves)
+{
+	moxie_model *m;
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = "tests/vectors/gptoss_h320", .device = "cuda" };
+	OK(moxie_model_open(&m, &p, &err), err);
+	moxie_model_free(m);
+	void *lib = dlopen("libmoxie-cuda.so.0", RTLD_NOW | RTLD_NOLOAD);
+	int *breaks = lib ? dlsym(lib, "fake_device_breaks") : NULL;
+	CHECK(breaks, "the fake device has no switch");
+	*breaks = 1;
+	int rc = moxie_model_open(&m, &p, &err);
+	*breaks = 0;
+	dlclose(lib);
+	CHECK(rc == MOXIE_E_DEVICE && !m && strstr(err.text, "something else"), "weights that arrive changed: %d, %s", rc, err.text);
+	printf("    %s\n", err.text);
 }
 
 struct ask {

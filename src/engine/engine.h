@@ -34,6 +34,7 @@ struct moxie_model {
 	struct moxie_session **kept;     /* [n_kept] whose they are; NULL: nobody's any more */
 	int32_t *best;                   /* [n_kept] what kern->sample picked from each */
 	int n_kept;
+	int n_layer_run;                 /* while the device is checked: layers to run; else 0, all */
 	uint64_t weight_bytes;           /* of the checkpoint */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
 	bool lock_ready;
@@ -124,6 +125,18 @@ size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page
  * or its mapping of the files, ends. */
 int engine_place(struct moxie_model *m, bool made, uint64_t seed, int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud,
                  struct moxie_err *err);
+
+/* KV cache and step arena of m, on its kern's device where that has one. */
+int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err);
+void engine_memory_free(struct moxie_model *m);
+
+/* check.c: logits of a part of the model on the CPU, from weights bound in host memory, *want to be freed; and whether the device comes to
+ * the same.   MOXIE_E_DEVICE: it does not */
+int engine_check_want(struct moxie_model *m, float **want, struct moxie_err *err);
+int engine_check_device(struct moxie_model *m, const float *want, struct moxie_err *err);
+
+/* A prompt of each size that has kernels of its own, and a step: they are loaded now, not by the first request. */
+int engine_warm(struct moxie_model *m, struct moxie_err *err);
 
 /* Does this device have memory of its own?  "auto": only if there is one. */
 bool backend_is_device(const char *device);

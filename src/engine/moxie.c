@@ -210,8 +210,7 @@ static struct kv_room kv_room_of(const struct moxie_model *m, const struct moxie
 	return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = left > 0 ? (uint64_t)left : 0, .n_least = n_ctx, .n_seq = p->n_seq };
 }
 
-/* KV cache and step arena, on the device where there is one. */
-static int step_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err)
+int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	enum dtype dtype = p->kv_f32 ? DT_F32 : DT_BF16;
@@ -244,10 +243,21 @@ static void arena_release(struct arena *a, struct kern *k)
 	*a = (struct arena){ 0 };
 }
 
+void engine_memory_free(struct moxie_model *m)
+{
+	free(m->best);
+	free(m->kept);
+	free(m->view);
+	arena_release(&m->ws, m->kern);
+	arena_free(&m->in);
+	kv_free(&m->kv);
+}
+
 MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_params *params, struct moxie_err *err)
 {
 	struct moxie_model_params p;
 	double start = host_now();
+	float *want = NULL;
 	*out = NULL;
 	int rc = params_copy(&p, params, err);
 	if (rc < 0)
@@ -278,11 +288,13 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 		goto out;
 	m->weight_bytes = safetensors_n_bytes(m->st);
 	g.stage = "weights to the device";
+	if (m->kern->dev && !p.dummy && (rc = engine_check_want(m, &want, err)) < 0)
+		goto out;
 	if (m->kern->dev && (rc = engine_place(m, p.dummy, p.dummy_seed, on_progress, &g, err)) < 0)
 		goto out;
 	if (!p.batch_variant && m->kern->many_rows)
 		m->group = (m->kern->many_rows + KV_PAGE - 1) / KV_PAGE * KV_PAGE; /* whole pages: the prefix cache has no other */
-	if ((rc = step_memory(m, &p, &lim, err)) < 0)
+	if ((rc = engine_memory(m, &p, &lim, err)) < 0)
 		goto out;
 	if ((rc = tokenizer_join(job, err)) < 0)
 		goto out;
@@ -290,7 +302,12 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	job->t = NULL;
 	m->lock_ready = pthread_mutex_init(&m->lock, NULL) == 0;
 	rc = m->lock_ready ? 0 : err_nomem(err, sizeof m->lock, "a lock");
+	if (rc == 0 && want)
+		rc = engine_check_device(m, want, err);
+	if (rc == 0 && m->kern->dev)
+		rc = engine_warm(m, err);
 out:
+	free(want);
 	if (job) {
 		struct moxie_err unused;
 		tokenizer_join(job, &unused);
@@ -312,12 +329,7 @@ MOXIE_API void moxie_model_free(moxie_model *m)
 		return;
 	if (m->lock_ready)
 		pthread_mutex_destroy(&m->lock);
-	free(m->best);
-	free(m->kept);
-	free(m->view);
-	arena_release(&m->ws, m->kern);
-	arena_free(&m->in);
-	kv_free(&m->kv);
+	engine_memory_free(m);
 	arena_release(&m->weights, m->kern);
 	if (m->kern)
 		m->kern->free(m->kern);

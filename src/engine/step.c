@@ -165,10 +165,10 @@ static int run(struct moxie_model *m, const struct batch *b, const struct step_m
 	struct kern *k = m->kern;
 	const struct kern_device *dev = k->dev;
 	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page, .drawn = drawn };
-	bool recorded = dev && dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq;
+	bool recorded = dev && dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq && !m->n_layer_run;
 	if (recorded && dev->replay(k, &shape))
 		return 0;
-	struct forward_args a = { .batch = b, .kv = m->view, .logits = mem->logits, .ws = &m->ws, .cancel = recorded ? NULL : cancel };
+	struct forward_args a = { .batch = b, .kv = m->view, .logits = mem->logits, .ws = &m->ws, .n_layer = m->n_layer_run, .cancel = recorded ? NULL : cancel };
 	if (recorded)
 		dev->record(k, &shape);
 	int rc = m->ops->forward(m->model, k, &a, err);

@@ -162,10 +162,11 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	k->embed(k, &(struct embed_args){ .x = x, .w = &m->tok_embd, .tok = b->tok, .n_tok = n_tok, .n_embd = n_embd });
 	k->rope(k, &(struct rope_args){ .cs = cs, .pos = b->pos, .inv_freq = m->inv_freq.data, .mscale = m->mscale, .n_tok = n_tok, .n_rot = c->d_head });
 
-	for (int il = 0; il < c->n_layer; il++) {
+	int n_layer = a->n_layer > 0 && a->n_layer < c->n_layer ? a->n_layer : c->n_layer;
+	for (int il = 0; il < n_layer; il++) {
 		const struct layer *L = &m->layer[il];
 		if (a->cancel && atomic_load_explicit(a->cancel, memory_order_relaxed)) {
-			rc = err_set(err, MOXIE_E_CANCELLED, "cancelled at layer %d of %d", il, c->n_layer);
+			rc = err_set(err, MOXIE_E_CANCELLED, "cancelled at layer %d of %d", il, n_layer);
 			goto out;
 		}
 		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->attn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });

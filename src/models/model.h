@@ -17,6 +17,7 @@ struct forward_args {
 	const struct kv_view *kv;  /* [n_layer] */
 	float *logits;             /* [batch->n_out, n_vocab] fp32, out; complete after k->sync */
 	struct arena *ws;          /* step arena; dry: nothing runs, only memory is counted */
+	int n_layer;               /* run only the first so many, then the output; 0: all */
 	atomic_int *cancel;        /* or NULL; non-zero stops between two layers */
 };
 
