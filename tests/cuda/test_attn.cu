@@ -197,13 +197,19 @@ static std::string check_invariance(const attn_shape &s, int pos)
 {
 	attn_batch alone(s, { { pos, 1 } }, seed);
 	attn_batch many(s, { { pos, 1 }, { 3 * pos + 700, 1 }, { 0, 1 }, { pos / 2, 1 } }, seed);
+	std::vector<std::pair<int, int>> rows = { { pos, 1 } }; /* so many that no sequence is split */
+	for (int i = 0; i < 80; i++)
+		rows.push_back({ i * 7 % (pos + 1), 1 });
+	attn_batch crowd(s, rows, seed);
 	cudaStream_t stream;
 	CU(cudaStreamCreate(&stream));
-	cuda_dev d = attn_device(s, 4, stream);
+	cuda_dev d = attn_device(s, crowd.b.n_tok, stream);
 	std::vector<uint16_t> a, b;
 	std::string wrong = run(alone, &d, 1, a);
-	if (wrong.empty()) wrong = run(many, &d, 1, b);
-	if (wrong.empty() && memcmp(a.data(), b.data(), alone.n_q() * 2)) wrong = "the first sequence's bits depend on the batch";
+	for (const attn_batch *m : { &many, &crowd }) {
+		if (wrong.empty()) wrong = run(*m, &d, 1, b);
+		if (wrong.empty() && memcmp(a.data(), b.data(), alone.n_q() * 2)) wrong = "the first sequence's bits depend on the batch of " + std::to_string(m->b.n_seq);
+	}
 
 	cudaGraph_t graph;
 	cudaGraphExec_t exec;
@@ -368,7 +374,7 @@ int main(int argc, char **argv)
 	for (const test &t : tests)
 		if ((t.small || !small_only) && wanted(t.name)) report(t.name, check(t));
 	const attn_shape full = { 64, 8, 64, 0, false, true, 0.125f }, ring = { 64, 8, 64, 128, true, true, 0.125f }, wide = { 16, 8, 256, 1024, true, false, 0.0625f };
-	for (int pos : { 5, 300, 1023, 9000 }) {
+	for (int pos : { 5, 300, 1023, 3000, 9000, 20000 }) {
 		if (small_only && pos > 300) break;
 		if (wanted("invariant_full_" + std::to_string(pos))) report("invariant_full_" + std::to_string(pos), check_invariance(full, pos));
 		if (wanted("invariant_window_" + std::to_string(pos))) report("invariant_window_" + std::to_string(pos), check_invariance(ring, pos));

@@ -41,28 +41,4 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
 	return d;
 }
 
-/* 16 bytes global -> shared past L1; zeros where not wanted. */
-__device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, bool wanted)
-{
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(wanted ? 16 : 0) : "memory");
-}
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-/* Tiles are TILE rows of D bf16; the 16-byte columns of a row are exclusive-ored with the row's number, so that neither
- * the copies nor ldmatrix meet in a bank. */
-template <int D> struct tile_of {
-	static constexpr int KEYS = D <= 64 ? 64 : 4096 / D, COL = D / 8, BYTES = KEYS * D * 2, PER_PAGE = KV_PAGE / KEYS;
-	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row & 7))) * 16; }
-	/* src: the tile's first row; rows from n_row on are filled with zeros. */
-	static __device__ __forceinline__ void fetch(uint32_t dst, const __nv_bfloat16 *src, int n_row)
-	{
-		const int lane = threadIdx.x % 32;
-#pragma unroll
-		for (int i = 0; i < KEYS * COL / 32; i++) {
-			const int c = i * 32 + lane, row = c / COL;
-			cp_async16_if(dst + at(row, c % COL), src + c * 8, row < n_row);
-		}
-	}
-};
-
 #endif

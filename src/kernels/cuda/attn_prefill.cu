@@ -18,7 +18,7 @@
  * Source: Dao, FlashAttention-2 (arXiv 2307.08691); Shah et al., FlashAttention-3 (arXiv 2407.08608); PTX ISA, wgmma.
  * Test: build/cuda/test_attn prefill    Bench: build/cuda/bench_attn prefill
  */
-#include "attn.cuh"
+#include "attn_tile.cuh"
 #include "device/launch.cuh"
 
 constexpr int D = 64, N_WG = 3, BLOCK_M = 64 * N_WG, N_STAGE = 4, PAGE_BYTES = KV_PAGE * D * 2;
@@ -77,10 +77,10 @@ __device__ void produce(const attn_param &p, const prefill_tile &t, const pipe &
 		const int64_t at = attn_page_at(p, __shfl_sync(~0u, page, j % 32), t.ihkv, D);
 		const int n_key = t.last + 1 - (t.page0 + j) * KV_PAGE;
 		mbar_wait(pipe.empty_k + 8 * s, parity ^ 1);
-		tile_of<D>::fetch(pipe.k(s), p.k + at, n_key);
+		tile_of<D, KV_PAGE>::fetch(pipe.k(s), p.k + at, n_key);
 		cp_async_arrive(pipe.full_k + 8 * s);
 		mbar_wait(pipe.empty_v + 8 * s, parity ^ 1);
-		tile_of<D>::fetch(pipe.v(s), p.v + at, n_key);
+		tile_of<D, KV_PAGE>::fetch(pipe.v(s), p.v + at, n_key);
 		cp_async_arrive(pipe.full_v + 8 * s);
 	}
 }

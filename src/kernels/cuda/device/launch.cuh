@@ -4,20 +4,30 @@
 
 #include <cuda_runtime.h>
 
+/* In clusters of n_cta CTAs along x (1: none). */
 template <typename... P, typename... A>
-static cudaError_t cuda_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A... args)
+static cudaError_t cuda_launch_cluster(void (*kernel)(P...), int n_cta, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A... args)
 {
-	cudaLaunchAttribute pdl = {};
-	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	pdl.val.programmaticStreamSerializationAllowed = 1;
+	cudaLaunchAttribute attr[2] = {};
+	attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	attr[0].val.programmaticStreamSerializationAllowed = 1;
+	attr[1].id = cudaLaunchAttributeClusterDimension;
+	attr[1].val.clusterDim.x = n_cta;
+	attr[1].val.clusterDim.y = attr[1].val.clusterDim.z = 1;
 	cudaLaunchConfig_t c = {};
 	c.gridDim = grid;
 	c.blockDim = block;
 	c.dynamicSmemBytes = shared_bytes;
 	c.stream = stream;
-	c.attrs = &pdl;
-	c.numAttrs = 1;
+	c.attrs = attr;
+	c.numAttrs = n_cta > 1 ? 2 : 1;
 	return cudaLaunchKernelEx(&c, kernel, P(args)...);
+}
+
+template <typename... P, typename... A>
+static cudaError_t cuda_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A... args)
+{
+	return cuda_launch_cluster(kernel, 1, grid, block, shared_bytes, stream, args...);
 }
 
 #endif

@@ -1,0 +1,167 @@
+/* attn_tile.cuh - one warp, one tile of keys: fetch, scores, online softmax, product with V, on mma.m16n8k16.
+ *
+ * Rows of the MMA are (row, query head) pairs, columns are keys, then channels.  A thread holds rows g and g + 8 (g = lane / 4)
+ * and columns 8 n + 2 (lane % 4) + {0, 1}.  Where at most 8 pairs are real (HALF), rows g + 8 are never looked at.
+ */
+#ifndef MOXIE_CUDA_ATTN_TILE_CUH
+#define MOXIE_CUDA_ATTN_TILE_CUH
+
+#include "attn.cuh"
+
+__device__ __forceinline__ void ldsm4(uint32_t (&d)[4], uint32_t addr)
+{
+	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+	             : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+	             : "r"(addr)
+	             : "memory");
+}
+__device__ __forceinline__ void ldsm4_trans(uint32_t (&d)[4], uint32_t addr)
+{
+	asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+	             : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+	             : "r"(addr)
+	             : "memory");
+}
+__device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/* 16 bytes global -> shared past L1; zeros where not wanted. */
+__device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, bool wanted)
+{
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(wanted ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/* KEYS rows of D bf16 in shared memory; the 16-byte columns of a row are exclusive-ored with the row's number, so that neither
+ * the copies nor ldmatrix meet in a bank.  At D = 64 that is wgmma's 128-byte swizzle. */
+template <int D, int KEYS> struct tile_of {
+	static constexpr int COL = D / 8, BYTES = KEYS * D * 2, PER_PAGE = KV_PAGE / KEYS;
+	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row & 7))) * 16; }
+	/* By one warp.  src: the tile's first row; rows from n_row on are not read but filled with zeros. */
+	static __device__ __forceinline__ void fetch(uint32_t dst, const __nv_bfloat16 *src, int n_row)
+	{
+		const int lane = threadIdx.x % 32;
+#pragma unroll
+		for (int i = 0; i < KEYS * COL / 32; i++) {
+			const int c = i * 32 + lane, row = c / COL;
+			cp_async16_if(dst + at(row, c % COL), src + c * 8, row < n_row);
+		}
+	}
+};
+
+/* A warp's rows: running max and this lane's share of the sum, on the base-2 scale, and output; q and the keys they see.
+ * q lies in registers, or for large heads, whose output takes them all, in a 16-row tile of shared memory. */
+template <int D, bool HALF> struct warp_rows {
+	static constexpr int N = HALF ? 1 : 2;
+	static constexpr bool SHARED_Q = D > 64;
+	static constexpr int Q_BYTES = SHARED_Q ? 16 * D * 2 : 0;
+	uint32_t q[SHARED_Q ? 1 : D / 16][4], shared_q;
+	int lo[N], hi[N];
+	float max[N], sum[N], o[D / 8][4];
+
+	__device__ __forceinline__ void reset()
+	{
+#pragma unroll
+		for (int i = 0; i < N; i++)
+			max[i] = -INFINITY, sum[i] = 0;
+#pragma unroll
+		for (int n = 0; n < D / 8; n++)
+#pragma unroll
+			for (int i = 0; i < 4; i++)
+				o[n][i] = 0;
+	}
+};
+
+/* s = Q K^T of the tile at k. */
+template <int D, int KEYS, bool HALF>
+__device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_rows<D, HALF> &r, uint32_t k)
+{
+	const int lane = threadIdx.x % 32;
+#pragma unroll
+	for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			s[n][i] = 0;
+#pragma unroll
+	for (int ks = 0; ks < D / 16; ks++) {
+		uint32_t a[4];
+		if constexpr (r.SHARED_Q)
+			ldsm4(a, r.shared_q + tile_of<D, 16>::at(lane % 16, ks * 2 + lane / 16));
+		else
+			for (int i = 0; i < 4; i++)
+				a[i] = r.q[ks][i];
+#pragma unroll
+		for (int np = 0; np < KEYS / 16; np++) {
+			uint32_t b[4];
+			ldsm4(b, k + tile_of<D, KEYS>::at(np * 16 + lane / 16 * 8 + lane % 8, ks * 2 + lane / 8 % 2));
+			mma16816(s[2 * np], a, b[0], b[1]);
+			mma16816(s[2 * np + 1], a, b[2], b[3]);
+		}
+	}
+}
+
+/* Scores become weights: masks (where asked), raises the max, rescales what was summed so far.  key0: the tile's first key. */
+template <int D, int KEYS, bool HALF>
+__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF> &r, int key0, bool masked, float scale_log2)
+{
+	const int lane = threadIdx.x % 32;
+#pragma unroll
+	for (int half = 0; half < warp_rows<D, HALF>::N; half++) {
+		float m = r.max[half];
+#pragma unroll
+		for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+			for (int i = 0; i < 2; i++) {
+				float &v = s[n][2 * half + i];
+				v *= scale_log2;
+				if (masked) {
+					const int key = key0 + n * 8 + lane % 4 * 2 + i;
+					v = key >= r.lo[half] && key <= r.hi[half] ? v : -INFINITY;
+				}
+				m = fmaxf(m, v);
+			}
+		m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
+		m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
+		const float base = m == -INFINITY ? 0 : m, scale = exp2_approx(r.max[half] - base); /* no key seen yet: all weights 0 */
+		float sum = r.sum[half] * scale;
+#pragma unroll
+		for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+			for (int i = 0; i < 2; i++) {
+				float &v = s[n][2 * half + i];
+				v = exp2_approx(v - base);
+				sum += v;
+			}
+		r.max[half] = m;
+		r.sum[half] = sum;
+#pragma unroll
+		for (int n = 0; n < D / 8; n++) {
+			r.o[n][2 * half] *= scale;
+			r.o[n][2 * half + 1] *= scale;
+		}
+	}
+}
+
+/* o += weights V of the tile at v. */
+template <int D, int KEYS, bool HALF>
+__device__ __forceinline__ void tile_values(warp_rows<D, HALF> &r, const float (&s)[KEYS / 8][4], uint32_t v)
+{
+	const int lane = threadIdx.x % 32;
+#pragma unroll
+	for (int ks = 0; ks < KEYS / 16; ks++) {
+		const float *x = s[2 * ks], *y = s[2 * ks + 1];
+		const uint32_t a[4] = { pack_bf16(x[0], x[1]), HALF ? 0 : pack_bf16(x[2], x[3]), pack_bf16(y[0], y[1]), HALF ? 0 : pack_bf16(y[2], y[3]) };
+#pragma unroll
+		for (int np = 0; np < D / 16; np++) {
+			uint32_t b[4];
+			ldsm4_trans(b, v + tile_of<D, KEYS>::at(ks * 16 + lane / 8 % 2 * 8 + lane % 8, np * 2 + lane / 16));
+			mma16816(r.o[2 * np], a, b[0], b[1]);
+			mma16816(r.o[2 * np + 1], a, b[2], b[3]);
+		}
+	}
+}
+
+#endif
