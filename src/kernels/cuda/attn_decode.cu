@@ -8,7 +8,7 @@
  *   a row's bits depend neither on the batch nor on how units are given to CTAs (docs/attention.md has a drawing).
  * Map.  Rows of the MMA are the (row, query head) pairs that share a KV head, up to 16 a CTA: grid (part, KV head, sequence x
  *   tile of pairs).  A CTA takes the units of one part of the context, one after the other, its fetches running ahead across
- *   units; a warp has two tiles of K and V under way.  Results of units meet in one of three places:
+ *   units.  Results of units meet in one of three places:
  *     gridDim.x = 1      registers: enough sequences to fill the GPU
  *     cluster            the first CTA's shared memory (st.async): few sequences, short context
  *     else               scratch, folded by the CTA that comes last: few sequences, long context
@@ -25,8 +25,8 @@
 #include "device/cluster.cuh"
 #include "device/launch.cuh"
 
-constexpr int N_WARP = 4, N_STAGE = 2;
-constexpr int UNIT_TILES = N_WARP * N_STAGE; /* the least: all of a unit's fetches start at once */
+constexpr int N_WARP = 4;
+constexpr int UNIT_TILES = 2 * N_WARP;       /* the least */
 constexpr int ROW_UNITS = 4096;              /* scratch holds so many (row, unit) results of all heads: 128 rows of 32 units */
 constexpr int MAX_CLUSTER = 16;
 
@@ -39,6 +39,9 @@ static __host__ __device__ int attn_max_unit(int n_head_kv)
 static __device__ int attn_unit_tiles(int n_tile, int max_unit) { return UNIT_TILES * ((n_tile + UNIT_TILES * max_unit - 1) / (UNIT_TILES * max_unit)); }
 
 template <int D> constexpr int KEYS = D == 64 ? 32 : 16;
+
+/* Tiles of K and V that a warp has under way: two where CTAs are few, for latency; one where they are many, for more CTAs an SM. */
+constexpr int FEW = 2, MANY = 1;
 
 /* How a launch spreads its work. */
 struct decode_grid {
@@ -63,7 +66,7 @@ struct decode_rows {
 };
 
 /* A warp's way through the tiles of its CTA: tile i is first + N_WARP i < end. */
-template <int D> struct walker {
+template <int D, int N_STAGE> struct walker {
 	using tile = tile_of<D, KEYS<D>>;
 	const attn_param &p;
 	int seq, ihkv, first, end, last;
@@ -119,10 +122,8 @@ template <int D, bool HALF> __device__ __forceinline__ void load_rows(warp_rows<
 	for (int half = 0; half < 2; half++) {
 		const int x = lane / 4 + 8 * half;
 		const bool real = x < rows.n && half < r.N;
-		if (half < r.N) {
-			r.hi[half] = real ? rows.pos(x) : INT32_MAX; /* rows that are not real have q = 0, and nobody looks */
-			r.lo[half] = real ? attn_first_key(r.hi[half], p.window) : 0;
-		}
+		if (half < r.N)
+			r.pos[half] = real ? rows.pos(x) : -1;
 		if constexpr (!r.SHARED_Q) {
 			const __nv_bfloat16 *src = p.q + rows.at(p, real ? x : 0) * D + lane % 4 * 2;
 #pragma unroll
@@ -142,8 +143,8 @@ template <int D, bool HALF> __device__ __forceinline__ void load_rows(warp_rows<
 
 /* Up to n of a warp's tiles from i on; i moves past them.  The fetches of the first N_STAGE tiles from i on are under way, and
  * those of the next N_STAGE are when it returns: 2 N_STAGE groups of cp.async, K before V. */
-template <int D, bool HALF>
-__device__ __forceinline__ void attend(warp_rows<D, HALF> &r, walker<D> &w, int &i, int n, int whole_lo, int whole_hi, float scale_log2)
+template <int D, bool HALF, int N_STAGE>
+__device__ __forceinline__ void attend(warp_rows<D, HALF> &r, walker<D, N_STAGE> &w, int &i, int n, int whole_lo, int whole_hi)
 {
 	for (int stop = i + n; i < stop && w.has(i); i++) {
 		float s[KEYS<D> / 8][4];
@@ -153,7 +154,7 @@ __device__ __forceinline__ void attend(warp_rows<D, HALF> &r, walker<D> &w, int 
 		tile_scores<D, KEYS<D>>(s, r, w.k(i));
 		__syncwarp();
 		w.fetch_k(i + N_STAGE);
-		tile_softmax<D, KEYS<D>>(s, r, key0, key0 < whole_lo || key0 + KEYS<D> - 1 > whole_hi, scale_log2);
+		tile_softmax<D, KEYS<D>>(s, r, key0, key0 < whole_lo || key0 + KEYS<D> - 1 > whole_hi, w.p.window > 0 ? w.p.window : INT32_MAX, w.p.scale_log2);
 		cp_async_wait<2 * N_STAGE - 1>();
 		__syncwarp();
 		tile_values<D, KEYS<D>>(r, s, w.v(i));
@@ -214,8 +215,8 @@ __device__ __forceinline__ int count_acq_rel(int32_t *p)
 	return before;
 }
 
-template <int D, bool HALF>
-__global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
+template <int D, bool HALF, int N_STAGE>
+__global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
 {
 	using tile = tile_of<D, KEYS<D>>;
 	constexpr int ROWS = HALF ? 8 : 16, N_ITEM = ROWS * (D / 4) / (32 * N_WARP);
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_c
 	const int warp = threadIdx.x / 32, part = blockIdx.x, ihkv = blockIdx.y, seq = g.seq0 + blockIdx.z / g.n_pair_tile;
 	pdl_launch();
 	pdl_wait();
-	walker<D> w = { p, seq, ihkv, 0, 0, 0, smem_u32(smem) + warp * N_STAGE * 2 * tile::BYTES };
+	walker<D, N_STAGE> w = { p, seq, ihkv, 0, 0, 0, smem_u32(smem) + warp * N_STAGE * 2 * tile::BYTES };
 	w.guess();
 	const struct span span = p.span[seq];
 	decode_rows rows = { (int)blockIdx.z % g.n_pair_tile * ROWS, 0, p.n_head / p.n_head_kv, ihkv, span.row0, span.pos0 };
@@ -276,7 +277,7 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_decode_kernel(const __grid_c
 		cluster_wait(); /* the first CTA's box is open */
 	for (int unit = unit0, i = 0; unit < unit1; unit++) {
 		r.reset();
-		attend(r, w, i, unit_tiles / N_WARP, whole_lo, whole_hi, p.scale_log2);
+		attend(r, w, i, unit_tiles / N_WARP, whole_lo, whole_hi);
 		if (unit > unit0)
 			__syncthreads(); /* the unit before has been read */
 		x.put(r);
@@ -347,7 +348,7 @@ size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 	return CUDA_COUNTER_BYTES + std::max<size_t>(row_units, 16 * attn_max_unit(n_head_kv)) * n_head * (d_head + 2) * sizeof(float);
 }
 
-template <int D, bool HALF> static cudaError_t launch(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
+template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
 	constexpr int ROWS = HALF ? 8 : 16;
 	const int group = p.n_head / p.n_head_kv;
@@ -360,16 +361,17 @@ template <int D, bool HALF> static cudaError_t launch(const cuda_dev *d, const a
 	const int64_t n_tile = (std::min(seen, p.ring ? seen : list_keys) + KEYS<D> - 1) / KEYS<D>;
 	g.max_unit = (int)std::min<int64_t>(attn_max_unit(p.n_head_kv), (n_tile + UNIT_TILES - 1) / UNIT_TILES);
 
+	const size_t most_bytes = d->shared_per_block - 1024; /* less what is declared in the kernel */
+	size_t bytes = N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, ROWS>);
 	const int owners = n_seq * g.n_pair_tile * p.n_head_kv, fill = 2 * d->n_sm;
 	int n_part = std::min((fill + owners - 1) / owners, g.max_unit), per_launch = n_seq;
-	size_t bytes = N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, ROWS>);
 	if (n_part > 1) {
 		int n_cta = 2;
 		while (n_cta < n_part && n_cta < MAX_CLUSTER)
 			n_cta *= 2;
 		const size_t box = (size_t)g.max_unit * g.n_row * (D + 4) * sizeof(float);
-		/* With the box, two CTAs must still fit an SM, or there are no more CTAs than SMs. */
-		g.cluster = bytes + box <= (owners * n_cta <= d->n_sm ? d->shared_per_block : 112 * 1024);
+		/* A unit or two a CTA; with the box, two CTAs must still fit an SM, or there are no more CTAs than SMs. */
+		g.cluster = g.max_unit <= 2 * n_cta && bytes + box <= (owners * n_cta <= d->n_sm ? most_bytes : 112 * 1024);
 		if (g.cluster) {
 			bytes += box;
 			n_part = n_cta;
@@ -386,8 +388,8 @@ template <int D, bool HALF> static cudaError_t launch(const cuda_dev *d, const a
 		g.o = (float *)((char *)d->scratch + CUDA_COUNTER_BYTES);
 		g.ml = (float2 *)(g.o + per_launch * per_seq * D);
 	}
-	const auto kernel = attn_decode_kernel<D, HALF>;
-	cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)d->shared_per_block);
+	const auto kernel = attn_decode_kernel<D, HALF, N_STAGE>;
+	cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes);
 	if (e == cudaSuccess && g.cluster && n_part > 8)
 		e = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 	for (; g.seq0 < n_seq && e == cudaSuccess; g.seq0 += per_launch)
@@ -398,7 +400,11 @@ template <int D, bool HALF> static cudaError_t launch(const cuda_dev *d, const a
 
 template <int D> static cudaError_t launch_rows(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
-	return max_row * (p.n_head / p.n_head_kv) <= 8 ? launch<D, true>(d, p, n_seq, max_row) : launch<D, false>(d, p, n_seq, max_row);
+	const bool half = max_row * (p.n_head / p.n_head_kv) <= 8;
+	if constexpr (D == 64)
+		if (n_seq * p.n_head_kv > 2 * d->n_sm)
+			return half ? launch<D, true, MANY>(d, p, n_seq, max_row) : launch<D, false, MANY>(d, p, n_seq, max_row);
+	return half ? launch<D, true, FEW>(d, p, n_seq, max_row) : launch<D, false, FEW>(d, p, n_seq, max_row);
 }
 
 cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)

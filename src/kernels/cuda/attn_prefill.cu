@@ -5,7 +5,7 @@
  * Map.  A row of the MMA is a pair (row of the span, query head of the group), heads fastest: the group's heads share every K
  * and V tile, and a tile of 192 pairs spans few positions, so that little of a window or a diagonal is masked.
  *   grid  (tile of BLOCK_M pairs of one span, KV head); the last tiles, which see most keys, come first
- *   CTA   N_WG warpgroups of 64 pairs each and one warp that fetches pages of 64 keys with cp.async, N_STAGE deep
+ *   CTA   N_WG warpgroups of 64 pairs each; the first warp also has pages of 64 keys fetched, N_STAGE deep; CTAS CTAs an SM
  *   Per page and warpgroup:  S = Q K^T (RS, Q in registers), online softmax in registers, O += P V (RS, V read transposed).
  *   S of page j and P V of page j - 1 are both under way while the warps work out softmax; the other warpgroups fill the rest.
  * The running max is raised only when a score exceeds it by 2^8: weights stay below 2^8 in fp32 and bf16 keeps its relative
@@ -20,9 +20,10 @@
  */
 #include "attn_tile.cuh"
 #include "device/launch.cuh"
+#include "device/tensor_map.h"
 
-constexpr int D = 64, N_WG = 3, BLOCK_M = 64 * N_WG, N_STAGE = 4, PAGE_BYTES = KV_PAGE * D * 2;
-constexpr int THREADS = 128 * N_WG + 32, MAX_SPAN = 96;
+constexpr int D = 64, N_WG = 2, BLOCK_M = 64 * N_WG, N_STAGE = 4, PAGE_BYTES = KV_PAGE * D * 2;
+constexpr int THREADS = 128 * N_WG, CTAS = 2, MAX_SPAN = 96; /* CTAS an SM: one's start and end hide behind the other */
 constexpr float RAISE = 8;
 static_assert(KV_PAGE == 64, "a page is one tile of keys");
 
@@ -48,8 +49,15 @@ template <bool ADD, bool TRANS> __device__ __forceinline__ void wgmma_m64n64(flo
 	               "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD), "n"(TRANS));
 }
-/* What cp.async wrote becomes visible to wgmma. */
+/* What this thread's cp.async wrote becomes visible to wgmma. */
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/* Box of a 2-D tensor map at (x, y) -> shared memory; counts its bytes on bar. */
+__device__ __forceinline__ void tensor_load(uint32_t dst, const tensor_map *map, int x, int y, uint32_t bar)
+{
+	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(dst), "l"(map), "r"(x), "r"(y),
+	             "r"(bar)
+	             : "memory");
+}
 
 /* The tile of pairs of one CTA, and the pages it sees. */
 struct prefill_tile {
@@ -57,6 +65,7 @@ struct prefill_tile {
 	int group, ihkv;
 	int page0, n_page, last;            /* last position of the span */
 	__device__ int pos(int pair) const { return pos0 + pair / group; }
+	__device__ int64_t at(const attn_param &p, int pair) const { return ((int64_t)(row0 + pair / group) * p.n_head + ihkv * group + pair % group) * D; }
 };
 
 struct pipe {
@@ -65,41 +74,68 @@ struct pipe {
 	__device__ uint32_t v(int s) const { return smem + s * 2 * PAGE_BYTES + PAGE_BYTES; }
 };
 
-/* The fetching warp: K and V of every page, in order. */
-__device__ void produce(const attn_param &p, const prefill_tile &t, const pipe &pipe)
-{
-	const int lane = threadIdx.x % 32;
-	int page = 0;
-	for (int j = 0; j < t.n_page; j++) {
-		const int s = j % N_STAGE, parity = j / N_STAGE & 1;
-		if (j % 32 == 0 && j + lane < t.n_page)
-			page = attn_page(p, t.seq, t.page0 + j + lane);
-		const int64_t at = attn_page_at(p, __shfl_sync(~0u, page, j % 32), t.ihkv, D);
-		const int n_key = t.last + 1 - (t.page0 + j) * KV_PAGE;
-		mbar_wait(pipe.empty_k + 8 * s, parity ^ 1);
-		tile_of<D, KV_PAGE>::fetch(pipe.k(s), p.k + at, n_key);
-		cp_async_arrive(pipe.full_k + 8 * s);
-		mbar_wait(pipe.empty_v + 8 * s, parity ^ 1);
-		tile_of<D, KV_PAGE>::fetch(pipe.v(s), p.v + at, n_key);
-		cp_async_arrive(pipe.full_v + 8 * s);
-	}
-}
+/* The CTA's fetches, by its first warp: whole pages by the copy engine, a span's last, part-filled page with zeros behind its
+ * keys by the warp itself. */
+struct fetcher {
+	const attn_param &p;
+	const prefill_tile &t;
+	const pipe &to;
+	const tensor_map *k_map, *v_map;
+	int ids = 0; /* lane's page id of page 32 n + lane */
 
-/* A thread's rows g and g + 8 of its warp's 16: running max and own share of the sum, base 2; which keys they see. */
+	/* Page j into the tile at dst, once all warps have left that. */
+	__device__ __forceinline__ void page(int j, uint32_t dst, const tensor_map *map, const __nv_bfloat16 *pages, uint32_t empty, uint32_t full) const
+	{
+		const int row = (__shfl_sync(~0u, ids, j % 32) * p.n_head_kv + t.ihkv) * KV_PAGE, n_key = t.last + 1 - (t.page0 + j) * KV_PAGE;
+		mbar_wait(empty, j / N_STAGE & 1 ^ 1);
+		if (n_key >= KV_PAGE) {
+			if (threadIdx.x == 0) {
+				mbar_expect(full, PAGE_BYTES);
+				tensor_load(dst, map, 0, row, full);
+			}
+		} else {
+			tile_of<D, KV_PAGE>::fetch(dst, pages + (int64_t)row * D, n_key);
+			cp_async_commit();
+			cp_async_wait<0>();
+			proxy_fence();
+			__syncwarp();
+			if (threadIdx.x == 0)
+				mbar_arrive(full);
+		}
+		__syncwarp();
+	}
+	__device__ __forceinline__ void find_pages(int j)
+	{
+		if (j + (int)threadIdx.x < t.n_page)
+			ids = attn_page(p, t.seq, t.page0 + j + threadIdx.x);
+	}
+	__device__ __forceinline__ void k(int j) const
+	{
+		if (j < t.n_page)
+			page(j, to.k(j % N_STAGE), k_map, p.k, to.empty_k + 8 * (j % N_STAGE), to.full_k + 8 * (j % N_STAGE));
+	}
+	__device__ __forceinline__ void v(int j) const
+	{
+		if (j < t.n_page)
+			page(j, to.v(j % N_STAGE), v_map, p.v, to.empty_v + 8 * (j % N_STAGE), to.full_v + 8 * (j % N_STAGE));
+	}
+};
+
+/* A thread's rows g and g + 8 of its warp's 16: running max and own share of the sum, base 2; position, -1: no row. */
 struct rows_state {
 	float max[2], sum[2];
-	int lo[2], hi[2];
+	int pos[2];
 };
 
 /* Scores of the page at key0 become weights; scale[i]: what O of row i is to be multiplied by first. */
-__device__ __forceinline__ void softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, float scale_log2)
+__device__ __forceinline__ void softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, uint32_t window, float scale_log2)
 {
 	const int lane = threadIdx.x % 32;
 	if (masked)
 #pragma unroll
 		for (int i = 0; i < 32; i++) {
-			const int key = key0 + i / 4 * 8 + lane % 4 * 2 + i % 2, half = i / 2 % 2;
-			if (key < r.lo[half] || key > r.hi[half])
+			const int key = key0 + i / 4 * 8 + lane % 4 * 2 + i % 2;
+			if ((uint32_t)(r.pos[i / 2 % 2] - key) >= window) /* keys after the row's position wrap round */
 				s[i] = -INFINITY;
 		}
 #pragma unroll
@@ -128,26 +164,25 @@ __device__ __forceinline__ void softmax(float (&s)[32], rows_state &r, float (&s
 }
 
 /* One warp of a warpgroup: 16 pairs, all pages. */
-__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe)
+__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe, const tensor_map *k_map, const tensor_map *v_map)
 {
 	const int lane = threadIdx.x % 32, pair0 = t.first + threadIdx.x / 32 * 16;
+	const uint32_t window = p.window > 0 ? p.window : INT32_MAX;
 	rows_state r;
 	uint32_t q[4][4], w[4][4];
 	float o[32], s[32], scale[2];
-	int64_t at[2];
 #pragma unroll
 	for (int half = 0; half < 2; half++) {
 		const int x = pair0 + lane / 4 + 8 * half;
 		const bool real = x < t.n_pair;
-		at[half] = real ? ((int64_t)(t.row0 + x / t.group) * p.n_head + t.ihkv * t.group + x % t.group) * D : -1;
-		r.hi[half] = real ? t.pos(x) : -1;
-		r.lo[half] = real ? attn_first_key(r.hi[half], p.window) : 0;
+		const __nv_bfloat16 *src = p.q + t.at(p, real ? x : 0) + lane % 4 * 2;
+		r.pos[half] = real ? t.pos(x) : -1;
 		r.max[half] = -INFINITY;
 		r.sum[half] = 0;
 #pragma unroll
 		for (int ks = 0; ks < 4; ks++) {
-			q[ks][half] = real ? *(const uint32_t *)(p.q + at[half] + ks * 16 + lane % 4 * 2) : 0;
-			q[ks][half + 2] = real ? *(const uint32_t *)(p.q + at[half] + ks * 16 + 8 + lane % 4 * 2) : 0;
+			q[ks][half] = real ? *(const uint32_t *)(src + ks * 16) : 0;
+			q[ks][half + 2] = real ? *(const uint32_t *)(src + ks * 16 + 8) : 0;
 		}
 	}
 #pragma unroll
@@ -159,7 +194,6 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 	const auto scores = [&](int j) {
 		const uint32_t k = wgmma_desc_low(pipe.k(j % N_STAGE));
 		mbar_wait(pipe.full_k + 8 * (j % N_STAGE), j / N_STAGE & 1);
-		proxy_fence();
 		wgmma_fence();
 		wgmma_m64n64<false, false>(s, q[0], wgmma_desc(k));
 #pragma unroll
@@ -170,7 +204,6 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 	const auto values = [&](int j) {
 		const uint32_t v = wgmma_desc_low(pipe.v(j % N_STAGE));
 		mbar_wait(pipe.full_v + 8 * (j % N_STAGE), j / N_STAGE & 1);
-		proxy_fence();
 		wgmma_fence();
 #pragma unroll
 		for (int ks = 0; ks < 4; ks++)
@@ -188,20 +221,36 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 			for (int i = 0; i < 4; i++)
 				w[ks][i] = pack_bf16(s[8 * ks + 2 * i], s[8 * ks + 2 * i + 1]);
 	};
+	fetcher fetch = { p, t, pipe, k_map, v_map };
+	if (threadIdx.x < 32) {
+		fetch.find_pages(0);
+#pragma unroll 1
+		for (int j = 0; j < N_STAGE - 1; j++) {
+			fetch.k(j);
+			if (j < N_STAGE - 2)
+				fetch.v(j);
+		}
+	}
 	scores(0);
 	wgmma_wait<0>();
 	pin(s);
 	release(pipe.empty_k, 0);
-	softmax(s, r, scale, t.page0 * KV_PAGE, masked(t.page0 * KV_PAGE), p.scale_log2);
+	softmax(s, r, scale, t.page0 * KV_PAGE, masked(t.page0 * KV_PAGE), window, p.scale_log2);
 	take_weights();
 	for (int j = 1; j < t.n_page; j++) {
 		const int key0 = (t.page0 + j) * KV_PAGE;
 		scores(j);
 		values(j - 1);
+		if (threadIdx.x < 32) { /* into tiles that most warps left a turn ago */
+			fetch.v(j + N_STAGE - 3);
+			if ((j + N_STAGE - 2) % 32 == 0)
+				fetch.find_pages(j + N_STAGE - 2);
+			fetch.k(j + N_STAGE - 2);
+		}
 		wgmma_wait<1>();
 		pin(s);
 		release(pipe.empty_k, j);
-		softmax(s, r, scale, key0, masked(key0), p.scale_log2);
+		softmax(s, r, scale, key0, masked(key0), window, p.scale_log2);
 		wgmma_wait<0>();
 		pin(o);
 		release(pipe.empty_v, j - 1);
@@ -220,26 +269,29 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 		float sum = r.sum[half];
 		sum += __shfl_xor_sync(~0u, sum, 1);
 		sum += __shfl_xor_sync(~0u, sum, 2);
-		if (at[half] < 0)
+		const int x = pair0 + lane / 4 + 8 * half;
+		if (x >= t.n_pair)
 			continue;
-		const float sink = attn_sink(p, t.ihkv * t.group + (pair0 + lane / 4 + 8 * half) % t.group), top = fmaxf(r.max[half], sink);
-		const float x = exp2_approx(r.max[half] - top), inv = x / (sum * x + exp2_approx(sink - top));
+		const float sink = attn_sink(p, t.ihkv * t.group + x % t.group), top = fmaxf(r.max[half], sink);
+		const float y = exp2_approx(r.max[half] - top), inv = y / (sum * y + exp2_approx(sink - top));
+		__nv_bfloat16 *to = p.o + t.at(p, x) + lane % 4 * 2;
 #pragma unroll
 		for (int nt = 0; nt < 8; nt++)
-			*(uint32_t *)(p.o + at[half] + nt * 8 + lane % 4 * 2) = pack_bf16(o[4 * nt + 2 * half] * inv, o[4 * nt + 2 * half + 1] * inv);
+			*(uint32_t *)(to + nt * 8) = pack_bf16(o[4 * nt + 2 * half] * inv, o[4 * nt + 2 * half + 1] * inv);
 	}
 }
 
-__global__ void __launch_bounds__(THREADS, 1) attn_prefill_kernel(const __grid_constant__ attn_param p, const __grid_constant__ prefill_table table)
+__global__ void __launch_bounds__(THREADS, CTAS) attn_prefill_kernel(const __grid_constant__ attn_param p, const __grid_constant__ prefill_table table,
+                                                                     const __grid_constant__ tensor_map k_map, const __grid_constant__ tensor_map v_map)
 {
 	extern __shared__ char smem_raw[];
 	__shared__ uint64_t bar[4][N_STAGE];
-	const int warp = threadIdx.x / 32, tile = gridDim.x - 1 - blockIdx.x;
+	const int tile = gridDim.x - 1 - blockIdx.x;
 	pipe pipe = { (smem_u32(smem_raw) + 1023) & ~1023u, smem_u32(bar[0]), smem_u32(bar[1]), smem_u32(bar[2]), smem_u32(bar[3]) };
 	if (threadIdx.x == 0) {
 		for (int s = 0; s < N_STAGE; s++) {
-			mbar_init(pipe.full_k + 8 * s, 32);
-			mbar_init(pipe.full_v + 8 * s, 32);
+			mbar_init(pipe.full_k + 8 * s, 1);
+			mbar_init(pipe.full_v + 8 * s, 1);
 			mbar_init(pipe.empty_k + 8 * s, 4 * N_WG);
 			mbar_init(pipe.empty_v + 8 * s, 4 * N_WG);
 		}
@@ -259,10 +311,7 @@ __global__ void __launch_bounds__(THREADS, 1) attn_prefill_kernel(const __grid_c
 	t.last = sp.pos0 + sp.n_row - 1;
 	pdl_launch();
 	pdl_wait();
-	if (warp == 4 * N_WG)
-		produce(p, t, pipe);
-	else
-		consume(p, t, pipe);
+	consume(p, t, pipe, &k_map, &v_map);
 }
 
 bool attn_prefill_serves(const attn_param &p) { return p.d_head == D && p.scale_log2 > 0; }
@@ -271,6 +320,12 @@ cudaError_t attn_prefill(const cuda_dev *d, const attn_param &p, const span *spa
 {
 	const int group = p.n_head / p.n_head_kv, bytes = N_STAGE * 2 * PAGE_BYTES + 1024;
 	cudaError_t e = cudaFuncSetAttribute(attn_prefill_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+	tensor_map k_map, v_map;
+	/* The view does not tell how many pages there are. */
+	if (e == cudaSuccess)
+		e = tensor_map_rows(&k_map, p.k, D, 1ull << 31, KV_PAGE);
+	if (e == cudaSuccess)
+		e = tensor_map_rows(&v_map, p.v, D, 1ull << 31, KV_PAGE);
 	prefill_table table = {};
 	int n_tile = 0;
 	for (int s = 0; s < n_seq && e == cudaSuccess; s++) {
@@ -279,7 +334,7 @@ cudaError_t attn_prefill(const cuda_dev *d, const attn_param &p, const span *spa
 			n_tile += (spans[s].n_row * group + BLOCK_M - 1) / BLOCK_M;
 		}
 		if (n_tile && (table.n == MAX_SPAN || s == n_seq - 1)) {
-			e = cuda_launch(attn_prefill_kernel, dim3(n_tile, p.n_head_kv), THREADS, bytes, d->stream, p, table);
+			e = cuda_launch(attn_prefill_kernel, dim3(n_tile, p.n_head_kv), THREADS, bytes, d->stream, p, table, k_map, v_map);
 			table.n = n_tile = 0;
 		}
 	}

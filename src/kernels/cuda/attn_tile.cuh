@@ -35,20 +35,22 @@ __device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, boo
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/* KEYS rows of D bf16 in shared memory; the 16-byte columns of a row are exclusive-ored with the row's number, so that neither
+/* KEYS rows of D bf16 in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the row's number, so that neither
  * the copies nor ldmatrix meet in a bank.  At D = 64 that is wgmma's 128-byte swizzle. */
 template <int D, int KEYS> struct tile_of {
 	static constexpr int COL = D / 8, BYTES = KEYS * D * 2, PER_PAGE = KV_PAGE / KEYS;
 	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row & 7))) * 16; }
-	/* By one warp.  src: the tile's first row; rows from n_row on are not read but filled with zeros. */
+	/* By one warp.  src: the tile's first row; rows from n_row on are not read but filled with zeros.  Lane l takes column
+	 * l % COL of every (32 / COL)-th row: one address for all but an immediate, and one exclusive-or. */
 	static __device__ __forceinline__ void fetch(uint32_t dst, const __nv_bfloat16 *src, int n_row)
 	{
-		const int lane = threadIdx.x % 32;
+		constexpr int STEP = 32 / COL;
+		const int lane = threadIdx.x % 32, row = lane / COL;
+		src += lane * 8;
+		dst += at(row, lane % COL);
 #pragma unroll
-		for (int i = 0; i < KEYS * COL / 32; i++) {
-			const int c = i * 32 + lane, row = c / COL;
-			cp_async16_if(dst + at(row, c % COL), src + c * 8, row < n_row);
-		}
+		for (int i = 0; i < KEYS / STEP; i++)
+			cp_async16_if((dst ^ (i * STEP & 7) * 16) + i * 512, src + i * 256, i * STEP + row < n_row);
 	}
 };
 
@@ -59,7 +61,7 @@ template <int D, bool HALF> struct warp_rows {
 	static constexpr bool SHARED_Q = D > 64;
 	static constexpr int Q_BYTES = SHARED_Q ? 16 * D * 2 : 0;
 	uint32_t q[SHARED_Q ? 1 : D / 16][4], shared_q;
-	int lo[N], hi[N];
+	int pos[N]; /* -1: no row, and nobody looks at its result */
 	float max[N], sum[N], o[D / 8][4];
 
 	__device__ __forceinline__ void reset()
@@ -105,7 +107,7 @@ __device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_
 
 /* Scores become weights: masks (where asked), raises the max, rescales what was summed so far.  key0: the tile's first key. */
 template <int D, int KEYS, bool HALF>
-__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF> &r, int key0, bool masked, float scale_log2)
+__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF> &r, int key0, bool masked, uint32_t window, float scale_log2)
 {
 	const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -119,7 +121,7 @@ __device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<
 				v *= scale_log2;
 				if (masked) {
 					const int key = key0 + n * 8 + lane % 4 * 2 + i;
-					v = key >= r.lo[half] && key <= r.hi[half] ? v : -INFINITY;
+					v = (uint32_t)(r.pos[half] - key) < window ? v : -INFINITY; /* keys after the row's position wrap round */
 				}
 				m = fmaxf(m, v);
 			}
