@@ -88,8 +88,8 @@ $(B)-fuzz/%: tests/fuzz/%.c $(wildcard src/base/*.[ch] src/formats/*.[ch]) | $(B
 	@echo "FUZZ $<"
 	@clang $(filter-out -fopenmp -MMD -MP $(CFLAGS),$(FLAGS)) -Wno-unknown-pragmas -Wno-unused-parameter -O1 -g -fsanitize=fuzzer,address,undefined \
 		-fno-sanitize-recover=all -o $@ $(filter %.c,$^) $(LDLIBS)
-# the whole server; the model's arithmetic comes from the archive, for under the fuzzer's eyes it takes all the time
-$(B)-fuzz/fuzz_http: $(wildcard $(addprefix src/,$(addsuffix /*.[ch],engine serve client))) $(B)/libmoxie.a
+# the whole server; what runs over weights and vocabulary comes from the archive, for under the fuzzer's eyes it takes all the time
+$(B)-fuzz/fuzz_http: $(filter-out src/engine/sampler.c,$(wildcard $(addprefix src/,$(addsuffix /*.[ch],engine serve client)))) $(B)/libmoxie.a
 $(B)-fuzz/fuzz_http: LDLIBS := $(B)/libmoxie.a -levent_extra -levent_core $(LDLIBS) -lgomp
 $(B)-fuzz/fuzz_http.run: export ASAN_OPTIONS := detect_leaks=0# several threads allocate: each input would look like a leak, and be checked
 $(B)-fuzz/fuzz_%.run: $(B)-fuzz/fuzz_%
