@@ -77,8 +77,16 @@ static void on_drain_end(evutil_socket_t fd, short what, void *arg)
 {
 	(void)fd, (void)what;
 	struct server *s = arg;
+	if (s->cancelled || !s->n_job) {
+		stop_now(s);
+		return;
+	}
 	server_log(s, SERVE_WARN, "%d requests have not ended in %d s and are cancelled", s->n_job, s->p.drain_seconds);
-	stop_now(s);
+	s->cancelled = true;
+	for (struct job *j = s->jobs; j; j = j->next)
+		job_abort(j);
+	struct timeval t = { .tv_sec = 2 }; /* their clients are told, those that listen */
+	event_add(s->drain_end, &t);
 }
 
 /* ---- connections -------------------------------------------------------------------------------------------------------- */

@@ -152,7 +152,7 @@ struct server {
 	struct job *jobs;
 	int n_job;
 	int n_reply;              /* answers on their way out */
-	bool draining, accepting, stopping;
+	bool draining, accepting, stopping, cancelled; /* cancelled: the drain's time is over */
 	long started_at;
 	struct metrics metrics;
 	uint64_t n_steps;         /* of the engine, when it was last seen to get on */
