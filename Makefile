@@ -36,7 +36,7 @@ all: $(B)/moxie $(B)/libmoxie.a $(B)/$(SO)       ## build the command and the li
 run: export MOXIE_PROMPT := $(value PROMPT)
 run: $(B)/moxie                                  ## answer a question; PROMPT="..." asks your own
 	@printf "> %s\n\n" "$$MOXIE_PROMPT" && $(B)/moxie run
-test: all $(TESTS)                               ## build and run every test
+test: all $(TESTS) $(B)/load                               ## build and run every test
 	@tools/run_tests.sh $(B) $(TESTS) $(wildcard tests/test_*.sh)
 asan:                                            ## the same under the address and undefined-behaviour sanitizers
 	@ASAN_OPTIONS=allocator_may_return_null=1 $(MAKE) B=$(B)-asan SAN="-O2 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" test

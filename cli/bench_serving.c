@@ -213,6 +213,8 @@ static void on_done(struct call *c)
 	else if (!b->o->disable_stream && !f->done_mark && !r->error[0])
 		snprintf(r->error, sizeof r->error, "the stream ended without [DONE]");
 	r->ok = !r->error[0];
+	if (r->ok && !r->ttft)
+		r->ttft = r->latency; /* only tokens without text: a header, half a character */
 	b->n_failed += !r->ok;
 	b->n_done++;
 	b->free_flight[b->n_free++] = f;

@@ -79,6 +79,7 @@ void metrics_reply(struct server *s, struct evhttp_request *req, json_t *body)
 	put(&b, "cache_hit_rate", "gauge", "Share of prompt tokens that were not computed again.", l,
 	    m->prompt_tokens ? (double)m->cached_tokens / (double)m->prompt_tokens : 0);
 	put(&b, "max_total_num_tokens", "gauge", "Room for tokens in the KV cache.", l, (double)st.kv_capacity);
+	put(&b, "num_steps_total", "counter", "Steps of the model.", l, (double)st.n_steps);
 	put(&b, "kv_pages_total", "gauge", "Pages of the KV cache, full-attention layers.", l, st.n_page);
 	put(&b, "kv_pages_free", "gauge", "Pages that nobody holds; with those cached all of them when no request runs.", l, st.n_page_free);
 	put(&b, "kv_pages_cached", "gauge", "Pages that the prefix cache holds, alone or with requests.", l, st.n_page_cached);

@@ -43,6 +43,11 @@ double wait_idle(struct load *l, double at_most)
 	return host_now() - start;
 }
 
+double pages_lost(struct load *l)
+{
+	return metric(l, "kv_pages_total") - metric(l, "kv_pages_free") - metric(l, "kv_pages_cached");
+}
+
 long rss_kb(int pid)
 {
 	char path[64], line[256];
@@ -148,17 +153,17 @@ static double at_percent(const struct run *r, int p)
 int equal_main(struct load *l)
 {
 	struct run r;
-	run_begin(&r, l, 300);
+	run_begin(&r, l, l->n < 600 ? 30 + l->n / 20 : 300);
 	double start_cached = metric(l, "cached_tokens_total"), seconds = run_all(&r);
 	wait_idle(l, 10);
 	printf("{\"test\":\"equal\",\"n\":%d,\"width\":%d,\"kinds\":%d", l->n, l->width, r.n_kind);
 	for (int v = 0; v < N_VERDICT; v++)
 		printf(",\"%s\":%d", verdict_name[v], r.n_verdict[v]);
 	printf(",\"seconds\":%.1f,\"requests_per_s\":%.1f,\"output_tokens_per_s\":%.0f,\"cached_tokens\":%.0f,\"p50_ms\":%.1f,\"p99_ms\":%.1f,"
-	       "\"max_ms\":%.1f,\"tokens_at_idle\":%.0f}\n", seconds, r.n_done / seconds, (double)r.n_tok / seconds,
-	       metric(l, "cached_tokens_total") - start_cached, at_percent(&r, 50), at_percent(&r, 99), at_percent(&r, 100), metric(l, "num_used_tokens"));
+	       "\"max_ms\":%.1f,\"tokens_at_idle\":%.0f,\"pages_lost\":%.0f}\n", seconds, r.n_done / seconds, (double)r.n_tok / seconds,
+	       metric(l, "cached_tokens_total") - start_cached, at_percent(&r, 50), at_percent(&r, 99), at_percent(&r, 100), metric(l, "num_used_tokens"), pages_lost(l));
 	int bad = r.n_verdict[WRONG] + r.n_verdict[LOST] + r.n_verdict[SERVER_ERROR] + r.n_verdict[CLIENT_ERROR] + (r.n_done != l->n) +
-	          (metric(l, "num_used_tokens") != 0);
+	          (metric(l, "num_used_tokens") != 0) + (pages_lost(l) != 0);
 	run_end(&r);
 	return bad != 0;
 }
@@ -171,7 +176,7 @@ int soak_main(struct load *l)
 	int n = l->n, n_fd_first = 0, n_fd_last = 0, rounds = 0;
 	long rss_first = 0, rss_last = 0;
 	l->n = 500;
-	run_begin(&r, l, 150);
+	run_begin(&r, l, l->seconds < 60 ? 30 : 150);
 	double start = host_now();
 	while (host_now() - start < l->seconds) {
 		r.n_sent = r.n_done = 0;
@@ -187,9 +192,10 @@ int soak_main(struct load *l)
 	printf("{\"test\":\"soak\",\"seconds\":%.0f,\"width\":%d,\"n\":%d", host_now() - start, l->width, rounds * l->n);
 	for (int v = 0; v < N_VERDICT; v++)
 		printf(",\"%s\":%d", verdict_name[v], r.n_verdict[v]);
-	printf(",\"rss_kb_after_a_fifth\":%ld,\"rss_kb\":%ld,\"files_after_a_fifth\":%d,\"files\":%d}\n", rss_first, rss_last, n_fd_first, n_fd_last);
+	printf(",\"rss_kb_after_a_fifth\":%ld,\"rss_kb\":%ld,\"files_after_a_fifth\":%d,\"files\":%d,\"pages_lost\":%.0f}\n", rss_first, rss_last, n_fd_first, n_fd_last,
+	       pages_lost(l));
 	int bad = r.n_verdict[WRONG] + r.n_verdict[LOST] + r.n_verdict[SERVER_ERROR] + r.n_verdict[CLIENT_ERROR];
-	bad += rss_last > rss_first + rss_first / 50 + 2048 || n_fd_last > n_fd_first + l->width;
+	bad += pages_lost(l) != 0 || rss_last > rss_first + rss_first / 50 + 2048 || n_fd_last > n_fd_first + l->width;
 	l->n = n;
 	run_end(&r);
 	return bad != 0;

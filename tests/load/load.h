@@ -57,6 +57,9 @@ double metric(struct load *l, const char *name);
 /* Waits for nothing to run or wait; returns the seconds that took. */
 double wait_idle(struct load *l, double at_most);
 
+/* Pages of the KV cache that neither are free nor belong to the prefix cache: 0 when nothing runs. */
+double pages_lost(struct load *l);
+
 long rss_kb(int pid);
 int n_fd(int pid);
 
