@@ -96,7 +96,7 @@ static const struct row rows[] = {
 	{ "disable-radix-cache", 0, "no-enable-prefix-caching", NULL, FLAG, AT(no_reuse), ANY, CMD_SERVE, "Server",
 	  "no prefix cache: compute every prompt whole" },
 	{ "disable-batch-invariance", 0, NULL, NULL, FLAG, AT(batch_variant), ANY, CMD_SERVE, "Server",
-	  "let the last bits of an answer depend on what is served beside it, and cache answers too" },
+	  "let the last bits of an answer depend on what is served beside it" },
 	{ "incremental-streaming-output", 0, "stream-output", NULL, FLAG, AT(incremental), ANY, CMD_SERVE, "Server",
 	  "streamed chunks of /generate hold the new text alone" },
 	{ "timeout", 0, NULL, "N", INT, AT(read_seconds), 1, 86400, CMD_SERVE, "Server",

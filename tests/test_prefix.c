@@ -7,7 +7,7 @@
 #include "engine/prefix.h"
 #include "test.h"
 
-enum { MAX_PAGE = 8, N_SYM = 3, N_SESS = 6, MAX_RING = 16, MAX_POOL = 64, MAX_ENTRY = 512 };
+enum { MAX_PAGE = 8, N_SYM = 3, N_SESS = 6, MAX_RING = 16, MAX_POOL = 64, MAX_ENTRY = 512, KIND = 8 };
 
 static struct moxie_err err;
 static struct moxie_model m;
@@ -26,8 +26,8 @@ struct entry {
 
 struct timeline {
 	moxie_session *s;
-	size_t n_known, zone;         /* tokens; positions that may be cached */
-	uint8_t sym[MAX_PAGE];        /* the pattern of each page */
+	size_t n_known, zone;         /* tokens; positions of the prompt's kind, whole pages */
+	uint8_t sym[MAX_PAGE];        /* the pattern of each page, and its kind */
 	int n_shared, n_page;         /* wanted of s */
 	struct entry *slot[MAX_RING]; /* the ring: NULL none, &own: the session's */
 	int slot_page[MAX_RING];
@@ -132,7 +132,7 @@ static bool list_evict(int lack_full, int lack_ring)
 
 static int32_t token_of(const struct timeline *t, size_t pos)
 {
-	return (int32_t)(t->sym[pos / KV_PAGE] * 1000 + (int)(pos % KV_PAGE) % 7);
+	return (int32_t)(t->sym[pos / KV_PAGE] % KIND * 1000 + (int)(pos % KV_PAGE) % 7);
 }
 
 /* [0 .. n]: stands for the first i tokens. */
@@ -140,7 +140,7 @@ static void sums_of(const struct timeline *t, size_t n, uint64_t *sum)
 {
 	sum[0] = 1;
 	for (size_t i = 0; i < n; i++)
-		sum[i + 1] = (sum[i] + (uint64_t)t->s->tok.v[i]) * 6364136223846793005u + 1442695040888963407u;
+		sum[i + 1] = (sum[i] + (uint64_t)t->s->tok.v[i] + (i < t->zone ? 1u << 20 : 0)) * 6364136223846793005u + 1442695040888963407u;
 }
 
 /* All that the row at pos reads is there, of this timeline. */
@@ -172,6 +172,15 @@ static void write_rows(const struct timeline *t, size_t from, size_t to)
 
 /* ---- operations, on both ---- */
 
+/* Mostly alike: deep paths are shared. */
+static void pick_pages(struct timeline *t)
+{
+	int zone = rnd_int(3) ? MAX_PAGE : rnd_int(MAX_PAGE);
+	t->zone = (size_t)zone * KV_PAGE;
+	for (int i = 0; i < MAX_PAGE; i++)
+		t->sym[i] = (uint8_t)((rnd_int(3) ? 0 : rnd_int(N_SYM)) + (i < zone ? KIND : 0));
+}
+
 static void check_same(void)
 {
 	int n = 0, n_idle = 0, n_ring = 0, n_ring_idle = 0;
@@ -190,20 +199,17 @@ static void check_same(void)
 		      i, line[i].s->n_page, line[i].s->n_shared, line[i].n_page, line[i].n_shared);
 	struct timeline probe;
 	int32_t ids[MAX_PAGE * KV_PAGE];
-	for (int i = 0; i < MAX_PAGE; i++)
-		probe.sym[i] = (uint8_t)rnd_int(N_SYM);
+	pick_pages(&probe);
 	for (size_t i = 0; i < MAX_PAGE * KV_PAGE; i++)
 		ids[i] = token_of(&probe, i);
-	int idle, want_idle, got = prefix_match(&cache, ids, MAX_PAGE * KV_PAGE, &idle), want = list_match(probe.sym, MAX_PAGE * KV_PAGE, &want_idle);
+	int idle, want_idle, got = prefix_match(&cache, ids, MAX_PAGE * KV_PAGE, probe.zone, &idle), want = list_match(probe.sym, MAX_PAGE * KV_PAGE, &want_idle);
 	CHECK(got == want && idle == want_idle, "a prompt finds %d pages, %d idle; wanted %d, %d", got, idle, want, want_idle);
 }
 
 static void start(struct timeline *t)
 {
 	t->n_known = 1 + (size_t)rnd_int(MAX_PAGE * KV_PAGE);
-	t->zone = (size_t)rnd_int(4) ? t->n_known : (size_t)rnd_int((int)t->n_known + 1);
-	for (int i = 0; i < MAX_PAGE; i++)
-		t->sym[i] = (uint8_t)(rnd_int(3) ? 0 : rnd_int(N_SYM)); /* mostly alike: deep paths are shared */
+	pick_pages(t);
 	for (size_t i = 0; i < t->n_known; i++)
 		t->s->tok.v[i] = token_of(t, i);
 	t->s->tok.n = 0;
@@ -211,11 +217,11 @@ static void start(struct timeline *t)
 
 static void extend(struct timeline *t)
 {
-	size_t most = t->n_known - 1 < t->zone ? t->n_known - 1 : t->zone, pos = t->s->tok.n;
+	size_t most = t->n_known - 1, pos = t->s->tok.n;
 	int idle, ring_pages = m.kv.plan.ring_pages, want = list_match(t->sym, most, &idle), from = t->n_shared;
 	if (pos != (size_t)t->n_shared * KV_PAGE || want <= from)
 		want = from;
-	size_t gained = prefix_extend(&cache, t->s, most);
+	size_t gained = prefix_extend(&cache, t->s, most, t->zone);
 	CHECK(gained == (size_t)(want - from) * KV_PAGE && t->s->tok.n == pos + gained, "gained %zu, wanted %d pages after %d", gained, want, from);
 	if (!gained)
 		return;
@@ -259,8 +265,7 @@ static bool list_grow(struct timeline *t, size_t n, struct kv_lack *lack)
 
 static void list_insert(struct timeline *t)
 {
-	size_t n = t->zone < t->s->tok.n ? t->zone : t->s->tok.n;
-	for (; (size_t)(t->n_shared + 1) * KV_PAGE <= n; t->n_shared++) {
+	for (; (size_t)(t->n_shared + 1) * KV_PAGE <= t->s->tok.n; t->n_shared++) {
 		int i = t->n_shared, slot = m.kv.plan.ring_pages ? i % m.kv.plan.ring_pages : 0;
 		struct entry *e = list_find(t->sym, i + 1);
 		if (e) {
@@ -311,8 +316,10 @@ static void step(struct timeline *t)
 	}
 	write_rows(t, pos, pos + n);
 	t->s->tok.n = t->s->n_high = pos + n;
-	prefix_insert(&cache, t->s, t->zone);
-	list_insert(t);
+	if (rnd_int(4)) {
+		prefix_insert(&cache, t->s, t->zone);
+		list_insert(t);
+	}
 	size_t window = (size_t)m.config.window, ring_pages = (size_t)m.kv.plan.ring_pages;
 	if (rnd_int(3) && ring_pages) {
 		session_trim(t->s);

@@ -330,6 +330,34 @@ TEST(sched_prefix_is_reused)
 	}
 }
 
+/* Pages keep the kind of their rows: short prompts find short prompts and answers, long ones what long ones computed. */
+TEST(sched_prefix_keeps_kinds)
+{
+	enum { N = 5, GROUP = 256 };
+	static const int from[N] = { -1, 0, 1, 2, 0 }, n_same[N] = { 0, 200, 200, 310, 220 }, n_prompt[N] = { 150, 205, 310, 350, 255 };
+	static struct ask a[N];
+	moxie_model *m = tiny("cpu", 64, 2);
+	if (m->group)
+		m->group = GROUP;
+	moxie_engine *e = engine(m, 500, 0, 0);
+	for (int i = 0; i < N; i++) {
+		ask_init(&a[i], e, n_prompt[i], 80);
+		for (int t = 0; t < n_same[i]; t++) {
+			const struct ask *b = &a[from[i]];
+			a[i].ids[t] = (size_t)t < b->n ? b->ids[t] : b->out[(size_t)t - b->n];
+		}
+		submit(&a[i]);
+		wait_for(&a[i].n_finish, 1);
+		size_t want = !i ? 0 : !m->group || n_prompt[i] < GROUP ? (size_t)n_same[i] / KV_PAGE * KV_PAGE : i == 2 ? 0 : GROUP;
+		CHECK(a[i].res.n_reused == want, "request %d reused %zu, wanted %zu", i, a[i].res.n_reused, want);
+	}
+	pages_are_all_there(e);
+	moxie_engine_free(e);
+	for (int i = 0; i < N; i++)
+		same_as_alone(&a[i], m, 500, "of either kind");
+	moxie_model_free(m);
+}
+
 /* Requests that come together compute what they share once: the others wait their turn and find it. */
 TEST(sched_prefix_is_shared_at_once)
 {

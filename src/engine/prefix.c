@@ -12,6 +12,7 @@ struct prefix_node {
 	int n_user, n_ring_user;            /* sessions on a path through it; those whose ring has its sliding page */
 	int32_t page, ring;                 /* -1: none (the model has no such layers, or ring was evicted) */
 	bool branch;                        /* a second request came this way */
+	bool prompt;                        /* its rows are ROWS_PROMPT */
 	uint64_t hash;
 	int32_t tok[KV_PAGE];
 };
@@ -49,9 +50,9 @@ static struct prefix_node *node_of_ring(struct link *l)
 
 /* ---- nodes by path ---- */
 
-static uint64_t hash_of(const struct prefix *p, const struct prefix_node *parent, const int32_t *tok)
+static uint64_t hash_of(const struct prefix *p, const struct prefix_node *parent, const int32_t *tok, bool prompt)
 {
-	uint64_t h = parent ? parent->hash : p->seed;
+	uint64_t h = (parent ? parent->hash : p->seed) + prompt;
 	for (int i = 0; i < KV_PAGE; i++) {
 		h = (h ^ (uint32_t)tok[i]) * 0x9E3779B97F4A7C15u;
 		h ^= h >> 29;
@@ -59,11 +60,11 @@ static uint64_t hash_of(const struct prefix *p, const struct prefix_node *parent
 	return h;
 }
 
-static struct prefix_node *child_of(const struct prefix *p, const struct prefix_node *parent, const int32_t *tok)
+static struct prefix_node *child_of(const struct prefix *p, const struct prefix_node *parent, const int32_t *tok, bool prompt)
 {
-	uint64_t h = hash_of(p, parent, tok);
+	uint64_t h = hash_of(p, parent, tok, prompt);
 	struct prefix_node *n = p->bucket[h & (p->n_bucket - 1)];
-	while (n && (n->hash != h || n->parent != parent || memcmp(n->tok, tok, sizeof n->tok) != 0))
+	while (n && (n->hash != h || n->parent != parent || n->prompt != prompt || memcmp(n->tok, tok, sizeof n->tok) != 0))
 		n = n->chain;
 	return n;
 }
@@ -101,7 +102,7 @@ static void bucket_grow(struct prefix *p)
 }
 
 /* NULL: no memory. */
-static struct prefix_node *node_create(struct prefix *p, struct prefix_node *parent, const int32_t *tok)
+static struct prefix_node *node_create(struct prefix *p, struct prefix_node *parent, const int32_t *tok, bool prompt)
 {
 	if (!p->spare) {
 		struct slab *s = malloc(sizeof *s);
@@ -116,7 +117,7 @@ static struct prefix_node *node_create(struct prefix *p, struct prefix_node *par
 	}
 	struct prefix_node *n = p->spare;
 	p->spare = n->chain;
-	*n = (struct prefix_node){ .of = p, .parent = parent, .hash = hash_of(p, parent, tok), .page = -1, .ring = -1 };
+	*n = (struct prefix_node){ .of = p, .parent = parent, .prompt = prompt, .hash = hash_of(p, parent, tok, prompt), .page = -1, .ring = -1 };
 	memcpy(n->tok, tok, sizeof n->tok);
 	bucket_add(p, n);
 	p->n_node++;
@@ -235,11 +236,11 @@ static int ring_run(const struct prefix *p, const struct prefix_node *n)
 }
 
 /* The deepest usable node below `at`, which is at depth *depth, along ids; NULL: none but at.  *depth becomes its depth. */
-static struct prefix_node *find(const struct prefix *p, struct prefix_node *at, const int32_t *ids, size_t n, int *depth)
+static struct prefix_node *find(const struct prefix *p, struct prefix_node *at, const int32_t *ids, size_t n, size_t zone, int *depth)
 {
 	struct prefix_node *best = NULL, *node = at;
 	int want = window_pages(p), run = ring_run(p, at), d = *depth;
-	while ((size_t)(d + 1) * KV_PAGE <= n && (node = child_of(p, node, ids + (size_t)d * KV_PAGE))) {
+	for (size_t pos = (size_t)d * KV_PAGE; pos + KV_PAGE <= n && (node = child_of(p, node, ids + pos, pos < zone)); pos += KV_PAGE) {
 		d++;
 		run = node->ring >= 0 ? run + 1 : 0;
 		if (run >= (want < d ? want : d)) {
@@ -250,22 +251,22 @@ static struct prefix_node *find(const struct prefix *p, struct prefix_node *at, 
 	return best;
 }
 
-int prefix_match(const struct prefix *p, const int32_t *ids, size_t n, int *n_idle)
+int prefix_match(const struct prefix *p, const int32_t *ids, size_t n, size_t zone, int *n_idle)
 {
 	int depth = 0;
 	*n_idle = 0;
-	for (const struct prefix_node *node = find(p, NULL, ids, n, &depth); node; node = node->parent)
+	for (const struct prefix_node *node = find(p, NULL, ids, n, zone, &depth); node; node = node->parent)
 		*n_idle += node->n_user == 0;
 	return depth;
 }
 
-size_t prefix_extend(struct prefix *p, struct moxie_session *s, size_t n)
+size_t prefix_extend(struct prefix *p, struct moxie_session *s, size_t n, size_t zone)
 {
 	const struct kv_plan *plan = &p->m->kv.plan;
 	int from = (int)(s->tok.n / KV_PAGE), to = from;
 	if (s->tok.n != (size_t)s->n_shared * KV_PAGE)
 		return 0;
-	struct prefix_node *end = find(p, s->path, s->tok.v, n, &to);
+	struct prefix_node *end = find(p, s->path, s->tok.v, n, zone, &to);
 	if (!end)
 		return 0;
 	session_drop_pages(s); /* pages it has already taken to go on here, and its ring */
@@ -304,14 +305,14 @@ static void hand_ring(struct moxie_session *s, struct prefix_node *n, size_t i)
 	s->ring_node[slot] = n;
 }
 
-void prefix_insert(struct prefix *p, struct moxie_session *s, size_t n)
+void prefix_insert(struct prefix *p, struct moxie_session *s, size_t zone)
 {
 	struct kv_cache *kv = &p->m->kv;
-	n = n < s->tok.n ? n : s->tok.n;
-	while ((size_t)(s->n_shared + 1) * KV_PAGE <= n) {
+	while ((size_t)(s->n_shared + 1) * KV_PAGE <= s->tok.n) {
 		int i = s->n_shared;
 		const int32_t *tok = s->tok.v + (size_t)i * KV_PAGE;
-		struct prefix_node *node = child_of(p, s->path, tok);
+		bool prompt = (size_t)i * KV_PAGE < zone;
+		struct prefix_node *node = child_of(p, s->path, tok, prompt);
 		if (node) { /* another request was first: one copy is enough */
 			pin(node);
 			node->branch = true;
@@ -320,7 +321,7 @@ void prefix_insert(struct prefix *p, struct moxie_session *s, size_t n)
 				s->page[i] = node->page;
 			}
 		} else {
-			if (!(node = node_create(p, s->path, tok)))
+			if (!(node = node_create(p, s->path, tok, prompt)))
 				return; /* no memory: this request goes on, and nobody shares the rest of it */
 			node->n_user = 1;
 			if (kv->plan.n_full)

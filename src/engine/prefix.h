@@ -2,8 +2,11 @@
  *
  * A tree of pages.  A node stands for KV_PAGE tokens that follow those of its parent, and owns the page of the full-attention
  * layers that holds their keys and values.  A request walks down from the root along its own tokens, compared one by one, and
- * continues after the deepest node it may use; the pages it completes become nodes for others.  Running requests hold the
- * nodes of their path; of the others the least recently used leaf goes first when pages are wanted.
+ * continues after the deepest node it may use; the pages it completes, prompt and answer, become nodes for others.  Running
+ * requests hold the nodes of their path; of the others the least recently used leaf goes first when pages are wanted.
+ *
+ * Where rows have a kind (prompt_zone), so have pages, and a page is only for those who would compute the same bits: positions
+ * below `zone` are ROWS_PROMPT, and a node of the other kind is another node.
  *
  * Sliding layers.  To continue at position p, their keys and values of the window - 1 positions before p are needed, in all of
  * them.  Computing those again would take that many positions more for every layer below, so they are kept: a node may also own the
@@ -41,14 +44,14 @@ int prefix_init(struct prefix *p, struct moxie_model *m, struct moxie_err *err);
 void prefix_free(struct prefix *p);
 
 /* How many pages of ids[0 .. n) could be had at once; *n_idle of them nobody uses now. */
-int prefix_match(const struct prefix *p, const int32_t *ids, size_t n, int *n_idle);
+int prefix_match(const struct prefix *p, const int32_t *ids, size_t n, size_t zone, int *n_idle);
 
 /* Moves s on along its own next tokens, s->tok.v[s->tok.n .. n), as far as the cache reaches, if all it has is of the cache.
  * Returns the number of tokens gained: whole pages. */
-size_t prefix_extend(struct prefix *p, struct moxie_session *s, size_t n);
+size_t prefix_extend(struct prefix *p, struct moxie_session *s, size_t n, size_t zone);
 
-/* The pages of s that hold positions below n become nodes, so far as s has consumed them. */
-void prefix_insert(struct prefix *p, struct moxie_session *s, size_t n);
+/* The whole pages that s has consumed become nodes. */
+void prefix_insert(struct prefix *p, struct moxie_session *s, size_t zone);
 
 /* s lets go of everything and is empty: own pages go back to the pools, nodes stay. */
 void prefix_detach(struct prefix *p, struct moxie_session *s);

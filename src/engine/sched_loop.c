@@ -8,8 +8,8 @@
  * never gives way and fits alone (moxie_engine_submit sees to it), so all of them end.
  *
  * An answer is the one that moxie_generate gives, whatever else is served, found in the prefix cache or preempted: each row has
- * the kind that follows from its own request (prompt_zone), the two kinds are passes of their own, and the cache keeps no row of
- * another kind than its next user would compute.
+ * the kind that follows from its own request (prompt_zone), the two kinds are passes of their own, and the cache gives nobody a row of
+ * another kind than it would compute.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -168,17 +168,10 @@ static int pages_of(const struct moxie_engine *e, size_t n)
 	return e->m->kv.plan.n_full ? (int)((n + KV_PAGE - 1) / KV_PAGE) : 0;
 }
 
-/* Positions of j's timeline that may come from the prefix cache, or go there: where a prompt's rows have a kind of their own, only
- * these do.  The last token is always computed, for its logits. */
-static size_t cachable(const struct moxie_engine *e, const struct job *j)
+/* Where j's rows for a prompt end. */
+static size_t zone_of(const struct moxie_engine *e, const struct job *j)
 {
-	return e->no_reuse ? 0 : e->m->group ? prompt_zone(e->m, j->req.n) : (size_t)e->n_ctx;
-}
-
-static size_t reusable(const struct moxie_engine *e, const struct job *j, size_t n_known)
-{
-	size_t most = cachable(e, j);
-	return n_known - 1 < most ? n_known - 1 : most;
+	return prompt_zone(e->m, j->req.n);
 }
 
 /* Whether the KV cache has room for all tokens that j knows and one page more for everybody, besides what the active requests are
@@ -199,7 +192,8 @@ static bool fits(struct moxie_engine *e, const struct job *j, const int32_t *ids
 	/* The first in line is asked about before every step: nothing new, the same answer. */
 	if (j->id == e->blocked_id && room <= e->blocked_room && e->prefix.n_node == e->blocked_node)
 		return false;
-	int need = pages_of(e, n_known) - prefix_match(&e->prefix, ids, reusable(e, j, n_known), &n_idle);
+	int found = e->no_reuse ? 0 : prefix_match(&e->prefix, ids, n_known - 1, zone_of(e, j), &n_idle);
+	int need = pages_of(e, n_known) - found;
 	if (need + n_idle <= room)
 		return true;
 	e->blocked_id = j->id;
@@ -289,7 +283,7 @@ static void start_waiting(struct moxie_engine *e)
 /* Rows that come next in the timeline and are of one kind. */
 static size_t rows_ahead(const struct moxie_engine *e, const struct slot *slot)
 {
-	size_t pos = slot->s->tok.n, zone = prompt_zone(e->m, slot->job->req.n);
+	size_t pos = slot->s->tok.n, zone = zone_of(e, slot->job);
 	return (pos < zone ? zone : slot->job->n_known) - pos;
 }
 
@@ -304,11 +298,12 @@ struct planned {
 	size_t n_reused;
 };
 
-/* What a prompt still to be read finds in the prefix cache now: an older request may have read the same meanwhile. */
+/* What a prompt still to be read finds in the prefix cache now: an older request may have read the same meanwhile.  The last token
+ * is always computed, for its logits. */
 static void extend(struct moxie_engine *e, struct slot *slot, struct planned *d)
 {
 	struct job *j = slot->job;
-	size_t gained = prefix_extend(&e->prefix, slot->s, reusable(e, j, j->n_known));
+	size_t gained = e->no_reuse ? 0 : prefix_extend(&e->prefix, slot->s, j->n_known - 1, zone_of(e, j));
 	if (!gained || j->resumed)
 		return;
 	d->n_hits += j->res.n_reused == 0;
@@ -470,7 +465,8 @@ static void pass(struct moxie_engine *e, const struct part *part, struct job **j
 	pthread_mutex_lock(&e->m->lock);
 	int rc = engine_step(e->m, part, n, &err);
 	for (int i = 0; rc == 0 && i < n; i++) {
-		prefix_insert(&e->prefix, part[i].s, cachable(e, job[i]));
+		if (!e->no_reuse)
+			prefix_insert(&e->prefix, part[i].s, zone_of(e, job[i]));
 		session_trim(part[i].s);
 	}
 	pthread_mutex_unlock(&e->m->lock);
