@@ -36,7 +36,7 @@ struct timeline {
 static struct entry list[MAX_ENTRY], own;
 static struct timeline line[N_SESS];
 static int64_t clock_up, clock_down;
-static int free_full, free_ring;
+static int free_full, free_ring, idle_most;
 
 static struct entry *list_find(const uint8_t *path, int n)
 {
@@ -88,6 +88,28 @@ static void list_drop_pages(struct timeline *t)
 		list_leave_slot(t, i, false);
 }
 
+/* The entry that goes next, or NULL. */
+static struct entry *list_oldest(int *n_idle)
+{
+	struct entry *old = NULL;
+	*n_idle = 0;
+	for (int i = 0; i < MAX_ENTRY; i++)
+		if (list[i].there && !list[i].n_user) {
+			old = !old || list[i].at < old->at ? &list[i] : old;
+			++*n_idle;
+		}
+	return old;
+}
+
+static void list_drop(struct entry *old)
+{
+	for (int i = 0; i < MAX_ENTRY; i++)
+		CHECK(!list[i].there || list[i].n <= old->n || memcmp(list[i].path, old->path, (size_t)old->n) != 0, "the oldest is no leaf");
+	old->there = false;
+	free_full++;
+	free_ring += old->ring;
+}
+
 static void list_detach(struct timeline *t)
 {
 	list_drop_pages(t);
@@ -97,24 +119,17 @@ static void list_detach(struct timeline *t)
 			e->at = ++clock_up;
 	}
 	t->n_shared = t->n_page = 0;
+	int n_idle;
+	for (struct entry *old; (old = list_oldest(&n_idle)) && n_idle > idle_most;)
+		list_drop(old);
 }
 
 static bool list_evict(int lack_full, int lack_ring)
 {
 	int want_full = free_full + lack_full, want_ring = free_ring + lack_ring;
-	for (;;) {
-		struct entry *old = NULL;
-		for (int i = 0; i < MAX_ENTRY; i++)
-			if (list[i].there && !list[i].n_user && (!old || list[i].at < old->at))
-				old = &list[i];
-		if (!old || free_full >= want_full)
-			break;
-		for (int i = 0; i < MAX_ENTRY; i++)
-			CHECK(!list[i].there || list[i].n <= old->n || memcmp(list[i].path, old->path, (size_t)old->n) != 0, "the oldest is no leaf");
-		old->there = false;
-		free_full++;
-		free_ring += old->ring;
-	}
+	int n_idle;
+	for (struct entry *old; free_full < want_full && (old = list_oldest(&n_idle));)
+		list_drop(old);
 	for (;;) {
 		struct entry *old = NULL;
 		for (int i = 0; i < MAX_ENTRY; i++)
@@ -337,7 +352,8 @@ static void random_walk(int window, int n_chunk, int n_full, int n_page, int n_o
 	OK(kv_create(&m.kv, &m.config, DT_BF16, n_chunk, &room, NULL, &err), err);
 	CHECK(m.kv.plan.ring_pages <= MAX_RING && m.kv.full.n_page <= MAX_POOL && m.kv.ring.n_page <= MAX_POOL, "too large for this test");
 	CHECK(pthread_mutex_init(&m.lock, NULL) == 0, "lock");
-	OK(prefix_init(&cache, &m, &err), err);
+	idle_most = rnd_int(2) ? n_page / 3 : INT32_MAX;
+	OK(prefix_init(&cache, &m, idle_most, &err), err);
 	memset(list, 0, sizeof list);
 	memset(line, 0, sizeof line);
 	free_full = m.kv.full.n_free;

@@ -39,6 +39,7 @@ struct moxie_model {
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
 	bool lock_ready;
 	int n_chunk, n_seq;
+	int n_idle_most;                 /* pages that the prefix cache keeps although no request uses them */
 	int group;                       /* positions that a prompt's rows take ROWS_PROMPT in; 0: rows are ROWS_ANY.  See prompt_zone */
 	double load_seconds;
 };

@@ -230,6 +230,8 @@ int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, con
 		m->ws.cap = ws_bytes;
 	}
 	struct kv_room room = kv_room_of(m, p);
+	/* Memory of a host is not ours to fill with what may never be asked for again, unless we are told how much. */
+	m->n_idle_most = k->dev || p->kv_tokens ? INT32_MAX : (p->n_seq + 2) * (DEFAULT_CTX / KV_PAGE);
 	return kv_create(&m->kv, &m->config, dtype, p->n_chunk, &room, k->dev ? k : NULL, err);
 }
 

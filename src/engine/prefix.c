@@ -191,10 +191,10 @@ static void drop(struct prefix_node *n)
 
 /* ---- the cache ---- */
 
-int prefix_init(struct prefix *p, struct moxie_model *m, struct moxie_err *err)
+int prefix_init(struct prefix *p, struct moxie_model *m, int n_idle_most, struct moxie_err *err)
 {
 	enum { N_BUCKET = 256 };
-	*p = (struct prefix){ .m = m, .n_bucket = N_BUCKET, .bucket = calloc(N_BUCKET, sizeof *p->bucket) };
+	*p = (struct prefix){ .m = m, .n_idle_most = n_idle_most, .n_bucket = N_BUCKET, .bucket = calloc(N_BUCKET, sizeof *p->bucket) };
 	p->seed = (uint64_t)(uintptr_t)p->bucket; /* differs from run to run: nobody can prepare tokens that collide */
 	p->idle = (struct link){ &p->idle, &p->idle };
 	p->ring_idle = (struct link){ &p->ring_idle, &p->ring_idle };
@@ -335,13 +335,14 @@ void prefix_insert(struct prefix *p, struct moxie_session *s, size_t zone)
 
 void prefix_detach(struct prefix *p, struct moxie_session *s)
 {
-	(void)p;
 	session_drop_pages(s);
 	for (struct prefix_node *n = s->path; n; n = n->parent)
 		unpin(n);
 	s->path = NULL;
 	s->n_shared = s->n_page = 0;
 	s->tok.n = 0;
+	for (; p->n_idle > p->n_idle_most; p->n_evicted++)
+		drop(node_of(p->idle.next));
 }
 
 bool prefix_evict(struct prefix *p, struct kv_lack lack)

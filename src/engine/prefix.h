@@ -32,14 +32,14 @@ struct prefix {
 	struct prefix_node *spare;        /* linked by chain */
 	struct slab *slab;                /* what nodes were allocated in */
 	struct link idle, ring_idle;      /* nodes, and sliding pages, that nobody uses; the next to go is first */
-	int n_node, n_idle;               /* pages of full-attention layers held: all, and those to be had */
-	int n_ring, n_ring_idle;          /* the same of sliding layers */
+	int n_node, n_idle, n_idle_most;  /* nodes: all, those nobody uses, and how many of these are kept */
+	int n_ring, n_ring_idle;          /* sliding pages: all, and those nobody uses */
 	uint64_t n_evicted, n_ring_evicted;
 	uint64_t seed;
 };
 
 /*   MOXIE_E_NOMEM */
-int prefix_init(struct prefix *p, struct moxie_model *m, struct moxie_err *err);
+int prefix_init(struct prefix *p, struct moxie_model *m, int n_idle_most, struct moxie_err *err);
 /* Gives all pages back.  No session may hold a node. */
 void prefix_free(struct prefix *p);
 

@@ -54,7 +54,7 @@ MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const stru
 	e->has_lock = pthread_mutex_init(&e->lock, NULL) == 0;
 	e->has_wake = pthread_cond_init(&e->wake, NULL) == 0;
 	bool ok = e->slot && e->run && e->part && e->part_job && e->has_lock && e->has_wake;
-	int rc = ok ? prefix_init(&e->prefix, m, err) : err_nomem(err, n_seq * sizeof *e->slot, "an engine");
+	int rc = ok ? prefix_init(&e->prefix, m, m->n_idle_most, err) : err_nomem(err, n_seq * sizeof *e->slot, "an engine");
 	/* The first slot's session settles n_ctx, and whether there is memory for one request at all. */
 	sp.n_ctx = p.n_ctx;
 	if (rc == 0 && (rc = moxie_session_create(&e->slot[0].s, m, &sp, err)) == 0) {
