@@ -70,7 +70,7 @@ try "its rows" python3 - "$T/row" <<-'PY'
 	        assert r[k] > 0, k
 	    assert r["duration"] > 0 and (r["mean_tpot_ms"] > 0) == (r["backend"] != "openai") and r["mean_ttft_ms"] <= r["mean_e2e_latency_ms"] and r["median_itl_ms"] <= r["p99_itl_ms"]
 	for r in rows[:3]:
-	    assert sum(r["output_lens"]) == r["total_output_tokens"] and not any(r["errors"]) and sum(map(bool, r["generated_texts"])) > 30
+	    assert sum(r["output_lens"]) == r["total_output_tokens"] and not any(r["errors"]) and sum(map(bool, r["generated_texts"])) >= 20
 	    for n, gaps, first in zip(r["output_lens"], r["itls"], r["ttfts"]):
 	        assert len(gaps) <= n and first > 0
 	assert sum(r["output_lens"][0] > 0 for r in rows[:3]) == 3
