@@ -1,14 +1,17 @@
 /* bench_dense - the dense products of a layer on the device.
  *
  * Each line: one product in a CUDA graph of many calls, each on its own weights (together well past L2), divided by the calls.
- *   alone   calls do not depend on each other's data, but run in stream order with programmatic dependent launch
- *   chain   qkv, a stand-in for attention, o: as in a layer; `step` is the sum, floor the sum of weight bytes / 4.4 TB/s
- *   lib_*   cuBLASLt at any n_tok; of qkv only the product
- * Usage: bench_dense [--tokens 1,8,...] [--op qkv|o|head|chain|lib] [--replays n] [--own] [--header text]
- *   --own   without the library
+ *   qkv, o  twelve layers' calls in a row, started as in the model: each may load weights while the one before ends
+ *   chain   qkv, a copy of q in attention's place, o; floor: the sum of the products'
+ *   layer   the same with RMSNorm in front
+ *   head    lm_head, n_tok rows of logits
+ * Usage: bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small,small:113,wide,lib] [--replays n] [--header text]
+ *   --kernel  auto: as dispatched; else that kernel at any n_tok it takes, with at most so many KB of shared memory a CTA;
+ *             lib: cuBLASLt's product, of qkv without what follows it
  */
 #include "../tests/cuda/dense_data.cuh"
 #include "kernels/cuda/dense.h"
+#include <string>
 
 struct model {
 	const char *name;
@@ -16,7 +19,8 @@ struct model {
 };
 static const struct model MODELS[] = { { "20b", 2880, 64, 8, 64, 201088 } };
 
-/* Stands between qkv and o as attention does: waits for the kernel before, touches a little memory. */
+/* Stands between qkv and o as attention does: has its shared memory, waits for the kernel before, touches a little memory. */
+constexpr int BETWEEN_SHARED = 64 << 10;
 __global__ void bench_between(const uint4 *q, uint4 *o, int n)
 {
 	asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
@@ -46,13 +50,15 @@ struct bench {
 	float *cs;
 };
 
-static void setup(struct bench *s, int most, bool own, bool with_head)
+static void setup(struct bench *s, int most, bool with_lib, bool with_head)
 {
 	const struct model &m = s->m;
 	struct kern_limits lim = {};
-	lim.n_tok = most, lim.n_seq = most, lim.n_embd = m.n_embd, lim.n_head = m.n_head, lim.n_head_kv = m.n_head_kv, lim.d_head = m.d_head, lim.n_vocab = m.n_vocab;
-	dense_device(&s->d, &lim, !own);
-	fprintf(stderr, "# library: %s, scratch %.1f MB\n", s->d.dense ? "loaded" : own ? "not asked for" : "missing", s->d.scratch_bytes / 1e6);
+	lim.n_tok = most, lim.n_seq = most, lim.n_embd = m.n_embd, lim.n_head = m.n_head, lim.n_head_kv = m.n_head_kv, lim.d_head = m.d_head,
+	    lim.n_vocab = m.n_vocab;
+	dense_device(&s->d, &lim, with_lib);
+	fprintf(stderr, "# library: %s, scratch %.1f MB\n", s->d.dense ? "loaded" : with_lib ? "missing" : "not asked for",
+	    s->d.scratch_bytes / 1e6);
 	const int n_q = m.n_head * m.d_head, n_kv = m.n_head_kv * m.d_head;
 	s->n_layer = 12, s->most = most;
 	for (int i = 0; i < s->n_layer; i++) {
@@ -65,6 +71,7 @@ static void setup(struct bench *s, int most, bool own, bool with_head)
 	s->x = dense_weight(most, n_q > m.n_embd ? n_q : m.n_embd, 6, 1);
 	s->h = device_alloc((size_t)most * m.n_embd * 2), s->res = device_alloc((size_t)most * m.n_embd * 2);
 	s->q = device_alloc((size_t)most * n_q * 2), s->o = device_alloc((size_t)most * n_q * 2);
+	dense_fill<<<1024, 256>>>(s->res, (int64_t)most * m.n_embd, 11, 1, false);
 	dense_fill<<<1024, 256>>>(s->h, (int64_t)most * m.n_embd, 8, 1, false);
 	dense_fill<<<1024, 256>>>(s->o, (int64_t)most * n_q, 9, 1, false);
 	s->logits = with_head ? (float *)device_alloc((size_t)256 * m.n_vocab * 4) : NULL;
@@ -99,56 +106,58 @@ struct qkv_bound {
 	}
 };
 
-static void run_qkv(struct bench *s, int n_tok, int layer)
+/* Which kernel makes a product. */
+struct how {
+	const char *kernel;
+	size_t shared_max;
+};
+
+/* Enqueues j by kernel h; false: it does not serve this product. */
+static bool run(struct bench *s, const struct how &h, struct dense_job *j)
+{
+	j->shared_max = h.shared_max;
+	if (!strcmp(h.kernel, "small"))
+		CU(dense_small(&s->d, j));
+	else if (!strcmp(h.kernel, "wide") && dense_wide_serves(j))
+		CU(dense_wide(&s->d, j));
+	else if (!strcmp(h.kernel, "lib") && s->d.dense) {
+		char *const data = (char *)s->d.scratch + CUDA_COUNTER_BYTES;
+		const size_t p_bytes = ((size_t)s->most * j->out.n_out * 2 + 255) / 256 * 256;
+		if (j->out.qkv)
+			j->out.qkv = false, j->out.d = data;
+		return dense_lib_gemm(&s->d, j, data + (j->out.d_f32 ? 0 : p_bytes), dense_lib_ws_bytes(s->d.dense));
+	} else
+		return false;
+	return true;
+}
+static bool run_qkv(struct bench *s, const struct how &h, int n_tok, int layer)
 {
 	const struct qkv_bound q(s, n_tok, layer);
-	ok(cuda_qkv(&s->d, &q.a, &err));
-}
-static void run_o(struct bench *s, int n_tok, int layer)
-{
-	struct gemm_args a = { s->res, s->o, &s->wo[layer], &s->b, n_tok, s->m.n_embd, s->m.n_head * s->m.d_head, true, false };
-	ok(cuda_gemm(&s->d, &a, &err));
-}
-static void run_head(struct bench *s, int n_tok)
-{
-	struct gemm_args a = { s->logits, s->h, &s->head, NULL, n_tok, s->m.n_vocab, s->m.n_embd, false, true };
-	ok(cuda_gemm(&s->d, &a, &err));
-}
-/* The library's product alone, at any n_tok; of qkv without what follows it. */
-static void run_lib(struct bench *s, int n_tok, const char *op, int layer)
-{
-	const struct model &m = s->m;
-	const int n_q = m.n_head * m.d_head;
-	struct dense_job j = {};
-	j.out.n_tok = n_tok;
-	if (!strcmp(op, "qkv")) {
-		j.x = s->h, j.w = s->wqkv[layer].data, j.n_in = m.n_embd;
-		j.out.d = (char *)s->d.scratch + CUDA_COUNTER_BYTES, j.out.b = s->b.data, j.out.n_out = n_q + 2 * m.n_head_kv * m.d_head;
-	} else if (!strcmp(op, "o")) {
-		j.x = s->o, j.w = s->wo[layer].data, j.n_in = n_q;
-		j.out.d = s->res, j.out.b = s->b.data, j.out.n_out = m.n_embd, j.out.add = true;
-	} else {
-		j.x = s->h, j.w = s->head.data, j.n_in = m.n_embd;
-		j.out.d = s->logits, j.out.n_out = m.n_vocab, j.out.d_f32 = true;
+	struct dense_job j;
+	if (!strcmp(h.kernel, "auto")) {
+		ok(cuda_qkv(&s->d, &q.a, &err));
+		return true;
 	}
-	const size_t data = (size_t)s->most * (n_q + 2 * m.n_head_kv * m.d_head) * 2 + CUDA_COUNTER_BYTES;
-	if (!dense_lib_gemm(&s->d, &j, (char *)s->d.scratch + (data + 255) / 256 * 256, dense_lib_ws_bytes(s->d.dense)))
-		fprintf(stderr, "# the library does not serve %s of %d tokens\n", op, n_tok);
-}
-/* The own wide kernel, at any n_tok. */
-static void run_wide_o(struct bench *s, int n_tok, int layer)
-{
-	struct gemm_args a = { s->res, s->o, &s->wo[layer], &s->b, n_tok, s->m.n_embd, s->m.n_head * s->m.d_head, true, false };
-	struct dense_job j;
-	ok(dense_gemm_job(&j, &a, &err));
-	CU(dense_wide(&s->d, &j));
-}
-static void run_wide_qkv(struct bench *s, int n_tok, int layer)
-{
-	const struct qkv_bound q(s, n_tok, layer);
-	struct dense_job j;
 	ok(dense_qkv_job(&j, &q.a, &err));
-	CU(dense_wide(&s->d, &j));
+	return run(s, h, &j);
+}
+static bool run_gemm(struct bench *s, const struct how &h, const struct gemm_args &a)
+{
+	struct dense_job j;
+	if (!strcmp(h.kernel, "auto")) {
+		ok(cuda_gemm(&s->d, &a, &err));
+		return true;
+	}
+	ok(dense_gemm_job(&j, &a, &err));
+	return run(s, h, &j);
+}
+static bool run_o(struct bench *s, const struct how &h, int n_tok, int layer)
+{
+	return run_gemm(s, h, { s->res, s->o, &s->wo[layer], &s->b, n_tok, s->m.n_embd, s->m.n_head * s->m.d_head, true, false });
+}
+static bool run_head(struct bench *s, const struct how &h, int n_tok)
+{
+	return run_gemm(s, h, { s->logits, s->h, &s->head, NULL, n_tok, s->m.n_vocab, s->m.n_embd, false, true });
 }
 static void run_between(struct bench *s, int n_tok)
 {
@@ -156,11 +165,20 @@ static void run_between(struct bench *s, int n_tok)
 	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	pdl.val.programmaticStreamSerializationAllowed = 1;
 	cudaLaunchConfig_t c = {};
-	c.gridDim = s->d.n_sm, c.blockDim = 128, c.stream = s->d.stream, c.attrs = &pdl, c.numAttrs = 1;
+	CU(cudaFuncSetAttribute(bench_between, cudaFuncAttributeMaxDynamicSharedMemorySize, BETWEEN_SHARED));
+	c.gridDim = s->d.n_sm, c.blockDim = 128, c.dynamicSmemBytes = BETWEEN_SHARED, c.stream = s->d.stream, c.attrs = &pdl, c.numAttrs = 1;
 	CU(cudaLaunchKernelEx(&c, bench_between, (const uint4 *)s->q, (uint4 *)s->o, n_tok * s->m.n_head * s->m.d_head / 8));
 }
 
-/* Median replay of a graph of what `body` enqueues, us. */
+static void run_norm(struct bench *s, int n_tok)
+{
+	struct weight w = s->x;
+	w.n_dim = 1, w.shape[0] = s->m.n_embd;
+	struct rmsnorm_args a = { s->h, s->res, &w, NULL, 1e-5f, n_tok, s->m.n_embd };
+	ok(cuda_rmsnorm(&s->d, &a, &err));
+}
+
+/* Median replay of a graph of what `body` enqueues, us; 0 where body is not served. */
 template <class F> static double replay(struct bench *s, int replays, F body)
 {
 	cudaGraph_t graph;
@@ -170,8 +188,10 @@ template <class F> static double replay(struct bench *s, int replays, F body)
 	CU(cudaEventCreate(&from));
 	CU(cudaEventCreate(&to));
 	CU(cudaStreamBeginCapture(s->d.stream, cudaStreamCaptureModeThreadLocal));
-	body();
+	const bool served = body();
 	CU(cudaStreamEndCapture(s->d.stream, &graph));
+	if (!served)
+		return 0;
 	CU(cudaGraphInstantiate(&exec, graph, 0));
 	std::vector<float> ms;
 	for (int i = 0; i < replays + 3; i++) {
@@ -190,68 +210,83 @@ template <class F> static double replay(struct bench *s, int replays, F body)
 	return ms[ms.size() / 2] * 1000;
 }
 
-static void line(const char *op, int n_tok, double us, double w_bytes, double flop)
+static bool listed(const char *list, const char *word)
 {
-	const double floor = std::max(w_bytes / 4.4e6, flop / 790e6);
-	printf("%s,%d,%.2f,%.2f,%.1f,%.2f,%.1f\n", op, n_tok, us, floor, 100 * floor / us, w_bytes / us / 1e6, flop / us / 1e6);
-	fflush(stdout);
+	const size_t n = strlen(word);
+	for (const char *p = strstr(list, word); p; p = strstr(p + n, word))
+		if ((p == list || p[-1] == ',') && (!p[n] || p[n] == ','))
+			return true;
+	return !*list;
 }
 
 int main(int argc, char **argv)
 {
-	std::vector<int> tokens = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096, 8192 };
+	std::vector<int> tokens = { 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192 };
 	struct bench s = {};
 	s.m = MODELS[0];
 	int replays = 15;
-	bool own = false;
-	const char *op = "", *header = NULL;
-	for (int i = 1; i < argc; i++) {
+	std::string kernels = "auto";
+	const char *ops = "", *header = NULL;
+	for (int i = 1; i < argc; i += 2) {
 		const char *const v = i + 1 < argc ? argv[i + 1] : "";
-		if (!strcmp(argv[i], "--own"))
-			own = true;
-		else if (!strcmp(argv[i], "--tokens") && i++ < argc) {
+		if (!strcmp(argv[i], "--tokens")) {
 			tokens.clear();
 			for (const char *p = v; *p; p += *p == ',')
 				tokens.push_back((int)strtol(p, (char **)&p, 10));
-		} else if (!strcmp(argv[i], "--op") && i++ < argc)
-			op = v;
-		else if (!strcmp(argv[i], "--replays") && i++ < argc)
+		} else if (!strcmp(argv[i], "--op"))
+			ops = v;
+		else if (!strcmp(argv[i], "--kernel"))
+			kernels = v;
+		else if (!strcmp(argv[i], "--replays"))
 			replays = (int)strtol(v, NULL, 10);
-		else if (!strcmp(argv[i], "--header") && i++ < argc)
+		else if (!strcmp(argv[i], "--header"))
 			header = v;
 		else {
-			fprintf(stderr, "bench_dense [--tokens 1,8,...] [--op qkv|o|head|chain|lib] [--replays n] [--own] [--header text]\n");
+			fprintf(stderr, "bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small:113,...] [--replays n] [--header text]\n");
 			return 2;
 		}
 	}
-	const auto wanted = [&](const char *o) { return !*op || !strcmp(op, o); };
-	setup(&s, *std::max_element(tokens.begin(), tokens.end()), own, wanted("head"));
-	const double n_q = s.m.n_head * s.m.d_head, n_qkv = n_q + 2 * s.m.n_head_kv * s.m.d_head, k = s.m.n_embd;
+	setup(&s, *std::max_element(tokens.begin(), tokens.end()), kernels.find("lib") != std::string::npos
+	    || kernels.find("auto") != std::string::npos, listed(ops, "head"));
+	const double n_q = s.m.n_head * s.m.d_head, n_qkv = n_q + 2 * s.m.n_head_kv * s.m.d_head, k = s.m.n_embd, n_head = s.m.n_vocab;
 	if (header)
 		printf("# %s\n", header);
-	printf("op,n_tok,us,floor_us,percent,TB/s,TFLOP/s\n");
-	for (int n : tokens) {
-		const int L = n <= 512 ? s.n_layer : 4;
-		const double fq = 2. * n * n_qkv * k, fo = 2. * n * n_q * k, fh = 2. * n * s.m.n_vocab * k;
-		if (wanted("qkv"))
-			line("qkv", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_qkv(&s, n, i); }) / L, n_qkv * k * 2, fq);
-		if (wanted("o"))
-			line("o", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_o(&s, n, i); }) / L, n_q * k * 2, fo);
-		if (wanted("chain"))
-			line("chain", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_qkv(&s, n, i), run_between(&s, n), run_o(&s, n, i); }) / L,
-			     (n_qkv + n_q) * k * 2, fq + fo);
-		if (wanted("head") && n <= 256)
-			line("head", n, replay(&s, replays, [&] { run_head(&s, n); }), s.m.n_vocab * k * 2., fh);
-		if (n >= 32 && wanted("wide")) {
-			line("wide_qkv", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_wide_qkv(&s, n, i); }) / L, n_qkv * k * 2, fq);
-			line("wide_o", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_wide_o(&s, n, i); }) / L, n_q * k * 2, fo);
+	printf("op,kernel,n_tok,us,floor_us,percent,TB/s,TFLOP/s\n");
+	for (size_t at = 0; at < kernels.size();) {
+		const size_t comma = std::min(kernels.find(',', at), kernels.size()), colon = std::min(kernels.find(':', at), comma);
+		const std::string label = kernels.substr(at, comma - at), name = kernels.substr(at, colon - at);
+		const struct how h = { name.c_str(), colon < comma ? strtoul(kernels.c_str() + colon + 1, NULL, 10) * 1024 : 0 };
+		at = comma + 1;
+		for (int n : tokens) {
+			const int L = n <= 512 ? s.n_layer : 4;
+			const auto line = [&](const char *op, int calls, double rows, bool (*call)(struct bench *, const struct how &, int, int)) {
+				const double us = listed(ops, op) ? replay(&s, replays, [&] {
+					bool served = true;
+					for (int i = 0; i < calls; i++)
+						served = served && call(&s, h, n, i);
+					return served;
+				}) / calls : 0;
+				const double bytes = rows * k * 2, flop = 2. * n * rows * k, floor = std::max(bytes / 4.4e6, flop / 790e6);
+				if (us > 0)
+					printf("%s,%s,%d,%.2f,%.2f,%.1f,%.2f,%.1f\n", op, label.c_str(), n, us, floor, 100 * floor / us, bytes / us / 1e6, flop / us / 1e6);
+				fflush(stdout);
+			};
+			line("qkv", L, n_qkv, run_qkv);
+			line("o", L, n_q, run_o);
+			line("chain", L, n_qkv + n_q, [](struct bench *b, const struct how &how, int t, int i) {
+				const bool served = run_qkv(b, how, t, i);
+				run_between(b, t);
+				return served && run_o(b, how, t, i);
+			});
+			line("layer", L, n_qkv + n_q, [](struct bench *b, const struct how &how, int t, int i) {
+				run_norm(b, t);
+				const bool served = run_qkv(b, how, t, i);
+				run_between(b, t);
+				return served && run_o(b, how, t, i);
+			});
+			if (n <= 256)
+				line("head", 1, n_head, [](struct bench *b, const struct how &how, int t, int) { return run_head(b, how, t); });
 		}
-		if (!s.d.dense || !wanted("lib"))
-			continue;
-		line("lib_qkv", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_lib(&s, n, "qkv", i); }) / L, n_qkv * k * 2, fq);
-		line("lib_o", n, replay(&s, replays, [&] { for (int i = 0; i < L; i++) run_lib(&s, n, "o", i); }) / L, n_q * k * 2, fo);
-		if (s.logits && n <= 256)
-			line("lib_head", n, replay(&s, replays, [&] { run_lib(&s, n, "head", 0); }), s.m.n_vocab * k * 2., fh);
 	}
 	return 0;
 }

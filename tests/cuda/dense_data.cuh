@@ -59,7 +59,8 @@ __device__ inline double oracle_value(const void *p, bool f32, int64_t i)
 }
 
 /* want[t][n] = sum_k w[n][k] x[t][k] + b[n] + old[t][n], in double */
-__global__ void oracle_gemm(double *want, const __nv_bfloat16 *x, const __nv_bfloat16 *w, const void *b, bool b_f32, const void *old, bool old_f32,
+__global__ void oracle_gemm(double *want, const __nv_bfloat16 *x, const __nv_bfloat16 *w, const void *b, bool b_f32, const void *old,
+    bool old_f32,
                             int n_tok, int n_out, int n_in)
 {
 	const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;

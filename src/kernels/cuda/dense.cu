@@ -11,10 +11,16 @@
 #include "kernels/cuda/dense.h"
 
 constexpr int SMALL_TOK = 32;
+/* Up to ROOM_TOK tokens dense_small leaves shared memory for a CTA of attention beside it, so that it starts before that ends. */
+constexpr int ROOM_TOK = 16;
+constexpr size_t ROOM_SHARED = 160 << 10;
 
 /* Scratch behind the counters. */
 static char *data_of(const struct cuda_dev *d) { return static_cast<char *>(d->scratch) + CUDA_COUNTER_BYTES; }
-static size_t data_bytes(const struct cuda_dev *d) { return d->scratch_bytes > CUDA_COUNTER_BYTES ? d->scratch_bytes - CUDA_COUNTER_BYTES : 0; }
+static size_t data_bytes(const struct cuda_dev *d)
+{
+	return d->scratch_bytes > CUDA_COUNTER_BYTES ? d->scratch_bytes - CUDA_COUNTER_BYTES : 0;
+}
 
 static size_t up256(size_t n) { return (n + 255) / 256 * 256; }
 
@@ -38,7 +44,9 @@ static int check_operands(struct moxie_err *err, const char *op, const void *x, 
 
 static int check_bias(struct moxie_err *err, const char *op, const struct weight *b)
 {
-	return b && b->dtype != DT_BF16 && b->dtype != DT_F32 ? err_set(err, MOXIE_E_SHAPE, "%s: bias is %s, wanted BF16 or F32", op, dtype_name(b->dtype)) : 0;
+	if (b && b->dtype != DT_BF16 && b->dtype != DT_F32)
+		return err_set(err, MOXIE_E_SHAPE, "%s: bias is %s, wanted BF16 or F32", op, dtype_name(b->dtype));
+	return 0;
 }
 
 extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, struct moxie_err *err)
@@ -66,8 +74,44 @@ __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __n
 	for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
 		const int t = (int)(i / n_pair), j = (int)(i - (int64_t)t * n_pair), ih = j / half, at = j - ih * half;
 		const __nv_bfloat16 *const v = p + (int64_t)t * o.n_out + ih * o.d_head + at;
-		dense_put_pair(o, t, ih, at, __bfloat162float(v[0]), __bfloat162float(v[half]));
+		dense_put(dense_pair_at(o, t, ih, at), __bfloat162float(v[0]), __bfloat162float(v[half]));
 	}
+}
+
+/* The same, eight neighbouring pairs a thread: d_head % 16 == 0, a cache of bf16.  blockIdx.x: token. */
+__global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
+{
+	pdl_launch();
+	pdl_wait();
+	const int half = o.d_head / 2, per = half / 8, n = o.n_out / 16, t = blockIdx.x;
+	const int j = blockIdx.y * blockDim.x + threadIdx.x, ih = j / per, i = (j - ih * per) * 8;
+	if (j >= n)
+		return;
+	const bool is_v = ih >= o.n_head + o.n_head_kv;
+	const uint4 *const from = reinterpret_cast<const uint4 *>(p + (size_t)t * o.n_out + ih * o.d_head + i);
+	uint4 lo = __ldcg(from), hi = __ldcg(from + per);
+	if (!is_v) {
+		const float4 *const cs = reinterpret_cast<const float4 *>(o.cs + ((size_t)t * half + i) * 2);
+		__nv_bfloat162 *const x = reinterpret_cast<__nv_bfloat162 *>(&lo), *const y = reinterpret_cast<__nv_bfloat162 *>(&hi);
+#pragma unroll
+		for (int e = 0; e < 4; e++) {
+			const float2 a = __bfloat1622float2(x[e]), b = __bfloat1622float2(y[e]);
+			const float4 c = __ldg(cs + e); /* cos, sin of two pairs */
+			x[e] = __floats2bfloat162_rn(a.x * c.x - b.x * c.y, a.y * c.z - b.y * c.w);
+			y[e] = __floats2bfloat162_rn(b.x * c.x + a.x * c.y, b.y * c.z + a.y * c.w);
+		}
+	}
+	__nv_bfloat16 *const to = static_cast<__nv_bfloat16 *>(dense_head_at(o, t, ih, false)) + i;
+	*reinterpret_cast<uint4 *>(to) = lo;
+	*reinterpret_cast<uint4 *>(to + half) = hi;
+}
+
+static cudaError_t rope_store(const struct cuda_dev *d, const struct dense_out *o, const __nv_bfloat16 *p)
+{
+	if (o->d_head % 16 || o->kv_f32)
+		return cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, *o, p);
+	const int n = o->n_out / 16, block = n < 160 ? 32 : 160; /* GPT-OSS: 320 threads a token */
+	return cuda_launch(rope_store8_kernel, dim3(o->n_tok, (n + block - 1) / block), dim3(block), 0, d->stream, *o, p);
 }
 
 static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cudaError_t *rc)
@@ -81,7 +125,7 @@ static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cuda
 		return false;
 	struct dense_out o = j->out;
 	o.b = NULL;
-	*rc = cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, o, reinterpret_cast<const __nv_bfloat16 *>(data_of(d)));
+	*rc = rope_store(d, &o, reinterpret_cast<const __nv_bfloat16 *>(data_of(d)));
 	return true;
 }
 
@@ -111,7 +155,8 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 	if (a->bq)
 		o->b = a->bq->data, o->b_f32 = a->bq->dtype == DT_F32;
 	o->n_head = a->n_head, o->n_head_kv = a->n_head_kv, o->d_head = a->d_head;
-	o->k = a->kv->k, o->v = a->kv->v, o->kv_f32 = a->kv->dtype == DT_F32, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq, o->ring = a->kv->ring;
+	o->k = a->kv->k, o->v = a->kv->v, o->kv_f32 = a->kv->dtype == DT_F32, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq,
+	    o->ring = a->kv->ring;
 	o->cs = a->cs, o->pos = a->batch->pos, o->seq = a->batch->seq;
 	return 0;
 }
@@ -119,7 +164,11 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 /* What the library does not serve. */
 static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
 {
-	return j->out.n_tok > SMALL_TOK && dense_wide_serves(j) ? dense_wide(d, j) : dense_small(d, j);
+	if (j->out.n_tok > SMALL_TOK && dense_wide_serves(j))
+		return dense_wide(d, j);
+	struct dense_job small = *j;
+	small.shared_max = j->out.n_tok <= ROOM_TOK ? ROOM_SHARED : 0;
+	return dense_small(d, &small);
 }
 
 extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err)
@@ -147,5 +196,6 @@ extern "C" size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern
 {
 	if (!d->dense)
 		return CUDA_COUNTER_BYTES;
-	return CUDA_COUNTER_BYTES + up256((size_t)lim->n_tok * (size_t)(lim->n_head + 2 * lim->n_head_kv) * (size_t)lim->d_head * 2) + dense_lib_ws_bytes(d->dense);
+	const size_t n_out = (size_t)(lim->n_head + 2 * lim->n_head_kv) * (size_t)lim->d_head;
+	return CUDA_COUNTER_BYTES + up256((size_t)lim->n_tok * n_out * 2) + dense_lib_ws_bytes(d->dense);
 }

@@ -68,8 +68,10 @@ static bool describe(const struct dense_lib *l, struct product *p)
 
 static bool preference(const struct dense_lib *l, cublasLtMatmulPreferenceOpaque_t *pref)
 {
-	const cublasLtMatmulPreferenceAttributes_t align[] = { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-		                                               CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES };
+	const cublasLtMatmulPreferenceAttributes_t align[] = {
+		CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+		CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES
+	};
 	if (l->cublasLtMatmulPreferenceInit_internal(pref, sizeof *pref) ||
 	    l->cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &WS_MAX, sizeof WS_MAX))
 		return false;
@@ -93,7 +95,8 @@ static void plan_product(struct dense_lib *l, struct product *p, int n_tok, cons
 		cublasLtMatmulHeuristicResult_t r;
 		cublasLtMatmulPreferenceOpaque_t pr = *pref;
 		int n = 0;
-		if (!layouts(l, p, 1 << b, m) || l->cublasLtMatmulAlgoGetHeuristic(l->handle, &p->desc, &m[0], &m[1], &m[2], &m[2], &pr, 1, &r, &n) || n < 1 || r.state)
+		if (!layouts(l, p, 1 << b, m) || l->cublasLtMatmulAlgoGetHeuristic(l->handle, &p->desc, &m[0], &m[1], &m[2], &m[2], &pr, 1, &r, &n)
+		    || n < 1 || r.state)
 			continue;
 		p->algo[b] = r.algo, p->served[b] = true;
 		l->ws_bytes = r.workspaceSize > l->ws_bytes ? r.workspaceSize : l->ws_bytes;
@@ -159,5 +162,6 @@ extern "C" bool dense_lib_gemm(const struct cuda_dev *d, const struct dense_job 
 		return false;
 	const float one = 1, beta = o->add ? 1 : 0;
 	ws_bytes = ws_bytes < l->ws_bytes ? ws_bytes : l->ws_bytes;
-	return !l->cublasLtMatmul(l->handle, &desc, &one, j->w, &m[0], j->x, &m[1], &beta, o->d, &m[2], o->d, &m[2], &p->algo[bucket], ws, ws_bytes, d->stream);
+	return !l->cublasLtMatmul(l->handle, &desc, &one, j->w, &m[0], j->x, &m[1], &beta, o->d, &m[2], o->d, &m[2], &p->algo[bucket], ws,
+	    ws_bytes, d->stream);
 }

@@ -1,10 +1,24 @@
-/* dense_out.cuh - the end of every dense product: bias, residual, rope, the store. */
+/* dense_out.cuh - the end of every dense product: bias, residual, rope, the store.
+ *
+ * What an output needs besides its sum is found first (dense_at, dense_pair_at) and used later (dense_put): the loads behind it,
+ * of which those of the cache depend on each other, take most of a microsecond, and a kernel has time for them earlier.
+ */
 #ifndef MOXIE_CUDA_DENSE_OUT_CUH
 #define MOXIE_CUDA_DENSE_OUT_CUH
 
 #include <cuda_bf16.h>
 
 #include "kernels/cuda/dense.h"
+
+/* One output, or the two of a rope pair. */
+struct dense_at {
+	void *to;        /* of the first; NULL: nothing to store */
+	int step;        /* elements to the second */
+	float b0, b1;    /* bias */
+	float old;       /* residual, of one output */
+	float2 cs;       /* cos, sin */
+	bool f32, rope;
+};
 
 __device__ __forceinline__ float dense_bias(const struct dense_out &o, int n)
 {
@@ -13,20 +27,29 @@ __device__ __forceinline__ float dense_bias(const struct dense_out &o, int n)
 	return o.b_f32 ? static_cast<const float *>(o.b)[n] : __bfloat162float(static_cast<const __nv_bfloat16 *>(o.b)[n]);
 }
 
-__device__ __forceinline__ void dense_put(const struct dense_out &o, int t, int n, float v)
+/* gemm's output (t, n). */
+__device__ __forceinline__ struct dense_at dense_one_at(const struct dense_out &o, int t, int n)
 {
+	struct dense_at a = {};
 	const size_t at = (size_t)t * o.n_out + n;
-	v += dense_bias(o, n);
-	if (o.d_f32) {
-		float *const d = static_cast<float *>(o.d) + at;
-		*d = o.add ? *d + v : v;
-	} else {
-		__nv_bfloat16 *const d = static_cast<__nv_bfloat16 *>(o.d) + at;
-		*d = __float2bfloat16_rn(o.add ? __bfloat162float(*d) + v : v);
-	}
+	a.f32 = o.d_f32;
+	a.to = o.d_f32 ? (void *)(static_cast<float *>(o.d) + at) : (void *)(static_cast<__nv_bfloat16 *>(o.d) + at);
+	a.b0 = dense_bias(o, n);
+	if (o.add)
+		a.old = o.d_f32 ? *static_cast<const float *>(a.to) : __bfloat162float(*static_cast<const __nv_bfloat16 *>(a.to));
+	return a;
+}
+__device__ __forceinline__ void dense_put(const struct dense_at &a, float v)
+{
+	v += a.b0;
+	v += a.old;
+	if (a.f32)
+		*static_cast<float *>(a.to) = v;
+	else
+		*static_cast<__nv_bfloat16 *>(a.to) = __float2bfloat16_rn(v);
 }
 
-/* Where row (t, KV head ih) lies in k and v, in elements; see struct kv_view. */
+/* Where token t's row of KV head ih lies in k and v, in elements; see struct kv_view. */
 __device__ __forceinline__ size_t dense_kv_row(const struct dense_out &o, int t, int ih)
 {
 	const int pos = o.pos[t];
@@ -37,32 +60,46 @@ __device__ __forceinline__ size_t dense_kv_row(const struct dense_out &o, int t,
 	return (((size_t)page * o.n_head_kv + ih) * KV_PAGE + pos % KV_PAGE) * o.d_head;
 }
 
-/* The pair (i, i + d_head/2) of head ih of token t, before bias; ih counts q heads, then k, then v. */
-__device__ __forceinline__ void dense_put_pair(const struct dense_out &o, int t, int ih, int i, float lo, float hi)
+/* Where token t's row of head ih goes; ih counts q heads, then k, then v.  f32: of a cache of f32. */
+__device__ __forceinline__ void *dense_head_at(const struct dense_out &o, int t, int ih, bool f32)
 {
+	if (ih < o.n_head)
+		return static_cast<__nv_bfloat16 *>(o.d) + ((size_t)t * o.n_head + ih) * o.d_head;
+	const bool is_v = ih >= o.n_head + o.n_head_kv;
+	const size_t at = dense_kv_row(o, t, ih - o.n_head - (is_v ? o.n_head_kv : 0));
+	void *const base = is_v ? o.v : o.k;
+	return f32 ? (void *)(static_cast<float *>(base) + at) : (void *)(static_cast<__nv_bfloat16 *>(base) + at);
+}
+
+/* qkv's pair (i, i + d_head/2) of head ih of token t. */
+__device__ __forceinline__ struct dense_at dense_pair_at(const struct dense_out &o, int t, int ih, int i)
+{
+	struct dense_at a = {};
 	const int half = o.d_head / 2, n = ih * o.d_head + i;
-	lo += dense_bias(o, n);
-	hi += dense_bias(o, n + half);
-	if (ih < o.n_head + o.n_head_kv) {
-		const float2 cs = reinterpret_cast<const float2 *>(o.cs)[(size_t)t * half + i];
+	a.b0 = dense_bias(o, n), a.b1 = dense_bias(o, n + half);
+	a.rope = ih < o.n_head + o.n_head_kv;
+	if (a.rope)
+		a.cs = reinterpret_cast<const float2 *>(o.cs)[(size_t)t * half + i];
+	a.f32 = ih >= o.n_head && o.kv_f32;
+	a.to = static_cast<char *>(dense_head_at(o, t, ih, a.f32)) + i * (a.f32 ? 4 : 2);
+	a.step = half;
+	return a;
+}
+__device__ __forceinline__ void dense_put(const struct dense_at &a, float lo, float hi)
+{
+	lo += a.b0, hi += a.b1;
+	if (a.rope) {
 		const float x = lo, y = hi;
-		lo = x * cs.x - y * cs.y;
-		hi = y * cs.x + x * cs.y;
+		lo = x * a.cs.x - y * a.cs.y;
+		hi = y * a.cs.x + x * a.cs.y;
 	}
-	void *base = o.d;
-	size_t at = ((size_t)t * o.n_head + ih) * o.d_head + i;
-	if (ih >= o.n_head) {
-		const bool is_v = ih >= o.n_head + o.n_head_kv;
-		base = is_v ? o.v : o.k;
-		at = dense_kv_row(o, t, ih - o.n_head - (is_v ? o.n_head_kv : 0)) + i;
-		if (o.kv_f32) {
-			static_cast<float *>(base)[at] = lo;
-			static_cast<float *>(base)[at + half] = hi;
-			return;
-		}
+	if (a.f32) {
+		float *const to = static_cast<float *>(a.to);
+		to[0] = lo, to[a.step] = hi;
+	} else {
+		__nv_bfloat16 *const to = static_cast<__nv_bfloat16 *>(a.to);
+		to[0] = __float2bfloat16_rn(lo), to[a.step] = __float2bfloat16_rn(hi);
 	}
-	static_cast<__nv_bfloat16 *>(base)[at] = __float2bfloat16_rn(lo);
-	static_cast<__nv_bfloat16 *>(base)[at + half] = __float2bfloat16_rn(hi);
 }
 
 #endif

@@ -8,16 +8,13 @@
  * which its first lane refills by TMA as soon as the warp has read a stage: there is no producer and no empty barrier.
  * Before pdl_wait the rings are filled with weights; activations follow.
  *
- * A box of weights is `rows` rows, or for qkv 4 rows of the lower and the same 4 of the upper half of a head: a rope pair
- * then lies in one CTA, 4 rows apart.  Rows of a stage past its boxes, up to a multiple of 16, are whatever lies there;
- * so are tokens past n_tok: they reach only sums that nobody stores.
+ * Boxes of rows: dense_rows.cuh.  Rows up to a multiple of 16 and tokens up to one of 8 repeat others: nobody stores their sums.
  * Needs n_in % 32 == 0 (a last half chunk reads as zeros), qkv: d_head % 8 == 0.
  * Numerics: a warp adds its chunks in order in fp32, the 8 sums are joined as a balanced tree: the same for every n_tok.
  * Cost: reads w once for each 32 tokens, x once for each row block (from L2); floor 2 n_out n_in bytes / 4.4 TB/s (H200).
  * Test: build/cuda/test_dense    Bench: build/cuda/bench_dense
  */
-#include "dense_map.h"
-#include "dense_out.cuh"
+#include "dense_rows.cuh"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
 #include "kernels/cuda/dense.h"
@@ -26,12 +23,10 @@ constexpr int WARPS = 8, CHUNK = 64, ROW_BYTES = CHUNK * 2, ROWS_MAX = 64;
 
 struct small_param {
 	struct dense_out out;
-	int n_chunk;                 /* of K */
-	int n_tile, rows;            /* row blocks, and rows of one */
-	int n_box, box_rows;         /* boxes of a stage */
-	int box_y, box_per_z, box_z; /* box i starts at row i % box_per_z * box_y of plane i / box_per_z * box_z */
+	int n_chunk;                 /* of k */
+	struct dense_rows rows;
 	int depth;                   /* stages of a warp's ring */
-	int w_stage, x_stage, x_box; /* bytes; x_box: tokens loaded */
+	int w_stage, x_stage, x_box; /* bytes; x_box: tokens loaded, a power of two */
 };
 
 /* d += a b, 16x16 times 16x8. */
@@ -46,22 +41,39 @@ __device__ __forceinline__ uint32_t swizzled(uint32_t a, int c) { return a + ((c
 
 __host__ __device__ constexpr int red_row(int nt) { return 8 * nt + 1; } /* floats; odd: a column of rows touches every bank */
 
+/* Where a lane's ldmatrix rows lie in a stage, bytes: rows that no box loaded and tokens that none asked for are read from ones
+ * that are there. */
+template <int MT, int NT> struct lane_rows {
+	uint32_t w[MT], x[NT];
+	__device__ lane_rows(int rows, int x_box)
+	{
+		const int r = threadIdx.x & 7, j = threadIdx.x >> 3 & 3;
+#pragma unroll
+		for (int m = 0; m < MT; m++)
+			w[m] = min(m * 16 + (j & 1) * 8 + r, rows - 1) * ROW_BYTES;
+#pragma unroll
+		for (int n = 0; n < NT; n++)
+			x[n] = ((n * 8 + r) & (x_box - 1)) * ROW_BYTES;
+	}
+};
+
 /* acc += the chunk in stage (w, x). */
-template <int MT, int NT> __device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], uint32_t w, uint32_t x)
+template <int MT, int NT>
+__device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], const lane_rows<MT, NT> &at, uint32_t w, uint32_t x)
 {
-	const int lane = threadIdx.x & 31, r = lane & 7, j = lane >> 3;
+	const int j = threadIdx.x >> 3 & 3;
 #pragma unroll
 	for (int h = 0; h < 2; h++) {
 		uint32_t b[NT][4];
 #pragma unroll
 		for (int n = 0; n < NT; n++)
-			ldmatrix4(b[n], swizzled(x + (n * 8 + r) * ROW_BYTES, h * 4 + j));
+			ldmatrix4(b[n], swizzled(x + at.x[n], h * 4 + j));
 #pragma unroll
 		for (int s = 0; s < 2; s++)
 #pragma unroll
 			for (int m = 0; m < MT; m++) {
 				uint32_t a[4];
-				ldmatrix4(a, swizzled(w + (m * 16 + (j & 1) * 8 + r) * ROW_BYTES, (h * 2 + s) * 2 + (j >> 1)));
+				ldmatrix4(a, swizzled(w + at.w[m], (h * 2 + s) * 2 + (j >> 1)));
 #pragma unroll
 				for (int n = 0; n < NT; n++)
 					mma_16816(acc[m][n], a, b[n][2 * s], b[n][2 * s + 1]);
@@ -82,13 +94,13 @@ struct ring {
 			tile += gridDim.x;
 		}
 	}
-	__device__ bool more(const small_param &p) const { return tile < p.n_tile && chunk < p.n_chunk; }
+	__device__ bool more(const small_param &p) const { return tile < p.rows.n_tile && chunk < p.n_chunk; }
 	__device__ void load_w(const small_param &p, int s, uint64_t policy) const
 	{
-		mbar_expect(bar + 8 * s, p.n_box * p.box_rows * ROW_BYTES + p.x_box * ROW_BYTES);
-		for (int i = 0; i < p.n_box; i++) {
-			const int box = tile * p.n_box + i, z = box / p.box_per_z;
-			tma_load3(w + s * p.w_stage + i * p.box_rows * ROW_BYTES, wm, chunk * CHUNK, (box - z * p.box_per_z) * p.box_y, z * p.box_z, bar + 8 * s, policy);
+		mbar_expect(bar + 8 * s, p.rows.n_box * p.rows.box_rows * ROW_BYTES + p.x_box * ROW_BYTES);
+		for (int i = 0; i < p.rows.n_box; i++) {
+			const struct dense_box b = dense_box_at(&p.rows, tile * p.rows.n_box + i);
+			tma_load3(w + s * p.w_stage + i * p.rows.box_rows * ROW_BYTES, wm, chunk * CHUNK, b.y, b.z, bar + 8 * s, policy);
 		}
 	}
 	__device__ void load_x(const small_param &p, int s, uint64_t policy) const
@@ -104,7 +116,7 @@ __device__ __forceinline__ float warps_sum(const float *p, int stride)
 }
 
 template <int MT, int NT>
-__global__ void __launch_bounds__(32 * WARPS, 1)
+__global__ void __launch_bounds__(32 * WARPS, 2)
 dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant__ CUtensorMap xm, const __grid_constant__ small_param p)
 {
 	extern __shared__ uint8_t shared[];
@@ -123,6 +135,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 	const ring first = ld;
 	int n_first = 0;
 	if (lane == 0) {
+		tma_prefetch_map(&xm);
 		for (int s = 0; s < p.depth; s++)
 			mbar_init(ld.bar + 8 * s, 1);
 		mbar_init_fence();
@@ -136,13 +149,18 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 			again.load_x(p, s, keep);
 	}
 	__syncwarp();
+	const int n_tok = min(p.x_box, p.out.n_tok - ld.t0), n_item = dense_rows_count(p.out, p.rows, n_tok);
+	struct dense_item early = {}; /* this thread's first output */
+	if ((int)threadIdx.x < n_item)
+		early = dense_item_at(p.out, p.rows, blockIdx.x, ld.t0, threadIdx.x);
 
+	const lane_rows<MT, NT> at(p.rows.rows, p.x_box);
 	int s = 0, parity = 0;
-	for (int tile = blockIdx.x; tile < p.n_tile; tile += gridDim.x) {
+	for (int tile = blockIdx.x; tile < p.rows.n_tile; tile += gridDim.x) {
 		float acc[MT][NT][4] = {};
 		for (int c = warp; c < p.n_chunk; c += WARPS) {
 			mbar_wait(ld.bar + 8 * s, parity);
-			chunk_mma<MT, NT>(acc, ld.w + s * p.w_stage, ld.x + s * p.x_stage);
+			chunk_mma<MT, NT>(acc, at, ld.w + s * p.w_stage, ld.x + s * p.x_stage);
 			__syncwarp();
 			if (lane == 0 && ld.more(p)) {
 				ld.load_w(p, s, once);
@@ -166,21 +184,16 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 				for (int i = 0; i < 4; i++)
 					mine[(m * 16 + (i >> 1) * 8) * red_row(NT) + n * 8 + (i & 1)] = acc[m][n][i];
 		__syncthreads();
-		const int n_tok = min(p.x_box, p.out.n_tok - ld.t0);
-		if (!p.out.qkv) {
-			for (int i = threadIdx.x; i < p.rows * n_tok; i += blockDim.x) {
-				const int t = i / p.rows, r = i - t * p.rows, n = tile * p.rows + r;
-				if (n < p.out.n_out)
-					dense_put(p.out, ld.t0 + t, n, warps_sum(red + r * red_row(NT) + t, RED));
-			}
-			continue;
-		}
-		const int n_pair = p.n_box * 4;
-		for (int i = threadIdx.x; i < n_pair * n_tok; i += blockDim.x) {
-			const int t = i / n_pair, j = i - t * n_pair, box = tile * p.n_box + j / 4, head = box / p.box_per_z;
-			const float *const at = red + (j / 4 * 8 + j % 4) * red_row(NT) + t;
-			if (head < p.out.n_head + 2 * p.out.n_head_kv)
-				dense_put_pair(p.out, ld.t0 + t, head, (box - head * p.box_per_z) * 4 + j % 4, warps_sum(at, RED), warps_sum(at + 4 * red_row(NT), RED));
+		for (int i = threadIdx.x; i < n_item; i += blockDim.x) {
+			const bool known = i == (int)threadIdx.x && tile == (int)blockIdx.x;
+			const struct dense_item it = known ? early : dense_item_at(p.out, p.rows, tile, ld.t0, i);
+			const float *const sum = red + it.r * red_row(NT) + it.t;
+			if (!it.place.to)
+				continue;
+			if (p.out.qkv)
+				dense_put(it.place, warps_sum(sum, RED), warps_sum(sum + 4 * red_row(NT), RED));
+			else
+				dense_put(it.place, warps_sum(sum, RED));
 		}
 	}
 }
@@ -188,38 +201,29 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 typedef void (*small_kernel)(CUtensorMap, CUtensorMap, small_param);
 template <int NT> static small_kernel kernel_of(int mt)
 {
-	return mt == 1 ? dense_small_kernel<1, NT> : mt == 2 ? dense_small_kernel<2, NT> : mt == 3 ? dense_small_kernel<3, NT> : dense_small_kernel<4, NT>;
+	if constexpr (NT < 4)
+		if (mt == 4)
+			return dense_small_kernel<4, NT>;
+	return mt == 1 ? dense_small_kernel<1, NT> : mt == 2 ? dense_small_kernel<2, NT> : dense_small_kernel<3, NT>;
 }
-
-static int up(int n, int m) { return (n + m - 1) / m * m; }
 
 /* Boxes, row blocks and ring for this product; false where shared memory is too small for even one stage a warp. */
 static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int nt, small_param *p, size_t *shared_bytes)
 {
 	const struct dense_out *const o = &j->out;
-	const int row_max = nt == 4 ? 48 : ROWS_MAX; /* what leaves room for a ring of two stages a warp */
 	p->out = *o;
 	p->n_chunk = (j->n_in + CHUNK - 1) / CHUNK;
-	if (o->qkv) {
-		const int n_box = o->n_out / 8, per = (n_box + d->n_sm - 1) / d->n_sm;
-		p->n_box = per < row_max / 8 ? per : row_max / 8;
-		p->n_tile = (n_box + p->n_box - 1) / p->n_box;
-		p->box_rows = 8, p->rows = 8 * p->n_box, p->box_y = 4, p->box_per_z = o->d_head / 8, p->box_z = 2;
-	} else {
-		const int per = (o->n_out + d->n_sm - 1) / d->n_sm;
-		p->rows = p->box_rows = p->box_y = per < row_max ? per : row_max;
-		p->n_tile = (o->n_out + p->rows - 1) / p->rows;
-		p->n_box = 1, p->box_per_z = p->n_tile, p->box_z = 1;
-	}
+	dense_rows_plan(&p->rows, o, d->n_sm, nt == 4 ? 48 : ROWS_MAX); /* 48: leaves room for a ring of two stages a warp */
 	p->x_box = 1;
 	while (p->x_box < 8 * nt && p->x_box < o->n_tok)
 		p->x_box *= 2;
-	p->w_stage = up(p->rows * ROW_BYTES, 1024);
+	p->w_stage = p->rows.rows * ROW_BYTES; /* swizzling goes by address: a stage need not start at a kilobyte */
 	p->x_stage = p->x_box * ROW_BYTES;
-	const int mt = (p->rows + 15) / 16, n_cta = p->n_tile < d->n_sm ? p->n_tile : d->n_sm;
-	const int most = (p->n_chunk + WARPS - 1) / WARPS * ((p->n_tile + n_cta - 1) / n_cta);
+	const int mt = (p->rows.rows + 15) / 16, n_cta = p->rows.n_tile < d->n_sm ? p->rows.n_tile : d->n_sm;
+	const int most = (p->n_chunk + WARPS - 1) / WARPS * ((p->rows.n_tile + n_cta - 1) / n_cta);
 	const size_t fixed = 1024 + (size_t)WARPS * mt * 16 * red_row(nt) * 4, stage = WARPS * (size_t)(p->w_stage + p->x_stage + 8);
-	p->depth = (int)((d->shared_per_block - fixed) / stage);
+	const size_t limit = j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
+	p->depth = limit > fixed + stage ? (int)((limit - fixed) / stage) : 1;
 	p->depth = p->depth < most ? p->depth : most;
 	*shared_bytes = fixed + p->depth * stage;
 }
@@ -231,17 +235,16 @@ extern "C" cudaError_t dense_small(const struct cuda_dev *d, const struct dense_
 	small_param p;
 	size_t shared_bytes;
 	small_plan(d, j, nt, &p, &shared_bytes);
-	const int mt = (p.rows + 15) / 16;
+	const int mt = (p.rows.rows + 15) / 16;
 	const small_kernel k = nt == 1 ? kernel_of<1>(mt) : nt == 2 ? kernel_of<2>(mt) : kernel_of<4>(mt);
 	CUtensorMap wm, xm;
-	cudaError_t rc = o->qkv ? dense_map(&wm, j->w, j->n_in, o->d_head / 2, o->n_out / (o->d_head / 2), 4, 2)
-	                        : dense_map(&wm, j->w, j->n_in, o->n_out, 1, p.rows, 1);
+	cudaError_t rc = dense_rows_map(&wm, j, &p.rows);
 	if (!rc)
 		rc = dense_map(&xm, j->x, j->n_in, o->n_tok, 1, p.x_box, 1);
 	if (!rc)
 		rc = cudaFuncSetAttribute(reinterpret_cast<const void *>(k), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
 	if (rc)
 		return rc;
-	const dim3 grid(p.n_tile < d->n_sm ? p.n_tile : d->n_sm, (o->n_tok + p.x_box - 1) / p.x_box);
+	const dim3 grid(p.rows.n_tile < d->n_sm ? p.rows.n_tile : d->n_sm, (o->n_tok + p.x_box - 1) / p.x_box);
 	return cuda_launch(k, grid, dim3(32 * WARPS), shared_bytes, d->stream, wm, xm, p);
 }

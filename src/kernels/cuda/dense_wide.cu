@@ -66,9 +66,9 @@ template <int BN> __device__ __forceinline__ void wide_put(const dense_out &o, c
 	for (int j = 0; j < BN / 8; j++) {
 		const int n = n0 + j * 8 + q * 2;
 		if (t < o.n_tok && n < o.n_out)
-			dense_put(o, t, n, acc[4 * j + 2 * h]);
+			dense_put(dense_one_at(o, t, n), acc[4 * j + 2 * h]);
 		if (t < o.n_tok && n + 1 < o.n_out)
-			dense_put(o, t, n + 1, acc[4 * j + 2 * h + 1]);
+			dense_put(dense_one_at(o, t, n + 1), acc[4 * j + 2 * h + 1]);
 	}
 }
 
@@ -137,10 +137,7 @@ template <int BN> __device__ __forceinline__ void wide_put_qkv(const dense_out &
 			const uint4 v = quad_transpose(w[half][0], w[half][1], w[half][2], w[half][3]);
 			if (!there || !known)
 				continue;
-			const int i = half * 32 + q * 8;
-			__nv_bfloat16 *const d = ih < o.n_head ? static_cast<__nv_bfloat16 *>(o.d) + ((size_t)t * o.n_head + ih) * 64 + i
-			                                       : static_cast<__nv_bfloat16 *>(is_v ? o.v : o.k) + dense_kv_row(o, t, ih - o.n_head - (is_v ? o.n_head_kv : 0)) + i;
-			*reinterpret_cast<uint4 *>(d) = v;
+			*(static_cast<uint4 *>(dense_head_at(o, t, ih, false)) + half * 4 + q) = v;
 		}
 	}
 }
@@ -177,7 +174,7 @@ dense_wide_kernel(const __grid_constant__ CUtensorMap xm, const __grid_constant_
 		mbar_init_fence();
 	}
 	pdl_launch();
-	cluster_arrive();
+	cluster_arrive_relaxed();
 	cluster_wait();
 	pdl_wait();
 	if (group == 0) {
@@ -241,7 +238,7 @@ dense_wide_kernel(const __grid_constant__ CUtensorMap xm, const __grid_constant_
 			}
 		}
 	}
-	cluster_arrive(); /* the other CTA may still signal our barriers */
+	cluster_arrive_relaxed(); /* the other CTA may still signal our barriers */
 	cluster_wait();
 }
 
@@ -258,7 +255,8 @@ template <int BN, int MODE> static cudaError_t wide_launch(const struct cuda_dev
 		rc = dense_map(&wm, j->w, j->n_in, o->n_out, 1, BN / 2, 1);
 	if (!rc)
 		rc = cudaFuncSetAttribute(reinterpret_cast<const void *>(k), cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
-	return rc ? rc : cuda_launch(k, dim3(2 * (n_tile < d->n_sm / 2 ? n_tile : d->n_sm / 2)), dim3(THREADS), shared_bytes, d->stream, xm, wm, p);
+	const int n_pair = n_tile < d->n_sm / 2 ? n_tile : d->n_sm / 2;
+	return rc ? rc : cuda_launch(k, dim3(2 * n_pair), dim3(THREADS), shared_bytes, d->stream, xm, wm, p);
 }
 
 extern "C" bool dense_wide_serves(const struct dense_job *j)

@@ -6,6 +6,8 @@
 
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+/* Arrival that orders nothing but barriers initialised before an mbar_init_fence; the plain one makes a memory barrier of the GPU. */
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 /* Address, in the shared memory of CTA `cta` of the cluster, of what p is in ours. */
 __device__ __forceinline__ uint32_t cluster_address(const void *p, int cta)
 {

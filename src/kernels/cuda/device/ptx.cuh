@@ -51,6 +51,8 @@ __device__ __forceinline__ void tma_load3(uint32_t dst, const void *map, int c0,
 	asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6;"
 	             ::"r"(dst), "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(bar), "l"(policy) : "memory");
 }
+/* The map itself, which the first copy would otherwise wait for. */
+__device__ __forceinline__ void tma_prefetch_map(const void *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 __device__ __forceinline__ uint64_t l2_evict_first()
 {
 	uint64_t p;
