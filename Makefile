@@ -102,6 +102,7 @@ install: all $(B)/static/libmoxie.a              ## install under DESTDIR/PREFIX
 	install -Dm644 $(B)/static/libmoxie.a -t $(DESTDIR)$(LIBDIR)
 	install -Dm755 $(B)/$(SO) -t $(DESTDIR)$(LIBDIR)
 	ln -sf $(SO) $(DESTDIR)$(LIBDIR)/libmoxie.so.0
+	[ ! -f $(B)/libmoxie-cuda.so ] || install -Dm755 $(B)/libmoxie-cuda.so $(DESTDIR)$(LIBDIR)/libmoxie-cuda.so.0
 	ln -sf libmoxie.so.0 $(DESTDIR)$(LIBDIR)/libmoxie.so
 	install -Dm644 models/wordmath/* -t $(DESTDIR)$(PREFIX)/share/moxie/models/wordmath
 	install -Dm644 docs/moxie.1 -t $(DESTDIR)$(PREFIX)/share/man/man1

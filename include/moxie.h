@@ -44,11 +44,11 @@ typedef int (*moxie_progress_fn)(void *ud, const char *stage, uint64_t done, uin
 struct moxie_model_params {
 	size_t struct_size;
 	const char *path;          /* a Hugging Face directory; with dummy: a config.json, a directory, or "gpt-oss-20b" etc. */
-	const char *device;        /* "auto" (default), "cpu", "cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:amx" */
+	const char *device;        /* "auto" (default), "cuda", "cpu", "cpu:ref", "cpu:avx2", "cpu:avx512", "cpu:amx" */
 	int n_thread;              /* 0: as many processors as the affinity mask and the cgroup allow */
 	int dummy;                 /* 1: random weights in memory instead of the files' (--load-format dummy) */
 	uint64_t dummy_seed;
-	int n_chunk;               /* most tokens of one prefill step; 0: 512 */
+	int n_chunk;               /* most tokens of one prefill step; 0: 512, on a GPU 2048 */
 	int n_seq;                 /* most sessions stepped together by moxie_step; 0: 1 */
 	int kv_f32;                /* 1: KV cache in fp32 instead of bf16 */
 	moxie_progress_fn progress;
