@@ -124,8 +124,9 @@ static void pack_dot(void *dst, const float *a, int n_in, bool mx)
 			}
 }
 
-static void pack_panel(void *dst, const float *const *row, int n_row, int n_in)
+static void pack_panel(void *dst, const float *const *row, int n_row, int n_in, bool mx)
 {
+	(void)mx; /* one order for all */
 	for (int k = 0; k < n_in; k++)
 		for (int i = 0; i < 8; i++)
 			((float *)dst)[(int64_t)k * 8 + i] = i < n_row ? row[i][k] : 0;

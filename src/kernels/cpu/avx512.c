@@ -153,12 +153,15 @@ static void pack_dot(void *dst, const float *a, int n_in, bool mx)
 	}
 }
 
-static void pack_panel(void *dst, const float *const *row, int n_row, int n_in)
+static void pack_panel(void *dst, const float *const *row, int n_row, int n_in, bool mx)
 {
+	const __m512i order = MX_ORDER;
 	for (int k = 0; k < n_in; k += 32) {
 		__m512i r[16];
 		for (int i = 0; i < 16; i++)
 			r[i] = i < n_row ? round32(row[i] + k) : _mm512_setzero_si512();
+		for (int i = 0; i < 16 && mx; i++)
+			r[i] = _mm512_permutexvar_epi16(order, r[i]);
 		transpose16(r);
 		for (int i = 0; i < 16; i++)
 			_mm512_storeu_si512((bf16 *)dst + (int64_t)k * 16 + i * 32, r[i]);
@@ -326,8 +329,11 @@ static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_t
 	if (w->mx)
 		for (int r = 0; r < n_row; r += 16) {
 			struct mx_tile t = mx_tile_at(w, r0 + r, n_row - r);
-			for (int g = 0; g < w->n_in / MX_GROUP; g++)
-				expand_group((bf16 *)expanded + r / 16 * group + g * 512, &t, g);
+			for (int g = 0; g < w->n_in / MX_GROUP; g++) {
+				expand_rows((bf16 *)expanded + r / 16 * group + g * 512, &t, g, 0, 16, t.n_row == 16);
+				for (int i = 0; i < 16 && g % 4 == 0; i++) /* a line of the row 32 further on */
+					_mm_prefetch((const char *)t.blk + (i + 32) * t.blk_row + g * 16, _MM_HINT_T1);
+			}
 		}
 	for (int t = 0; t < n_tok; t += 48)
 		for (int r = 0; r < n_row; r += 8) {

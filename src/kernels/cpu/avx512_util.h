@@ -40,20 +40,24 @@ INLINE struct mx_tile mx_tile_at(const struct mat *w, int row, int n_row)
 	return (struct mx_tile){ w->data + row * blk_row, w->scl + row * scl_row, blk_row, scl_row, n_row < 16 ? n_row : 16 };
 }
 
-/* Group g of a tile's rows as bf16 [16][32].  The scale is a power of two and the product exact, so it is part of the table. */
-INLINE void expand_group(bf16 *dst, const struct mx_tile *t, int g)
+/* Where a group's 32 k lie in expanded weights, and in the panels that meet them: place 8 j + w is k = 4 w + j, nibble j of word w. */
+#define MX_ORDER                                                                                                           \
+	_mm512_set_epi16(31, 27, 23, 19, 15, 11, 7, 3, 30, 26, 22, 18, 14, 10, 6, 2, 29, 25, 21, 17, 13, 9, 5, 1, 28, 24, 20, 16, 12, 8, 4, 0)
+
+/* Rows r0 .. r0 + n - 1 of group g of a tile as bf16 [32] each, in MX_ORDER: a row's 16 bytes in all four lanes, each lane shifted to
+ * its nibble; the scale is a power of two and the product exact, so it is part of the table.  full: all 16 rows exist. */
+INLINE void expand_rows(bf16 *dst, const struct mx_tile *t, int g, const int r0, const int n, const bool full)
 {
-	const uint8_t *blk = t->blk + g * 16, *scl = t->scl + g, *ahead = blk + 32 * t->blk_row;
-	for (int r = 0; r < 16; r++) {
-		__m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)blk));
-		__m512i code = _mm512_or_si512(b, _mm512_slli_epi32(b, 12)); /* low nibble in the even word, high one in the odd */
-		_mm512_storeu_si512(dst + 32 * r, _mm512_permutexvar_epi16(code, _mm512_loadu_si512(mx_table[*scl])));
-		if (g % 4 == 0) /* a line of the row 32 further on */
-			_mm_prefetch((const char *)(ahead + r * t->blk_row), _MM_HINT_T1);
-		if (r + 1 < t->n_row) {
+	const __m512i shift = _mm512_set_epi64(0xc000c000c000c, 0xc000c000c000c, 0x8000800080008, 0x8000800080008, 0x4000400040004, 0x4000400040004, 0, 0);
+	int at = full || r0 < t->n_row ? r0 : t->n_row - 1;
+	const uint8_t *blk = t->blk + at * t->blk_row + g * 16, *scl = t->scl + at * t->scl_row + g;
+#pragma GCC unroll 16
+	for (int r = r0; r < r0 + n; r++) {
+		__m512i v = _mm512_srlv_epi16(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)blk)), shift);
+		_mm512_storeu_si512(dst + 32 * r, _mm512_permutexvar_epi16(v, _mm512_loadu_si512(mx_table[*scl])));
+		if (full || r + 1 < t->n_row) {
 			blk += t->blk_row;
 			scl += t->scl_row;
 		}
 	}
-	_mm_prefetch((const char *)(t->scl + 32 * t->scl_row + 16 * g), _MM_HINT_T1);
 }

@@ -52,8 +52,8 @@ struct cpu_ops {
 
 	/* One row of n_in floats for dots, padded with zeros to MX_CHUNK. */
 	void (*pack_dot)(void *dst, const float *a, int n_in, bool mx);
-	/* Up to `lane` rows for panels; missing ones are zero. */
-	void (*pack_panel)(void *dst, const float *const *row, int n_row, int n_in);
+	/* Up to `lane` rows for panels, in the order of k that this kind of matrix is expanded to; missing ones are zero. */
+	void (*pack_panel)(void *dst, const float *const *row, int n_row, int n_in, bool mx);
 	/* y[t * ldy + r] = w[r0 + r] . a[t] + bias[r] */
 	void (*dot)(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy);
 	/* The same from panels, n_row <= block; expanded: block * padded n_in elements of scratch, aligned to ARENA_ALIGN. */

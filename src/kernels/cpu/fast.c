@@ -10,6 +10,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 static int min_int(int a, int b)
 {
@@ -93,7 +94,7 @@ static void pack(const struct cpu *c, const struct source *s, struct part_of me)
 			const float *row[32];
 			for (int j = 0; j < it->n; j++)
 				row[j] = source_row(s, it->i0 + j);
-			c->isa->pack_panel(dst, row, it->n, s->n_in);
+			c->isa->pack_panel(dst, row, it->n, s->n_in, s->mx);
 		} else
 			c->isa->pack_dot(dst, source_row(s, it->i0), s->n_in, s->mx);
 	}
@@ -151,16 +152,20 @@ static void dense(const struct cpu *c, float *d, const struct weight *w, const s
 	int lo, hi, n;
 	float *y = my_y(c, me);
 	my_share(me, n_out, share_unit(c), &lo, &hi);
+	/* Panels leave 16 outputs of a token at a time: by way of y, whole blocks of rows go out, not a cache line to each of n_tok pages. */
+	bool panels = n_tok >= min_panel(c, m.mx), aside = add || panels;
 	for (int64_t t0 = 0; t0 < n_tok; t0 += c->isa->tok_block)
 		for (int r0 = lo; r0 < hi; r0 += n) {
 			int nt = min_int(c->isa->tok_block, (int)(n_tok - t0));
 			const void *at = (const uint8_t *)a + (size_t)t0 * row_bytes(c, n_in);
 			float *dt = d + t0 * ldd + r0;
 			n = min_int(c->isa->block, hi - r0);
-			product(c, &m, b, 0, r0, n, at, nt, n_tok >= min_panel(c, m.mx), add ? y : dt, add ? n : ldd, me);
+			product(c, &m, b, 0, r0, n, at, nt, panels, aside ? y : dt, aside ? n : ldd, me);
 			for (int t = 0; t < nt && add; t++)
 				for (int r = 0; r < n; r++)
 					dt[(int64_t)t * ldd + r] += y[t * n + r];
+			for (int t = 0; t < nt && aside && !add; t++)
+				memcpy(dt + (int64_t)t * ldd, y + (int64_t)t * n, (size_t)n * sizeof *y);
 		}
 }
 
