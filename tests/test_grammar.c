@@ -168,6 +168,12 @@ TEST(refused_schemas)
 	buf_puts(&b, "}}");
 	struct grammar *g;
 	CHECK(grammar_compile(&g, b.p, b.n, &err) == MOXIE_E_UNSUPPORTED, "9000 properties");
+	b.n = 0; /* each twice the alternatives of the one before: small, but what it stands for is not */
+	buf_puts(&b, "{\"$ref\":\"#/$defs/d0\",\"$defs\":{");
+	for (int i = 0; i < 60; i++)
+		buf_printf(&b, "\"d%d\":{\"anyOf\":[{\"$ref\":\"#/$defs/d%d\"},{\"$ref\":\"#/$defs/d%d\"}]},", i, i + 1, i + 1);
+	buf_puts(&b, "\"d60\":{\"type\":\"null\"}}}");
+	CHECK(grammar_compile(&g, b.p, b.n, &err) == MOXIE_E_UNSUPPORTED && strstr(err.text, "alternatives"), "2^60 alternatives: %s", err.text);
 	buf_free(&b);
 }
 
@@ -259,6 +265,59 @@ static double now(void)
 	struct timespec ts;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+/* The schemas that take longest: what they take is printed, and held to seconds. */
+TEST(worst_schemas)
+{
+	struct buf b[4] = { { 0 } };
+	struct tokenizer *t = make_vocab(20000);
+	struct token_trie *trie;
+	int n_vocab = tokenizer_n_vocab(t);
+	uint32_t *bits = calloc((size_t)n_vocab / 32 + 1, sizeof *bits);
+	OK(token_trie_create(&trie, t, n_vocab, &err), err);
+	buf_puts(&b[0], "{\"type\":\"object\",\"properties\":{");
+	for (int i = 0; i < 512; i++) /* all may be left out, all begin alike */
+		buf_printf(&b[0], "%s\"abcdefghijklmnopqrst%d\":{}", i ? "," : "", i);
+	buf_puts(&b[0], "},\"additionalProperties\":true}");
+	buf_puts(&b[1], "{\"enum\":[");
+	for (int i = 0; i < 16000; i++)
+		buf_printf(&b[1], "%s\"%05x\"", i ? "," : "", i * 65);
+	buf_puts(&b[1], "]}");
+	buf_puts(&b[2], "{\"anyOf\":[");
+	for (int i = 0; i < 100; i++)
+		buf_printf(&b[2], "%s{\"type\":\"string\",\"minLength\":%d}", i ? "," : "", i);
+	buf_puts(&b[2], "]}");
+	buf_puts(&b[3], "{\"$ref\":\"#/$defs/d0\",\"$defs\":{"); /* a chain in the order that is worst for the heights */
+	for (int i = 0; i < 500; i++)
+		buf_printf(&b[3], "\"d%d\":{\"type\":\"object\",\"properties\":{\"a\":{\"$ref\":\"#/$defs/d%d\"},\"b\":{},\"c\":{\"type\":\"integer\",\"minimum\":%d}}},",
+		           i, i + 1, i);
+	buf_puts(&b[3], "\"d500\":{\"type\":\"null\"}}}");
+	static const char *const start[] = { "{\"abcdefghij", "\"0", "\"abc", "{\"a\": {" };
+	for (int i = 0; i < 4; i++) {
+		struct grammar *g;
+		struct grammar_run *r;
+		double worst = 0, begin = now(), compiled;
+		OK(grammar_compile(&g, b[i].p, b[i].n, &err), err);
+		compiled = now() - begin;
+		OK(grammar_run_create(&r, g, trie, &err), err);
+		for (const char *c = start[i];; c++) {
+			begin = now();
+			grammar_mask(r, bits);
+			worst = fmax(worst, now() - begin);
+			if (!*c)
+				break;
+			CHECK(grammar_push(r, c, 1), "%s at %s", start[i], c);
+		}
+		printf("    schema of %zu bytes: %.1f ms to compile, a mask at most %.0f us\n", b[i].n, 1e3 * compiled, 1e6 * worst);
+		CHECK(compiled < 2 && worst < 0.5, "schema %d: %.2f s, %.2f s", i, compiled, worst);
+		grammar_run_free(r);
+		grammar_free(g);
+		buf_free(&b[i]);
+	}
+	token_trie_free(trie);
+	tokenizer_free(t);
+	free(bits);
 }
 
 /* Masks over a vocabulary of o200k's size, at every byte of an answer: the worst and the median. */

@@ -194,21 +194,36 @@ static bool same_start(const struct grammar *g, struct gram_text a, struct gram_
 	return a.n >= n && b.n >= n && !memcmp(g->text.p + a.off, g->text.p + b.off, n);
 }
 
-/* The words that begin like word `at` did for n bytes, and go on with c: both the one that ends there, and the longer ones. */
+/* Is word i, of a list in which word like stands before it, behind all that begin with like's n bytes and a byte below c? */
+static bool is_behind(const struct grammar *g, uint32_t i, uint32_t like, uint64_t n, unsigned char c)
+{
+	struct gram_text w = g->word[i];
+	return !same_start(g, w, g->word[like], n) || (w.n > n && (unsigned char)g->text.p[w.off + n] >= c);
+}
+
+/* The words that begin like word f.a for f.b bytes, and go on with c: both the one that ends there, and the longer ones.  They stand
+ * together, sorted. */
 static void word_step(struct grammar_run *r, uint32_t parent, struct frame f, unsigned char c, struct set *out)
 {
 	const struct grammar *g = r->g;
 	const struct gram_node *n = &g->node[f.node];
-	bool longer = false;
-	for (uint32_t i = f.a; i < n->first + n->n && same_start(g, g->word[i], g->word[f.a], f.b) && !longer; i++) {
+	uint32_t from = f.a, end = n->first + n->n, behind = end;
+	while (from < behind) {
+		uint32_t mid = from + (behind - from) / 2;
+		if (is_behind(g, mid, f.a, f.b, c))
+			behind = mid;
+		else
+			from = mid + 1;
+	}
+	for (uint32_t i = from; i < end && i < from + 2 && same_start(g, g->word[i], g->word[f.a], f.b); i++) {
 		struct gram_text w = g->word[i];
 		if (w.n == f.b || (unsigned char)g->text.p[w.off + f.b] != c)
-			continue;
-		longer = w.n > f.b + 1;
-		if (longer)
+			return;
+		if (w.n > f.b + 1) { /* the first longer one stands for all */
 			add(out, put(r, parent, (struct frame){ .node = f.node, .place = AT_WORD, .a = i, .b = f.b + 1 }));
-		else
-			add(out, parent);
+			return;
+		}
+		add(out, parent);
 	}
 }
 

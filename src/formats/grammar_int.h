@@ -4,8 +4,9 @@
 
 #include "formats/grammar.h"
 
-enum { GRAM_MAX_LEVEL = 48, GRAM_MAX_NODE = 8192, GRAM_MAX_PROP = 8192, GRAM_MAX_WORD = 16384, GRAM_MAX_TEXT = 1 << 20,
-       GRAM_MAX_SCHEMA = 1 << 18 };
+/* A step looks at all properties that may come next, and at all alternatives: these have limits of their own. */
+enum { GRAM_MAX_LEVEL = 48, GRAM_MAX_NODE = 8192, GRAM_MAX_PROP = 8192, GRAM_MAX_PROPS = 512, GRAM_MAX_CHOICES = 128, GRAM_MAX_WORD = 16384,
+       GRAM_MAX_TEXT = 1 << 20, GRAM_MAX_SCHEMA = 1 << 18 };
 
 enum gram_kind {
 	GRAM_UNION,   /* one of link[first .. first+n) */

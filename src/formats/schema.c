@@ -251,6 +251,8 @@ static uint32_t object(struct compiler *c, const json_t *s)
 	size_t n = json_object_size(props);
 	if (!n && (!more || json_is_true(more)))
 		return ANY_OBJECT;
+	if (n > GRAM_MAX_PROPS)
+		return fail(c, MOXIE_E_UNSUPPORTED, "an object has %zu properties, at most %d are taken", n, GRAM_MAX_PROPS);
 	struct gram_node node = { .kind = GRAM_OBJECT, .n = (uint32_t)n, .rest = GRAM_NONE };
 	node.first = grow(c, &g->prop, &g->n_prop, &c->cap_prop, n, sizeof *g->prop, GRAM_MAX_PROP, "properties");
 	uint32_t i = node.first;
@@ -529,34 +531,40 @@ static void set_heights(struct grammar *g)
 		}
 }
 
-/* Alternatives that lead back to themselves without a sign between: following them would not end. */
-static bool is_circular(const struct grammar *g, uint32_t node, uint8_t *state)
+/* The ways to begin a value of node; n_way remembers, 0: not known, CIRCULAR while it is being counted.  Alternatives that lead back
+ * to themselves without a sign between would never end, and those of alternatives multiply. */
+enum { CIRCULAR = UINT16_MAX };
+static int count_ways(const struct grammar *g, uint32_t node, uint16_t *n_way)
 {
 	const struct gram_node *n = &g->node[node];
-	if (n->kind != GRAM_UNION || state[node] == 2)
-		return false;
-	if (state[node] == 1)
-		return true;
-	state[node] = 1;
-	for (uint32_t i = 0; i < n->n; i++)
-		if (is_circular(g, g->link[n->first + i], state))
-			return true;
-	state[node] = 2;
-	return false;
+	int sum = 0;
+	if (n->kind != GRAM_UNION)
+		return 1;
+	if (n_way[node])
+		return n_way[node];
+	n_way[node] = CIRCULAR;
+	for (uint32_t i = 0; i < n->n && sum <= GRAM_MAX_CHOICES; i++)
+		sum += count_ways(g, g->link[n->first + i], n_way);
+	n_way[node] = sum >= CIRCULAR ? CIRCULAR : (uint16_t)sum;
+	return sum;
 }
 
 static void check_whole(struct compiler *c)
 {
 	struct grammar *g = c->g;
-	uint8_t *state = calloc(g->n_node, 1);
-	if (!state) {
+	uint16_t *n_way = calloc(g->n_node, sizeof *n_way);
+	if (!n_way) {
 		fail(c, MOXIE_E_NOMEM, "out of memory");
 		return;
 	}
-	for (uint32_t i = 0; i < g->n_node && !c->rc; i++)
-		if (is_circular(g, i, state))
+	for (uint32_t i = 0; i < g->n_node && !c->rc; i++) {
+		int n = count_ways(g, i, n_way);
+		if (n >= CIRCULAR)
 			fail(c, MOXIE_E_UNSUPPORTED, "a reference leads to itself");
-	free(state);
+		else if (n > GRAM_MAX_CHOICES)
+			fail(c, MOXIE_E_UNSUPPORTED, "a value has more than %d alternatives", GRAM_MAX_CHOICES);
+	}
+	free(n_way);
 	set_heights(g);
 	if (!c->rc && g->node[g->root].height > GRAM_MAX_LEVEL)
 		fail(c, MOXIE_E_UNSUPPORTED, "the least answer has more than %d levels, or no end", GRAM_MAX_LEVEL);
