@@ -52,7 +52,7 @@ struct opts {
 
 	const char *served_name, *host, *uds, *key_file, *key, *log_level;
 	int port, n_running, n_queued, drain_seconds, read_seconds;
-	const char *admin_key, *sampling_defaults, *reasoning_parser, *tool_parser;
+	const char *admin_key, *sampling_defaults, *reasoning_field, *reasoning_parser, *tool_parser;
 	bool always, no_warmup, log_requests;
 	int kv_tokens;
 	float mem_fraction;

@@ -107,6 +107,8 @@ static const struct row rows[] = {
 	  "/flush_cache and /abort_request want this key instead; use the environment" },
 	{ "sampling-defaults", 0, NULL, "model|openai", CHOICE, AT(sampling_defaults), ANY, CMD_SERVE, "Server",
 	  "what a request that says nothing gets: the model's generation_config.json, or temperature 1 (default: model)" },
+	{ "reasoning-field", 0, NULL, "reasoning_content|reasoning", CHOICE, AT(reasoning_field), ANY, CMD_SERVE, "Server",
+	  "what a chat's reasoning is called in answers (default: reasoning_content; newer vLLM: reasoning)" },
 	{ "reasoning-parser", 0, NULL, "auto|gpt-oss|openai_gptoss", CHOICE, AT(reasoning_parser), ANY, CMD_SERVE, "Server",
 	  "accepted for scripts: the model's own is used whichever is named" },
 	{ "tool-call-parser", 0, NULL, "auto|gpt-oss|openai", CHOICE, AT(tool_parser), ANY, CMD_SERVE, "Server", "accepted likewise" },

@@ -248,6 +248,7 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 		.unix_path = o->uds,
 		.api_key = key,
 		.admin_key = o->admin_key,
+		.reasoning_field = o->reasoning_field,
 		.sampling_openai = o->sampling_defaults && !strcmp(o->sampling_defaults, "openai"),
 		.log_requests = o->log_requests,
 		.metrics_open = o->open_metrics,

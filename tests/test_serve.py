@@ -416,7 +416,10 @@ def bias_and_ends():
 	shown = s.ok("/v1/completions", {"prompt": ids, "max_tokens": 8, "temperature": 0, "skip_special_tokens": False})["choices"][0]["text"]
 	hidden = s.ok("/v1/completions", {"prompt": ids, "max_tokens": 8, "temperature": 0})["choices"][0]["text"]
 	assert "<|channel|>" in shown and "<|" not in hidden, (shown, hidden)
-	usage = s.ok("/v1/chat/completions", chat())["usage"]
+	whole = s.ok("/v1/chat/completions", chat())
+	usage, timings = whole["usage"], whole["timings"]
+	assert timings["predicted_n"] == usage["completion_tokens"] and timings["predicted_per_second"] > 0 and timings["prompt_ms"] > 0
+	assert timings["cache_n"] + timings["prompt_n"] == usage["prompt_tokens"]
 	assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] < usage["completion_tokens"]
 
 
@@ -924,13 +927,17 @@ def admin_key():
 @test
 def flags_of_others():
 	s = Server("--ctx-size", "1024", "--parallel", "2", "--max-num-batched-tokens", "64", "--enable-cache-report", "--tool-call-parser", "openai",
-	           "--sampling-defaults", "openai", "--log-requests", "--skip-server-warmup", "--alias", "me")
+	           "--sampling-defaults", "openai", "--reasoning-field", "reasoning", "--log-requests", "--skip-server-warmup", "--alias", "me")
 	try:
 		info = json.loads(s.get("/server_info")[1])
 		assert info["context_length"] == 1024 and info["max_running_requests"] == 2 and info["served_model_name"] == "me"
 		ask = {"prompt": "Maya", "max_tokens": 20}
 		assert len({s.ok("/v1/completions", {**ask, "seed": i})["choices"][0]["text"] for i in range(5)}) > 1 # its config says greedy
 		assert len({s.ok("/v1/completions", {**ask, "seed": i, "temperature": 0})["choices"][0]["text"] for i in range(5)}) == 1
+		message = s.ok("/v1/chat/completions", {"messages": question(0), "temperature": 0})["choices"][0]["message"]
+		assert message["reasoning"] and "reasoning_content" not in message
+		stream = s.stream("/v1/chat/completions", {"messages": question(0), "temperature": 0})
+		assert "".join(c["choices"][0]["delta"].get("reasoning", "") for c in stream) == message["reasoning"]
 		rid = s.ok("/v1/completions", ask)["id"]
 		wait_for(lambda: rid in s.said())
 		line = next(x for x in s.said().splitlines() if rid in x)

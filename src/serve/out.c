@@ -41,6 +41,16 @@ static void put_openai_head(struct job *j, struct buf *b, const char *object)
 	json_cstr(b, j->s->p.model_name);
 }
 
+/* As llama-server tells them. */
+static void put_timings(const struct moxie_generate_result *r, struct buf *b)
+{
+	size_t n_prompt = r->n_prompt - r->n_reused, n_out = r->n_out ? r->n_out - 1 : 0; /* the first comes with the prompt */
+	buf_printf(b, ",\"timings\":{\"cache_n\":%zu,\"prompt_n\":%zu,\"prompt_ms\":%.3f,\"prompt_per_second\":%.3f,"
+	              "\"predicted_n\":%zu,\"predicted_ms\":%.3f,\"predicted_per_second\":%.3f}",
+	           r->n_reused, n_prompt, 1e3 * r->prefill_seconds, r->prefill_seconds > 0 ? (double)n_prompt / r->prefill_seconds : 0,
+	           r->n_out, 1e3 * r->decode_seconds, r->decode_seconds > 0 ? (double)n_out / r->decode_seconds : 0);
+}
+
 static void put_usage(struct job *j, struct buf *b)
 {
 	size_t in = 0, out = 0, cached = 0, thought = 0;
@@ -58,6 +68,8 @@ static void put_usage(struct job *j, struct buf *b)
 	if (j->kind == JOB_CHAT)
 		buf_printf(b, ",\"completion_tokens_details\":{\"reasoning_tokens\":%zu}", thought);
 	buf_puts(b, "}");
+	if (j->n_part == 1)
+		put_timings(&j->part[0].result, b);
 }
 
 static struct buf *choice_begin(struct part *p)
@@ -83,7 +95,7 @@ static bool chunk_chat(struct part *p, const struct item *it, const char *text)
 	switch (it->kind) {
 	case IT_REASONING:
 	case IT_CONTENT:
-		buf_puts(b, it->kind == IT_CONTENT ? "{\"content\":" : "{\"reasoning_content\":");
+		buf_printf(b, "{\"%s\":", it->kind == IT_CONTENT ? "content" : p->job->s->p.reasoning_field);
 		json_str(b, text, it->n_text);
 		buf_puts(b, "}");
 		break;
@@ -241,7 +253,7 @@ static void put_message(struct part *p, struct buf *b)
 	else
 		buf_puts(b, "null");
 	if (p->reasoning.n) {
-		buf_puts(b, ",\"reasoning_content\":");
+		buf_printf(b, ",\"%s\":", p->job->s->p.reasoning_field);
 		json_str(b, p->reasoning.p, p->reasoning.n);
 	}
 	for (size_t i = 0; i < p->n_call; i++) {

@@ -27,6 +27,7 @@ struct serve_params {
 	int unix_mode;            /* of the socket file; 0: 0600 */
 	const char *api_key;      /* NULL or "": none.  Else every route but /health wants "Authorization: Bearer KEY" */
 	const char *admin_key;    /* NULL or "": api_key.  Else /flush_cache and /abort_request want this one */
+	const char *reasoning_field; /* of a chat's message: NULL: "reasoning_content" */
 	int sampling_openai;      /* 1: a request that says nothing is sampled at temperature 1, whatever the model's config says */
 	int log_requests;         /* 1: a line (SERVE_INFO) for each request that ends */
 	int metrics_open;         /* 1: /metrics needs no key */
