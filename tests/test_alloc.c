@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "formats/chat.h"
 #include "formats/config.h"
+#include "formats/grammar.h"
 #include "formats/safetensors.h"
 #include "formats/synth.h"
 #include "formats/tokenizer.h"
@@ -288,7 +289,8 @@ static int run_parser(void)
 
 static int run_render(void)
 {
-	static const struct moxie_tool tool = { .name = "f", .description = "does", .parameters = "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\"}}}" };
+	static const struct moxie_tool tool = { .name = "f", .description = "does",
+						.parameters = "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"number\"}}}" };
 	static const struct moxie_message msg[] = { { .role = MOXIE_ROLE_DEVELOPER, .content = "Be brief." },
 						    { .role = MOXIE_ROLE_USER, .content = "What is 2 + 2?" } };
 	struct moxie_chat_params p = { .struct_size = sizeof p, .tools = &tool, .n_tool = 1, .date = "2026-11-21" };
@@ -296,6 +298,49 @@ static int run_render(void)
 	int rc = harmony_render(tokenizer, &p, msg, 2, true, &ids, &err);
 	ids_free(&ids);
 	return rc;
+}
+
+static const char schema[] = "{\"$ref\":\"#/$defs/t\",\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"v\":{\"enum\":[1,\"a\",null]},"
+	"\"n\":{\"type\":\"array\",\"items\":{\"anyOf\":[{\"$ref\":\"#/$defs/t\"},{\"type\":\"integer\",\"minimum\":3}]}}},\"additionalProperties\":true}}}";
+static struct grammar *grammar;
+static struct token_trie *trie;
+
+static int run_grammar(void)
+{
+	CREATE(struct grammar, g, grammar_compile(&g, schema, sizeof schema - 1, &err));
+	grammar_free(g);
+	return rc;
+}
+
+static int run_trie(void)
+{
+	CREATE(struct token_trie, t, token_trie_create(&t, tokenizer, 300, &err));
+	token_trie_free(t);
+	return rc;
+}
+
+static int run_grammar_run(void)
+{
+	CREATE(struct grammar_run, r, grammar_run_create(&r, grammar, trie, &err));
+	grammar_run_free(r);
+	return rc;
+}
+
+TEST(alloc_grammar)
+{
+	char path[96];
+	tmp_write();
+	snprintf(path, sizeof path, "%s/tokenizer.json", tmp);
+	OK(tokenizer_open(&tokenizer, path, &err), err);
+	OK(grammar_compile(&grammar, schema, sizeof schema - 1, &err), err);
+	OK(token_trie_create(&trie, tokenizer, 300, &err), err);
+	fail_each("grammar_compile", run_grammar, 3000);
+	fail_each("token_trie_create", run_trie, 3000);
+	fail_each("grammar_run_create", run_grammar_run, 3000);
+	token_trie_free(trie);
+	grammar_free(grammar);
+	tokenizer_free(tokenizer);
+	tmp_remove();
 }
 
 TEST(alloc_text)
@@ -354,6 +399,28 @@ static int run_session(void)
 {
 	CREATE(moxie_session, s, moxie_session_create(&s, model, &(struct moxie_session_params){ sizeof(struct moxie_session_params), 256 }, &err));
 	moxie_session_free(s);
+	return rc;
+}
+
+/* Prepared, run and taken apart: JSON by schema, with everything a token may be asked for. */
+static int run_guided(void)
+{
+	static const struct moxie_guide_params gp = { .struct_size = sizeof gp, .raw = 1, .json = 1, .schema = "{\"enum\":[12,null]}" };
+	static const int32_t ids[] = { 1, 2, 3 }, stops[] = { 9 };
+	static const struct moxie_bias bias = { 5, 1 };
+	struct moxie_generate_params p = { .struct_size = sizeof p, .raw = 1, .max_tokens = 3, .min_tokens = 1, .stop_ids = stops, .n_stop_id = 1,
+		.bias = &bias, .n_bias = 1, .logprobs = 1, .n_top = 2 };
+	CREATE(moxie_guide, g, moxie_guide_create(&g, model, &gp, &err));
+	if (rc)
+		return rc;
+	moxie_session *s;
+	p.guide = g;
+	rc = moxie_session_create(&s, model, &(struct moxie_session_params){ .struct_size = sizeof(struct moxie_session_params), .n_ctx = 64 }, &err);
+	if (!rc)
+		rc = moxie_generate(s, ids, 3, &p, NULL, &err);
+	if (s)
+		moxie_session_free(s);
+	moxie_guide_free(g);
 	return rc;
 }
 
@@ -474,6 +541,7 @@ TEST(alloc_engine)
 	OK(moxie_model_open(&model, &model_params, &err), err);
 	fail_each("moxie_session_create", run_session, 1000);
 	fail_each("moxie_parser_create", run_moxie_parser, 1000);
+	fail_each("moxie_generate, guided", run_guided, 1000);
 	fail_each("moxie_engine_create and a request", run_scheduler, 1000);
 	OK(run_steps(), err);
 	moxie_model_free(model);
