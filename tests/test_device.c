@@ -111,8 +111,9 @@ TEST(device_is_checked_before_it_serves)
 	printf("    %s\n", err.text);
 }
 
+enum { LONG = 90 };
 struct ask {
-	int32_t got[24];
+	int32_t got[LONG];
 	int n;
 	atomic_int done;
 };
@@ -121,7 +122,7 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 {
 	struct ask *a = ud;
 	(void)ev;
-	if (a->n < 24)
+	if (a->n < LONG)
 		a->got[a->n++] = id;
 	return 0;
 }
@@ -134,19 +135,21 @@ static void on_finish(void *ud, const struct moxie_generate_result *r, int statu
 	atomic_store(&a->done, 1);
 }
 
+/* The same requests on both, and on the device with so little memory that requests give way to each other. */
 TEST(device_serves_many)
 {
 	enum { N = 12 };
-	static struct ask ask[2][N];
-	for (int d = 0; d < 2; d++) {
-		moxie_model *m = tiny(d ? "cuda" : "cpu:ref", 16, 5);
+	static struct ask ask[3][N];
+	for (int d = 0; d < 3; d++) {
+		moxie_model *m = tiny_kv(d ? "cuda" : "cpu:ref", 16, 5, d == 2 ? 4 * 64 : 0);
 		moxie_engine *e;
 		OK(moxie_engine_create(&e, m, NULL, &err), err);
 		for (int i = 0; i < N; i++) {
 			int32_t id[60];
 			ids_of(id, 60, (uint32_t)i);
-			struct moxie_request r = { .struct_size = sizeof r, .ids = id, .n = (size_t)(5 + 4 * i), .on_finish = on_finish };
-			r.p = (struct moxie_generate_params){ .struct_size = sizeof r.p, .max_tokens = 24, .raw = 1, .ignore_eos = 1, .on_event = on_event, .ud = &ask[d][i] };
+			struct moxie_request r = { .struct_size = sizeof r, .ids = id, .n = (size_t)(52 - i), .on_finish = on_finish };
+			r.p = (struct moxie_generate_params){ .struct_size = sizeof r.p, .max_tokens = i < 3 ? LONG : 24, .raw = 1, .ignore_eos = 1, .on_event = on_event,
+				.ud = &ask[d][i] };
 			uint64_t unused;
 			OK(moxie_engine_submit(e, &r, &unused, &err), err);
 		}
@@ -155,11 +158,16 @@ TEST(device_serves_many)
 				CHECK(wait < 6000, "request %d of device %d does not end", i, d);
 				usleep(10000);
 			}
+		struct moxie_engine_stats st = { .struct_size = sizeof st };
+		CHECK(moxie_engine_get_stats(e, &st) == 0 && (st.n_preempted > 0) == (d == 2), "%llu gave way", (unsigned long long)st.n_preempted);
+		CHECK(st.n_page_free + st.n_page_cached == st.n_page && st.n_ring_free + st.n_ring_cached == st.n_ring, "%d + %d of %d pages",
+		      st.n_page_free, st.n_page_cached, st.n_page);
 		moxie_engine_free(e);
 		moxie_model_free(m);
 	}
-	for (int i = 0; i < N; i++)
-		CHECK(ask[1][i].n == 24 && !memcmp(ask[0][i].got, ask[1][i].got, sizeof ask[0][i].got), "request %d got other tokens", i);
+	for (int d = 1; d < 3; d++)
+		for (int i = 0; i < N; i++)
+			CHECK(ask[d][i].n == (i < 3 ? LONG : 24) && !memcmp(ask[0][i].got, ask[d][i].got, sizeof ask[0][i].got), "request %d got other tokens in run %d", i, d);
 }
 
 TEST_MAIN

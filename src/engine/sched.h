@@ -72,6 +72,18 @@ struct moxie_engine {
 	int blocked_room, blocked_node;
 };
 
+/* Where j's rows for a prompt end. */
+static inline size_t job_zone(const struct moxie_engine *e, const struct job *j)
+{
+	return prompt_zone(e->m, j->req.n);
+}
+
+void sched_job_fail(struct job *j, int status, const struct moxie_err *err);
+/* Takes every queued request that is cancelled, or all of them, out of the queue; tells their owners. */
+void sched_reap_queue(struct moxie_engine *e, bool all, const struct moxie_err *failed);
+/* One step for all that run, if there is anything to do. */
+void sched_step(struct moxie_engine *e);
+
 /* Takes the numbers of pages over into e->st.  Caller holds both locks. */
 void sched_count_pages(struct moxie_engine *e);
 

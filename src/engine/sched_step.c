@@ -1,0 +1,227 @@
+/* sched_step.c - one step of the engine for all requests: whose rows, whose pages, and what became of them.
+ *
+ * A step carries one row of every decoding request, then prompt rows in order of arrival: a long prompt delays the others by one chunk
+ * at most.  Pages are taken as timelines grow, oldest request first: when none is left, cached prefixes are forgotten, then the youngest
+ * request gives its pages up, keeps its place and its known tokens, and is consumed again when there is room.  The oldest never gives
+ * way and fits alone (moxie_engine_submit sees to it), so all of them end.
+ *
+ * An answer is the one that moxie_generate gives, whatever else is served, found in the prefix cache or preempted: each row has
+ * the kind that follows from its own request (prompt_zone), the two kinds are passes of their own, and the cache gives nobody a row of
+ * another kind than it would compute.
+ */
+#include "base/host.h"
+#include "engine/sched.h"
+
+/* Rows that come next in the timeline and are of one kind. */
+static size_t rows_ahead(const struct moxie_engine *e, const struct slot *slot)
+{
+	size_t pos = slot->s->tok.n, zone = job_zone(e, slot->job);
+	return (pos < zone ? zone : slot->job->n_known) - pos;
+}
+
+static enum row_kind slot_kind(const struct moxie_engine *e, const struct slot *slot)
+{
+	return row_kind_at(e->m, slot->s->tok.n, slot->job->req.n);
+}
+
+/* What planning a step did besides, for the counters: they are under another lock. */
+struct planned {
+	int n_preempted, n_hits;
+	size_t n_reused;
+};
+
+/* What a prompt still to be read finds in the prefix cache now: an older request may have read the same meanwhile.  The last token
+ * is always computed, for its logits. */
+static void extend(struct moxie_engine *e, struct slot *slot, struct planned *d)
+{
+	struct job *j = slot->job;
+	size_t gained = e->no_reuse ? 0 : prefix_extend(&e->prefix, slot->s, j->n_known - 1, job_zone(e, j));
+	if (!gained || j->resumed)
+		return;
+	d->n_hits += j->res.n_reused == 0;
+	d->n_reused += gained;
+	j->res.n_reused += gained;
+}
+
+/* n_row of every slot: one for each decoding request; then prompts in order of arrival, together n_chunk. */
+static void share_rows(struct moxie_engine *e)
+{
+	int n_chunk = e->m->n_chunk, few = n_chunk > e->m->n_seq ? n_chunk : e->m->n_seq, left = n_chunk;
+	for (int i = 0; i < e->n_run; i++) {
+		struct slot *slot = e->run[i];
+		slot->n_row = slot->job->active && !slot->job->over && slot->job->n_known - slot->s->tok.n == 1 && slot->job->res.n_out > 0;
+		few -= slot->n_row;
+	}
+	for (int i = 0; i < e->n_run; i++) {
+		struct slot *slot = e->run[i];
+		if (!slot->job->active || slot->job->over || slot->n_row)
+			continue;
+		bool many = slot_kind(e, slot) == ROWS_PROMPT; /* a pass of its own, which decoding requests take nothing from */
+		int most = many || left < few ? left : few;
+		size_t ahead = most > 0 ? rows_ahead(e, slot) : 0;
+		slot->n_row = ahead < (size_t)most ? (int)ahead : most > 0 ? most : 0;
+		left -= slot->n_row;
+		few -= many ? 0 : slot->n_row;
+	}
+}
+
+static struct slot *youngest(const struct moxie_engine *e)
+{
+	for (int i = e->n_run - 1; i >= 0; i--)
+		if (e->run[i]->job->active && !e->run[i]->job->over)
+			return e->run[i];
+	return NULL;
+}
+
+static void suspend(struct moxie_engine *e, struct slot *slot)
+{
+	prefix_detach(&e->prefix, slot->s);
+	slot->n_row = 0;
+	slot->job->active = false;
+	slot->job->resumed = true;
+}
+
+/* Pages for the rows of one slot, from whoever has to give way.  False: nobody is left to. */
+static bool take_pages(struct moxie_engine *e, struct slot *slot, struct planned *d)
+{
+	struct kv_lack lack;
+	while (slot->n_row && !session_grow(slot->s, slot->s->tok.n + (size_t)slot->n_row, &lack)) {
+		if (prefix_evict(&e->prefix, lack))
+			continue;
+		struct slot *last = youngest(e);
+		int n_active = 0;
+		for (int i = 0; i < e->n_run; i++)
+			n_active += e->run[i]->job->active && !e->run[i]->job->over;
+		if (n_active <= 1)
+			return false;
+		suspend(e, last);
+		d->n_preempted++;
+	}
+	return true;
+}
+
+/* Plans the step: parts of rows for few first, then those that are a pass of their own.  Returns their number, of the first in *n_few. */
+static int plan_step(struct moxie_engine *e, int *n_few)
+{
+	int n_part = 0;
+	struct planned d = { 0 };
+	pthread_mutex_lock(&e->m->lock);
+	for (int i = 0; i < e->n_run; i++)
+		if (e->run[i]->job->active && !e->run[i]->job->over)
+			extend(e, e->run[i], &d);
+	share_rows(e);
+	for (int i = 0; i < e->n_run; i++)
+		if (!take_pages(e, e->run[i], &d)) {
+			struct moxie_err err;
+			err_set(&err, MOXIE_E_NOMEM, "the KV cache of %d tokens is held by others", e->m->kv.full.n_page * KV_PAGE);
+			sched_job_fail(e->run[i]->job, MOXIE_E_NOMEM, &err);
+			e->run[i]->n_row = 0;
+		}
+	pthread_mutex_unlock(&e->m->lock);
+	for (int many = 0; many < 2; many++) {
+		for (int i = 0; i < e->n_run; i++) {
+			struct slot *slot = e->run[i];
+			struct moxie_session *s = slot->s;
+			enum row_kind kind = slot_kind(e, slot);
+			if (!slot->n_row || (kind == ROWS_PROMPT) != many)
+				continue;
+			e->part[n_part] = (struct part){ s, s->tok.v + s->tok.n, slot->n_row, s->tok.n + (size_t)slot->n_row == slot->job->n_known, kind };
+			e->part_job[n_part++] = slot->job;
+		}
+		*n_few = many ? *n_few : n_part;
+	}
+	pthread_mutex_lock(&e->lock);
+	e->st.n_preempted += (uint64_t)d.n_preempted;
+	e->st.n_cache_hits += (uint64_t)d.n_hits;
+	e->st.reused_tokens += d.n_reused;
+	pthread_mutex_unlock(&e->lock);
+	return n_part;
+}
+
+/* A part of a step went well.  Returns the number of tokens generated. */
+static int job_advance(struct job *j, const struct part *part)
+{
+	struct moxie_session *s = part->s;
+	if (!part->want_logits)
+		return 0;
+	if (j->res.n_out == 0) {
+		j->at_decode = host_now();
+		j->res.prefill_seconds = j->at_decode - j->at_start;
+	}
+	int32_t id;
+	struct moxie_err err;
+	s->n_out = s->tok.n - j->req.n;
+	int rc = reply_next(&j->reply, s, &j->res, &id, &err);
+	if (j->res.n_out == 1)
+		j->res.first_token_seconds = host_now() - j->at_submit;
+	if (rc < 0)
+		sched_job_fail(j, rc, &err);
+	else if (j->res.finish != MOXIE_FINISH_NONE)
+		j->over = true;
+	else
+		s->tok.v[j->n_known++] = id; /* the context is not full, or the answer had ended */
+	return rc == 0;
+}
+
+static void count_tokens(struct moxie_engine *e, int n_tok, double busy)
+{
+	int64_t at = (int64_t)host_now();
+	pthread_mutex_lock(&e->lock);
+	struct second *s = &e->rate[at % RATE_SECONDS];
+	if (s->at != at)
+		*s = (struct second){ .at = at };
+	s->n_tok += (uint64_t)n_tok;
+	s->busy += busy;
+	e->st.generated_tokens += (uint64_t)n_tok;
+	pthread_mutex_unlock(&e->lock);
+}
+
+static void fail_all(struct moxie_engine *e, const struct moxie_err *err)
+{
+	for (int i = 0; i < e->n_run; i++)
+		sched_job_fail(e->run[i]->job, err->code, err);
+	pthread_mutex_lock(&e->lock);
+	e->failed = *err;
+	pthread_mutex_unlock(&e->lock);
+	sched_reap_queue(e, true, err); /* submit adds nothing from here on */
+}
+
+/* n parts of one kind go through the model. */
+static void pass(struct moxie_engine *e, const struct part *part, struct job **job, int n)
+{
+	if (!n)
+		return;
+	double start = host_now();
+	struct moxie_err err = { 0 };
+	int n_tok = 0;
+	pthread_mutex_lock(&e->m->lock);
+	int rc = engine_step(e->m, part, n, &err);
+	for (int i = 0; rc == 0 && i < n; i++) {
+		if (!e->no_reuse)
+			prefix_insert(&e->prefix, part[i].s, job_zone(e, job[i]));
+		session_trim(part[i].s);
+	}
+	pthread_mutex_unlock(&e->m->lock);
+	for (int i = 0; i < n; i++)
+		if (rc == 0) {
+			n_tok += job_advance(job[i], &part[i]);
+			session_drop_logits(part[i].s);
+		} else {
+			sched_job_fail(job[i], rc, &err);
+		}
+	if (rc == 0)
+		count_tokens(e, n_tok, host_now() - start);
+	else if (rc == MOXIE_E_DEVICE)
+		fail_all(e, &err);
+}
+
+void sched_step(struct moxie_engine *e)
+{
+	int n_few = 0, n_part = plan_step(e, &n_few);
+	pass(e, e->part, e->part_job, n_few);
+	if (e->failed.code == 0) /* this thread alone writes it */
+		pass(e, e->part + n_few, e->part_job + n_few, n_part - n_few);
+	pthread_mutex_lock(&e->lock);
+	e->st.n_steps += n_part > 0;
+	pthread_mutex_unlock(&e->lock);
+}
