@@ -160,8 +160,10 @@ int main(int argc, char **argv)
 			bench("prefill", ring, { { 0, n_tok } }, stream, 1);
 		}
 		bench("prefill", full, { { 30720, 2048 } }, stream, 1);
-		if (!quick)
+		if (!quick) {
 			bench("prefill", full, std::vector<std::pair<int, int>>(8, { 0, 1024 }), stream, 1);
+			bench("prefill", d128, { { 0, 2048 } }, stream, 1);
+		}
 	}
 	return 0;
 }

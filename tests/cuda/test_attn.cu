@@ -330,6 +330,8 @@ static std::vector<test> all_tests()
 	add("prefill_groups_1", { 4, 4, 64, 50, true, true, 0.125f }, { { 0, 200 }, { 77, 90 } });
 	add("prefill_groups_7", { 7, 1, 64, 0, false, true, 0.125f }, { { 0, 200 }, { 77, 90 } });
 	add("prefill_groups_3_no_sinks", { 6, 2, 64, 0, false, false, 0.125f }, { { 0, 200 }, { 77, 90 } });
+	add("prefill_d128", { 8, 2, 128, 0, false, true, 0.09f }, { { 0, 300 }, { 500, 33 }, { 1000, 1 } }, false);
+	add("prefill_d256_window", { 16, 8, 256, 1024, true, false, 0.0625f }, { { 0, 300 }, { 1500, 133 }, { 1000, 1 } }, false);
 	add("prefill_2048", gpt, { { 0, 2048 } }, false);
 	add("prefill_2048_window", win, { { 0, 2048 } }, false);
 	add("prefill_chunk_deep", gpt, { { 30000, 512 } }, false);

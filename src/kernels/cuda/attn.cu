@@ -31,16 +31,6 @@ static attn_param param_of(const attn_args *a)
 	return p;
 }
 
-/* Spans of more than min_row rows through the plain kernel. */
-static cudaError_t plain_spans(const cuda_dev *d, const attn_param &p, const batch *b, int min_row)
-{
-	cudaError_t e = cudaSuccess;
-	for (int s = 0; s < b->n_seq && e == cudaSuccess; s++)
-		if (b->span[s].n_row > min_row)
-			e = attn_plain(d->stream, p, b->span[s].row0, b->span[s].n_row);
-	return e;
-}
-
 int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 {
 	const batch *b = a->batch;
@@ -52,7 +42,7 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 	if (!b->n_tok)
 		return 0;
 	const attn_param p = param_of(a);
-	const int min_row = attn_decode_serves(a->d_head) ? DECODE_ROW : 0;
+	const int min_row = !attn_decode_serves(a->d_head) ? 0 : attn_prefill_serves(p) ? DECODE_ROW : b->n_tok; /* longer spans are not decoded */
 	int decoded = 0, longest = 0; /* most rows of a span that is decoded; of any */
 	for (int s = 0; s < b->n_seq; s++) {
 		const int n = b->span[s].n_row;
@@ -61,7 +51,7 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 	}
 	cudaError_t e = cudaSuccess;
 	if (longest > min_row)
-		e = attn_prefill_serves(p) ? attn_prefill(d, p, b->span, b->n_seq, min_row) : plain_spans(d, p, b, min_row);
+		e = min_row ? attn_prefill(d, p, b->span, b->n_seq, min_row) : attn_plain(d->stream, p, 0, b->n_tok);
 	if (decoded && e == cudaSuccess)
 		e = attn_decode(d, p, b->n_seq, decoded);
 	if (e != cudaSuccess)

@@ -1,7 +1,7 @@
 /* attn.h - the attention kernels behind cuda_attn (attn.cu), and what they share.
  *
  * A span of a batch is served by one of three kernels:
- *   attn_decode    1 or a few rows; any context, split over the GPU       d_head 64, 128, 256
+ *   attn_decode    1 or a few rows; any context, split over the GPU       d_head 64; 128 and 256: any rows
  *   attn_prefill   many rows, tiles of (position, head) pairs on wgmma    d_head 64
  *   attn_plain     anything else: d_head % 8 == 0 up to 512
  */

@@ -1,4 +1,4 @@
-/* attn_decode - attention of spans of one or a few rows, split over the context.
+/* attn_decode - attention of spans of one or a few rows, split over the context; of any rows where d_head is 128 or 256.
  *
  *   o, q   [n_tok, n_head, d_head] bf16      k, v  [n_page, n_head_kv, KV_PAGE, d_head] bf16      formula: kernels.h attn_args
  *
@@ -61,7 +61,6 @@ struct decode_rows {
 		const int x = first + r;
 		return (int64_t)(row0 + x / group) * p.n_head + ihkv * group + x % group;
 	}
-	__device__ int head(int r) const { return ihkv * group + (first + r) % group; }
 	__device__ int pos(int r) const { return pos0 + (first + r) / group; }
 };
 
@@ -228,6 +227,12 @@ __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_dec
 	__shared__ int is_last;
 	const int warp = threadIdx.x / 32, part = blockIdx.x, ihkv = blockIdx.y, seq = g.seq0 + blockIdx.z / g.n_pair_tile;
 	pdl_launch();
+	float sink[N_ITEM]; /* weights may be read before the kernel before has ended */
+#pragma unroll
+	for (int i = 0; i < N_ITEM; i++) {
+		const int pair = blockIdx.z % g.n_pair_tile * ROWS + (i * 32 * N_WARP + threadIdx.x) / (D / 4), group = p.n_head / p.n_head_kv;
+		sink[i] = attn_sink(p, ihkv * group + pair % group);
+	}
 	pdl_wait();
 	walker<D, N_STAGE> w = { p, seq, ihkv, 0, 0, 0, smem_u32(smem) + warp * N_STAGE * 2 * tile::BYTES };
 	w.guess();
@@ -244,6 +249,8 @@ __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_dec
 	if (!g.cluster && unit0 >= n_unit)
 		return;
 	w.first = tile0 + unit0 * unit_tiles + warp, w.end = tile0 + min(unit1 * unit_tiles, n_tile), w.last = last;
+	warp_rows<D, HALF> r;
+	load_rows<D, HALF>(r, p, rows, q);
 #pragma unroll
 	for (int i = 0; i < N_STAGE; i++) {
 		w.fetch_k(i);
@@ -254,8 +261,6 @@ __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_dec
 			inbox_open(&box_full, n_unit * rows.n * (D + 4) * 4);
 		cluster_arrive();
 	}
-	warp_rows<D, HALF> r;
-	load_rows<D, HALF>(r, p, rows, q);
 	if (r.SHARED_Q)
 		__syncthreads();
 	const int whole_lo = attn_first_key(last, p.window), whole_hi = rows.pos(0); /* tiles between need no mask */
@@ -333,8 +338,8 @@ __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_dec
 		});
 	}
 	each([&](int n, int row, int ch) {
-		const float sink = attn_sink(p, rows.head(row)), top = fmaxf(sum[n].max, sink), a = exp2_approx(sum[n].max - top);
-		const float inv = a / (sum[n].sum * a + exp2_approx(sink - top));
+		const float top = fmaxf(sum[n].max, sink[n]), a = exp2_approx(sum[n].max - top);
+		const float inv = a / (sum[n].sum * a + exp2_approx(sink[n] - top));
 		const float4 v = sum[n].v;
 		*(uint2 *)(p.o + rows.at(p, row) * D + ch) = make_uint2(pack_bf16(v.x * inv, v.y * inv), pack_bf16(v.z * inv, v.w * inv));
 	});
@@ -348,35 +353,25 @@ size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 	return CUDA_COUNTER_BYTES + std::max<size_t>(row_units, 16 * attn_max_unit(n_head_kv)) * n_head * (d_head + 2) * sizeof(float);
 }
 
-template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
+template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g, int n_seq, int n_part)
 {
 	constexpr int ROWS = HALF ? 8 : 16;
-	const int group = p.n_head / p.n_head_kv;
-	decode_grid g = {};
-	g.n_pair_tile = (max_row * group + ROWS - 1) / ROWS;
-	g.max_row = max_row;
-	g.n_row = std::min(ROWS, max_row * group);
-	/* The most units that a row of this launch can have, from the page list's length alone. */
-	const int64_t list_keys = (int64_t)p.n_page_seq * KV_PAGE, seen = p.window > 0 ? p.window + max_row - 1 + KEYS<D> - 1 : list_keys;
-	const int64_t n_tile = (std::min(seen, p.ring ? seen : list_keys) + KEYS<D> - 1) / KEYS<D>;
-	g.max_unit = (int)std::min<int64_t>(attn_max_unit(p.n_head_kv), (n_tile + UNIT_TILES - 1) / UNIT_TILES);
-
 	const size_t most_bytes = d->shared_per_block - 1024; /* less what is declared in the kernel */
 	size_t bytes = N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, ROWS>);
-	const int owners = n_seq * g.n_pair_tile * p.n_head_kv, fill = 2 * d->n_sm;
-	int n_part = std::min((fill + owners - 1) / owners, g.max_unit), per_launch = n_seq;
+	const int owners = n_seq * g.n_pair_tile * p.n_head_kv;
+	int per_launch = n_seq;
 	if (n_part > 1) {
-		int n_cta = 2;
-		while (n_cta < n_part && n_cta < MAX_CLUSTER)
-			n_cta *= 2;
 		const size_t box = (size_t)g.max_unit * g.n_row * (D + 4) * sizeof(float);
-		/* A unit or two a CTA; with the box, two CTAs must still fit an SM, or there are no more CTAs than SMs. */
-		g.cluster = g.max_unit <= 2 * n_cta && bytes + box <= (owners * n_cta <= d->n_sm ? most_bytes : 112 * 1024);
+		int n_cta = 1;
+		while (2 * n_cta <= n_part && n_cta < MAX_CLUSTER)
+			n_cta *= 2;
+		if (n_cta < n_part && n_cta < MAX_CLUSTER && owners * n_cta * 2 <= d->n_sm)
+			n_cta *= 2;
+		g.cluster = g.max_unit <= 2 * n_cta && bytes + box <= (N_STAGE == FEW ? most_bytes : 55 * 1024);
 		if (g.cluster) {
 			bytes += box;
 			n_part = n_cta;
-		} else
-			n_part = std::min((4 * fill + owners - 1) / owners, g.max_unit);
+		}
 	}
 	if (n_part > 1 && !g.cluster) {
 		const size_t slot_bytes = (D + 2) * sizeof(float), n_slot = d->scratch_bytes > CUDA_COUNTER_BYTES ? (d->scratch_bytes - CUDA_COUNTER_BYTES) / slot_bytes : 0;
@@ -388,6 +383,7 @@ template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_de
 		g.o = (float *)((char *)d->scratch + CUDA_COUNTER_BYTES);
 		g.ml = (float2 *)(g.o + per_launch * per_seq * D);
 	}
+	per_launch = std::max(1, std::min(per_launch, 65535 / g.n_pair_tile));
 	const auto kernel = attn_decode_kernel<D, HALF, N_STAGE>;
 	cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes);
 	if (e == cudaSuccess && g.cluster && n_part > 8)
@@ -400,11 +396,22 @@ template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_de
 
 template <int D> static cudaError_t launch_rows(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
-	const bool half = max_row * (p.n_head / p.n_head_kv) <= 8;
+	const int n_pair = max_row * (p.n_head / p.n_head_kv), most_rows = n_pair <= 8 ? 8 : 16;
+	decode_grid g = {};
+	g.n_pair_tile = (n_pair + most_rows - 1) / most_rows;
+	g.max_row = max_row;
+	g.n_row = std::min(most_rows, n_pair);
+	/* The most units that a row of this launch can have, from the page list's length alone. */
+	const int64_t list_keys = (int64_t)p.n_page_seq * KV_PAGE, seen = p.window > 0 ? p.window + max_row - 1 + KEYS<D> - 1 : list_keys;
+	const int64_t n_tile = (std::min(seen, p.ring ? seen : list_keys) + KEYS<D> - 1) / KEYS<D>;
+	g.max_unit = (int)std::min<int64_t>(attn_max_unit(p.n_head_kv), (n_tile + UNIT_TILES - 1) / UNIT_TILES);
+
+	const int owners = n_seq * g.n_pair_tile * p.n_head_kv, n_part = std::max(1, std::min(4 * d->n_sm / owners, g.max_unit));
+	const bool half = most_rows == 8, long_parts = g.max_unit > 2 * MAX_CLUSTER && owners * n_part <= 3 * d->n_sm;
 	if constexpr (D == 64)
-		if (n_seq * p.n_head_kv > 2 * d->n_sm)
-			return half ? launch<D, true, MANY>(d, p, n_seq, max_row) : launch<D, false, MANY>(d, p, n_seq, max_row);
-	return half ? launch<D, true, FEW>(d, p, n_seq, max_row) : launch<D, false, FEW>(d, p, n_seq, max_row);
+		if (owners * n_part > d->n_sm && !long_parts)
+			return half ? launch<D, true, MANY>(d, p, g, n_seq, n_part) : launch<D, false, MANY>(d, p, g, n_seq, n_part);
+	return half ? launch<D, true, FEW>(d, p, g, n_seq, n_part) : launch<D, false, FEW>(d, p, g, n_seq, n_part);
 }
 
 cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)

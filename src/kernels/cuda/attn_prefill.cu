@@ -121,14 +121,34 @@ struct fetcher {
 	}
 };
 
-/* A thread's rows g and g + 8 of its warp's 16: running max and own share of the sum, base 2; position, -1: no row. */
+/* A thread's rows g and g + 8 of its warp's 16: the running max (base 2, the same in the four lanes of a row), the raw score from
+ * which on it is raised, the thread's share of the sum; position, -1: no row. */
 struct rows_state {
-	float max[2], sum[2];
+	float max[2], limit[2], sum[2];
 	int pos[2];
 };
 
-/* Scores of the page at key0 become weights; scale[i]: what O of row i is to be multiplied by first. */
-__device__ __forceinline__ void softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, uint32_t window, float scale_log2)
+/* Raises the max of rows whose largest score m, of this thread's keys, is past the limit in any lane; scale[i]: what O of row i is
+ * to be multiplied by. */
+__device__ void raise(rows_state &r, const float (&m)[2], float (&scale)[2], float scale_log2)
+{
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		float x = fmaxf(m[half], __shfl_xor_sync(~0u, m[half], 1));
+		x = fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+		scale[half] = 1;
+		if (x > r.limit[half]) {
+			x *= scale_log2;
+			scale[half] = exp2_approx(r.max[half] - x); /* 0 at the first key */
+			r.max[half] = x;
+			r.limit[half] = (x + RAISE) / scale_log2;
+			r.sum[half] *= scale[half];
+		}
+	}
+}
+
+/* Scores of the page at key0 become weights.  Returns whether the max was raised, and then scale. */
+__device__ __forceinline__ bool softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, uint32_t window, float scale_log2)
 {
 	const int lane = threadIdx.x % 32;
 	if (masked)
@@ -138,29 +158,33 @@ __device__ __forceinline__ void softmax(float (&s)[32], rows_state &r, float (&s
 			if ((uint32_t)(r.pos[i / 2 % 2] - key) >= window) /* keys after the row's position wrap round */
 				s[i] = -INFINITY;
 		}
+	/* Several short chains: one long one would wait for itself. */
+	float m[2], chain[8];
 #pragma unroll
-	for (int half = 0; half < 2; half++) {
-		float m = -INFINITY;
+	for (int i = 0; i < 8; i++)
+		chain[i] = fmaxf(s[i], s[i + 8]);
 #pragma unroll
-		for (int i = 0; i < 32; i++)
-			if (i / 2 % 2 == half)
-				m = fmaxf(m, s[i]);
-		m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
-		m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
-		m *= scale_log2;
-		m = m > r.max[half] + RAISE ? m : r.max[half];
-		const float base = m == -INFINITY ? 0 : m; /* no key seen yet: all weights 0 */
-		scale[half] = exp2_approx(r.max[half] - base);
-		r.max[half] = m;
-		float sum = r.sum[half] * scale[half];
+	for (int i = 16; i < 32; i++)
+		chain[i % 8] = fmaxf(chain[i % 8], s[i]);
 #pragma unroll
-		for (int i = 0; i < 32; i++)
-			if (i / 2 % 2 == half) {
-				s[i] = exp2_approx(fmaf(s[i], scale_log2, -base));
-				sum += s[i];
-			}
-		r.sum[half] = sum;
+	for (int half = 0; half < 2; half++)
+		m[half] = fmaxf(fmaxf(chain[2 * half], chain[2 * half + 1]), fmaxf(chain[2 * half + 4], chain[2 * half + 5]));
+	const bool raised = __any_sync(~0u, m[0] > r.limit[0] || m[1] > r.limit[1]);
+	if (raised)
+		raise(r, m, scale, scale_log2);
+	const float base[2] = { r.max[0] == -INFINITY ? 0 : r.max[0], r.max[1] == -INFINITY ? 0 : r.max[1] }; /* no key seen yet: all weights 0 */
+#pragma unroll
+	for (int i = 0; i < 8; i++)
+		chain[i] = s[i] = exp2_approx(fmaf(s[i], scale_log2, -base[i / 2 % 2]));
+#pragma unroll
+	for (int i = 8; i < 32; i++) {
+		s[i] = exp2_approx(fmaf(s[i], scale_log2, -base[i / 2 % 2]));
+		chain[i % 8] += s[i];
 	}
+#pragma unroll
+	for (int half = 0; half < 2; half++)
+		r.sum[half] += (chain[2 * half] + chain[2 * half + 1]) + (chain[2 * half + 4] + chain[2 * half + 5]);
+	return raised;
 }
 
 /* One warp of a warpgroup: 16 pairs, all pages. */
@@ -177,7 +201,7 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 		const bool real = x < t.n_pair;
 		const __nv_bfloat16 *src = p.q + t.at(p, real ? x : 0) + lane % 4 * 2;
 		r.pos[half] = real ? t.pos(x) : -1;
-		r.max[half] = -INFINITY;
+		r.max[half] = r.limit[half] = -INFINITY;
 		r.sum[half] = 0;
 #pragma unroll
 		for (int ks = 0; ks < 4; ks++) {
@@ -214,12 +238,28 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 		if (lane == 0)
 			mbar_arrive(empty + 8 * (j % N_STAGE));
 	};
-	const auto take_weights = [&] {
+	/* s holds the weights of page j - 1: waits until O has page j - 2 in it, and brings O to the max of s. */
+	bool raised;
+	const auto take_weights = [&](int j) {
+		wgmma_wait<0>();
+		pin(o);
+		if (j >= 2)
+			release(pipe.empty_v, j - 2);
+		if (raised)
+#pragma unroll
+			for (int i = 0; i < 32; i++)
+				o[i] *= scale[i / 2 % 2];
 #pragma unroll
 		for (int ks = 0; ks < 4; ks++)
 #pragma unroll
 			for (int i = 0; i < 4; i++)
 				w[ks][i] = pack_bf16(s[8 * ks + 2 * i], s[8 * ks + 2 * i + 1]);
+	};
+	const auto weights = [&](int j) {
+		const int key0 = (t.page0 + j) * KV_PAGE;
+		pin(s);
+		release(pipe.empty_k, j);
+		raised = softmax(s, r, scale, key0, masked(key0), window, p.scale_log2);
 	};
 	fetcher fetch = { p, t, pipe, k_map, v_map };
 	if (threadIdx.x < 32) {
@@ -233,12 +273,9 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 	}
 	scores(0);
 	wgmma_wait<0>();
-	pin(s);
-	release(pipe.empty_k, 0);
-	softmax(s, r, scale, t.page0 * KV_PAGE, masked(t.page0 * KV_PAGE), window, p.scale_log2);
-	take_weights();
-	for (int j = 1; j < t.n_page; j++) {
-		const int key0 = (t.page0 + j) * KV_PAGE;
+	weights(0);
+	for (int j = 1; j < t.n_page; j++) { /* ends with the weights: over the loop's edge ptxas does not move the next wait above them */
+		take_weights(j);
 		scores(j);
 		values(j - 1);
 		if (threadIdx.x < 32) { /* into tiles that most warps left a turn ago */
@@ -248,18 +285,9 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 			fetch.k(j + N_STAGE - 2);
 		}
 		wgmma_wait<1>();
-		pin(s);
-		release(pipe.empty_k, j);
-		softmax(s, r, scale, key0, masked(key0), window, p.scale_log2);
-		wgmma_wait<0>();
-		pin(o);
-		release(pipe.empty_v, j - 1);
-		if (__any_sync(~0u, scale[0] != 1 || scale[1] != 1))
-#pragma unroll
-			for (int i = 0; i < 32; i++)
-				o[i] *= scale[i / 2 % 2];
-		take_weights();
+		weights(j);
 	}
+	take_weights(t.n_page);
 	values(t.n_page - 1);
 	wgmma_wait<0>();
 	pin(o);
