@@ -3,7 +3,7 @@
 # expert kernel, fails the build: it costs more than any tuning gains.
 
 NVCC      = nvcc
-NVCCFLAGS = -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden -Iinclude -Isrc -Isrc/kernels/cuda --cudart static
+NVCCFLAGS = -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden,-iquote,src/kernels/cuda -Iinclude -Isrc --cudart static
 CU_HEAD  := $(wildcard src/kernels/cuda/*.h src/kernels/cuda/*.cuh src/kernels/cuda/device/*.cuh include/*.h) src/base/err.h
 CU_OBJ   := $(patsubst src/kernels/cuda/%.cu,$(B)/cuda/%.o,$(wildcard src/kernels/cuda/*.cu)) $(B)/cuda/err.o
 CU_TESTS := $(patsubst tests/cuda/%.cu,$(B)/cuda/%,$(wildcard tests/cuda/test_*.cu))

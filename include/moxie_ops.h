@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "moxie_fp8.h"   /* FP8 block-scaled GEMM */
 #include "moxie_route.h" /* router GEMM, top-k and the tables below */
 #include "moxie_status.h"
 

@@ -1,0 +1,278 @@
+/* fp8_gemm.cu - plans of the FP8 block-scaled GEMM: which instance, how many CTAs share a tile's K, and the launch.
+ *
+ * Choice, from what bench_fp8 --sweep measured on an H200 (docs/fp8.md):
+ *   up to 64 tokens (a group)  the narrowest tile that holds them, 64 weight rows
+ *   up to 128                  two tiles of 64 tokens: the second reads its weights from L2
+ *   more                       128 or 256 tokens a tile, whichever needs less time for all its waves; 128 x 128 streams where these
+ *                              would leave SMs without work
+ * Streams split K until there are 1.6 CTAs an SM, and once more where a CTA would still walk over more than 48 blocks.  Shared memory
+ * is cut for one CTA an SM more than there are, where that leaves enough stages or the slots would be full, so that the next
+ * kernel's can load their weights before this one has ended.
+ */
+#include <cuda.h>
+#include <math.h>
+#include <new>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "fp8_gemm.h"
+
+extern const struct fp8_instance fp8_small[], fp8_large[];
+constexpr int N_SMALL = 11, WIDE = N_SMALL - 1, N_INSTANCE = N_SMALL + 2, MAX_STAGE = 24, MIN_STAGE = 3;
+const int fp8_n_instance = N_INSTANCE;
+
+typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                           const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+struct moxie_fp8_plan {
+	struct moxie_fp8_desc d;
+	int device, n_sm;
+	int shared_sm, shared_block; /* bytes */
+	int per_sm_max[N_INSTANCE];  /* CTAs that registers and threads allow */
+	int pairs_max[N_INSTANCE];   /* clusters of two that the device holds at once; fewer than half its SMs */
+	encode_fn *encode;
+};
+
+struct choice {
+	int i;
+	const struct fp8_instance *in;
+	int n_split, per_sm, n_stage, n_tile; /* per_sm: CTAs an SM has room for; n_tile: most tiles there can be, a pair's as one */
+};
+
+static const struct fp8_instance *instance(int i)
+{
+	return i < N_SMALL ? &fp8_small[i] : &fp8_large[i - N_SMALL];
+}
+
+static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
+{
+	return err_set(err, MOXIE_E_DEVICE, "%s: %s", what, cudaGetErrorString(e));
+}
+
+static int ceil_div(int64_t a, int64_t b)
+{
+	return (int)((a + b - 1) / b);
+}
+
+/* Most stages of an instance with per_sm CTAs on an SM. */
+static int stages_of(const struct moxie_fp8_plan *p, const struct fp8_instance *in, int per_sm)
+{
+	int room = p->shared_sm / per_sm - 1024; /* a KB of each CTA's is the system's */
+	room = room < p->shared_block ? room : p->shared_block;
+	const int n = (room - in->fixed_bytes) / in->stage_bytes;
+	return n < MAX_STAGE ? n : MAX_STAGE;
+}
+
+/* Token tiles of all groups: exact for dense, else what is expected, at most what can be. */
+static double token_tiles(const struct moxie_fp8_plan *p, const struct fp8_instance *in, int n_tok, bool most)
+{
+	if (p->d.mode == MOXIE_FP8_DENSE) return ceil_div(n_tok, in->tok);
+	if (p->d.mode == MOXIE_FP8_MASKED) return (double)ceil_div(n_tok, in->tok) * p->d.n_group;
+	const int more = n_tok < p->d.n_group ? n_tok : p->d.n_group;
+	return n_tok / in->tok + (most ? more : more * .5);
+}
+
+static struct choice choice_of(const struct moxie_fp8_plan *p, int i, int n_tok, int n_split, int per_sm)
+{
+	const struct fp8_instance *in = instance(i);
+	return { i, in, n_split, per_sm, stages_of(p, in, per_sm), (int)(token_tiles(p, in, n_tok, true) * ceil_div(p->d.n_out, in->rows * in->pair)) };
+}
+
+static struct choice choose(const struct moxie_fp8_plan *p, int n_tok)
+{
+	const int mean = p->d.mode == MOXIE_FP8_CONTIGUOUS ? ceil_div(n_tok, p->d.n_group) : n_tok, n_block = p->d.n_in / 128;
+	int i = mean <= 64 ? (mean + 7) / 8 - 1 : mean <= 128 ? 7 : N_SMALL;
+	const auto tiles = [&](int at) { return token_tiles(p, instance(at), n_tok, false) * ceil_div(p->d.n_out, instance(at)->rows * instance(at)->pair); };
+	if (i == N_SMALL) {
+		if (2 * tiles(i) <= .6 * p->n_sm)
+			i = WIDE;
+		else { /* a tile of 256 tokens takes 1.85 times as long as one of 128 */
+			const double waves128 = ceil(tiles(i) / p->pairs_max[i]), waves256 = ceil(tiles(i + 1) / p->pairs_max[i + 1]);
+			return choice_of(p, waves256 * 1.85 < waves128 ? i + 1 : i, n_tok, 1, 1);
+		}
+	}
+	const struct fp8_instance *in = instance(i);
+	const double want = (i == WIDE ? .8 : 1.6) * p->n_sm;
+	int n_split = 1;
+	while (n_split < 8 && 2 * n_split <= n_block && (tiles(i) * n_split < want || (in->tok <= 32 && n_block / n_split > 48)))
+		n_split *= 2;
+	const double ctas = tiles(i) * n_split;
+	int per_sm = (int)ceil(ctas / p->n_sm);
+	if (n_split == 1 && per_sm > 3) per_sm = 3; /* unsplit CTAs walk */
+	if ((n_split > 1 || per_sm < 3) && (ctas > .9 * per_sm * p->n_sm || stages_of(p, in, per_sm + 1) >= 5)) per_sm++;
+	while (per_sm > 1 && (per_sm > p->per_sm_max[i] || stages_of(p, in, per_sm) < MIN_STAGE))
+		per_sm--;
+	return choice_of(p, i, n_tok, n_split, per_sm);
+}
+
+int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, int device, struct moxie_err *err)
+{
+	*out = NULL;
+	if (!d || d->mode < MOXIE_FP8_DENSE || d->mode > MOXIE_FP8_MASKED || d->n_group < 1 || d->n_group > 512 || (d->mode == MOXIE_FP8_DENSE && d->n_group != 1) ||
+	    d->w_scale < MOXIE_FP8_SCALE_F32 || d->w_scale > MOXIE_FP8_SCALE_E8M0)
+		return err_set(err, MOXIE_E_ARG, "mode %d with %d groups and scales %d; wanted mode 0..2, 1..512 groups (dense: 1), scales 0..1", d ? d->mode : -1,
+		               d ? d->n_group : 0, d ? d->w_scale : -1);
+	if (d->n_out < 64 || d->n_out % 64 || d->n_in < 128 || d->n_in % 128)
+		return err_set(err, MOXIE_E_SHAPE, "n_out is %d, n_in %d; wanted multiples of 64 and 128", d->n_out, d->n_in);
+	moxie_fp8_plan *p = new (std::nothrow) moxie_fp8_plan();
+	if (!p) return err_set(err, MOXIE_E_NOMEM, "no memory for a plan");
+	p->d = *d;
+	p->device = device;
+	int major = 0, minor = 0, was = 0;
+	const struct {
+		int *to;
+		cudaDeviceAttr what;
+	} want[] = { { &major, cudaDevAttrComputeCapabilityMajor }, { &minor, cudaDevAttrComputeCapabilityMinor }, { &p->n_sm, cudaDevAttrMultiProcessorCount },
+		{ &p->shared_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor }, { &p->shared_block, cudaDevAttrMaxSharedMemoryPerBlockOptin } };
+	cudaError_t e = cudaSuccess;
+	for (const auto &w : want)
+		if (e == cudaSuccess) e = cudaDeviceGetAttribute(w.to, w.what, device);
+	int rc = e == cudaSuccess ? 0 : fail_cuda(err, e, "device attributes");
+	if (rc == 0 && (major != 9 || minor != 0))
+		rc = err_set(err, MOXIE_E_UNSUPPORTED, "device %d is of architecture %d.%d; the FP8 GEMM needs 9.0", device, major, minor);
+	void *fn = NULL;
+	cudaDriverEntryPointQueryResult found;
+	if (rc == 0 && ((e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found)) != cudaSuccess || !fn))
+		rc = fail_cuda(err, e, "cuTensorMapEncodeTiled");
+	p->encode = (encode_fn *)fn;
+	if (rc == 0 && (e = cudaGetDevice(&was)) == cudaSuccess) e = cudaSetDevice(device);
+	for (int i = 0; rc == 0 && e == cudaSuccess && i < N_INSTANCE; i++) {
+		cudaFuncAttributes f;
+		e = cudaFuncGetAttributes(&f, instance(i)->kernel);
+		if (e == cudaSuccess) e = cudaFuncSetAttribute(instance(i)->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p->shared_block);
+		const int regs = (f.numRegs + 7) / 8 * 8 * instance(i)->n_thread;
+		p->per_sm_max[i] = e == cudaSuccess && regs > 0 ? 65536 / regs : 1;
+		if (e != cudaSuccess || instance(i)->pair == 1) continue;
+		cudaLaunchAttribute at = {};
+		at.id = cudaLaunchAttributeClusterDimension;
+		at.val.clusterDim.x = 2, at.val.clusterDim.y = at.val.clusterDim.z = 1;
+		cudaLaunchConfig_t cfg = {};
+		cfg.gridDim = dim3(2 * (unsigned)p->n_sm);
+		cfg.blockDim = dim3((unsigned)instance(i)->n_thread);
+		cfg.dynamicSmemBytes = (size_t)instance(i)->fixed_bytes + (size_t)stages_of(p, instance(i), 1) * instance(i)->stage_bytes;
+		cfg.attrs = &at;
+		cfg.numAttrs = 1;
+		e = cudaOccupancyMaxActiveClusters(&p->pairs_max[i], instance(i)->kernel, &cfg);
+	}
+	if (rc == 0 && e != cudaSuccess) rc = fail_cuda(err, e, "the FP8 GEMM's kernels");
+	if (rc == 0 || e != cudaSuccess) cudaSetDevice(was);
+	if (rc < 0) {
+		delete p;
+		return rc;
+	}
+	*out = p;
+	return MOXIE_OK;
+}
+
+void moxie_fp8_plan_free(moxie_fp8_plan *plan)
+{
+	delete plan;
+}
+
+static bool encode(const struct moxie_fp8_plan *p, CUtensorMap *map, const void *base, int n_dim, const uint64_t (&size)[3], int box_rows)
+{
+	const cuuint64_t dim[3] = { size[0], size[1], size[2] }, pitch[2] = { size[0], size[0] * size[1] };
+	const cuuint32_t box[3] = { 128, (cuuint32_t)box_rows, 1 }, step[3] = { 1, 1, 1 };
+	return p->encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, (cuuint32_t)n_dim, (void *)base, dim, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+static int check(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, struct moxie_err *err)
+{
+	if (!p || !r || r->n_tok < 0) return err_set(err, MOXIE_E_ARG, "no plan, no arguments, or n_tok is %d", r ? r->n_tok : 0);
+	const int64_t rows = (int64_t)r->n_tok * (p->d.mode == MOXIE_FP8_MASKED ? p->d.n_group : 1);
+	if (rows > INT32_MAX || r->x_scale_ld < rows)
+		return err_set(err, MOXIE_E_ARG, "%lld rows with x_scale_ld %lld", (long long)rows, (long long)r->x_scale_ld);
+	const struct {
+		const char *name;
+		const void *p;
+		int align;
+	} ptr[] = { { "x", r->x, 16 }, { "w", r->w, 16 }, { "out", r->out, 16 }, { "x_scale", r->x_scale, 4 },
+		{ "w_scale", r->w_scale, p->d.w_scale == MOXIE_FP8_SCALE_F32 ? 4 : 1 }, { "group", p->d.mode == MOXIE_FP8_DENSE ? r->out : r->group, 4 } };
+	for (const auto &q : ptr)
+		if (!q.p || (uintptr_t)q.p % q.align) return err_set(err, MOXIE_E_ARG, "%s is %p, wanted a multiple of %d", q.name, q.p, q.align);
+	return 0;
+}
+
+static int run(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, const struct choice &c, void *stream, struct moxie_err *err)
+{
+	const struct moxie_fp8_desc &d = p->d;
+	struct fp8_gemm_args a = {};
+	a.x_scale = r->x_scale;
+	a.x_scale_ld = r->x_scale_ld;
+	a.w_scale = r->w_scale;
+	a.out = (__nv_bfloat16 *)r->out;
+	a.group = r->group;
+	a.mode = d.mode;
+	a.n_group = d.n_group;
+	a.w_e8m0 = d.w_scale == MOXIE_FP8_SCALE_E8M0;
+	a.n_tok = r->n_tok;
+	a.n_row = r->n_tok * (d.mode == MOXIE_FP8_MASKED ? d.n_group : 1);
+	a.n_out = d.n_out;
+	a.n_block = d.n_in / 128;
+	a.n_row_tile = ceil_div(d.n_out, c.in->rows * c.in->pair);
+	a.n_split = c.n_split;
+	a.n_stage = c.n_stage;
+	const uint64_t w_size[3] = { (uint64_t)d.n_in, (uint64_t)d.n_out, (uint64_t)d.n_group }, x_size[3] = { (uint64_t)d.n_in, (uint64_t)a.n_row, 1 };
+	if (!encode(p, &a.w, r->w, 3, w_size, c.in->rows) || !encode(p, &a.x, r->x, 2, x_size, c.in->tok / c.in->pair))
+		return err_set(err, MOXIE_E_DEVICE, "no tensor map for %d x %d and %d rows", d.n_out, d.n_in, a.n_row);
+
+	const int size = c.n_split * c.in->pair, slots = c.in->pair > 1 ? p->pairs_max[c.i] : p->n_sm * c.per_sm / size, n_cluster = c.n_split > 1 || c.n_tile < slots ? c.n_tile : slots;
+	cudaLaunchAttribute at[2] = {};
+	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	at[0].val.programmaticStreamSerializationAllowed = 1;
+	at[1].id = cudaLaunchAttributeClusterDimension;
+	at[1].val.clusterDim.x = (unsigned)size;
+	at[1].val.clusterDim.y = at[1].val.clusterDim.z = 1;
+	cudaLaunchConfig_t cfg = {};
+	/* A split tile is a cluster's whole work; unsplit, CTAs walk.  Grouped: n_tile is the most there can be. */
+	cfg.gridDim = dim3((unsigned)(n_cluster * size));
+	cfg.blockDim = dim3((unsigned)c.in->n_thread);
+	cfg.dynamicSmemBytes = (size_t)c.in->fixed_bytes + (size_t)c.n_stage * c.in->stage_bytes;
+	cfg.stream = (cudaStream_t)stream;
+	cfg.attrs = at;
+	cfg.numAttrs = size > 1 ? 2 : 1;
+	void *params[] = { &a };
+	const cudaError_t e = cudaLaunchKernelExC(&cfg, c.in->kernel, params);
+	return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, c.in->name);
+}
+
+int moxie_fp8_gemm(const moxie_fp8_plan *p, const struct moxie_fp8_args *r, void *stream, struct moxie_err *err)
+{
+	const int rc = check(p, r, err);
+	return rc < 0 || r->n_tok == 0 ? rc : run(p, r, choose(p, r->n_tok), stream, err);
+}
+
+int fp8_gemm_forced(const moxie_fp8_plan *p, const struct moxie_fp8_args *r, const struct fp8_force *f, void *stream, struct moxie_err *err)
+{
+	const int rc = check(p, r, err);
+	if (rc < 0 || r->n_tok == 0) return rc;
+	const struct choice c = choice_of(p, f->instance, r->n_tok, f->n_split, f->per_sm);
+	if (c.n_stage < MIN_STAGE || f->per_sm > p->per_sm_max[f->instance] || f->n_split > p->d.n_in / 128)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "%s does not fit %d times on an SM", c.in->name, f->per_sm);
+	return run(p, r, c, stream, err);
+}
+
+int moxie_fp8_plan_explain(const moxie_fp8_plan *p, char *text, size_t n_bytes)
+{
+	static const char *const mode[] = { "dense", "contiguous groups", "masked groups" };
+	int len = snprintf(text, n_bytes, "fp8 block-scaled GEMM %d x %d, %d %s, device %d, %d SMs\n", p->d.n_out, p->d.n_in, p->d.n_group, mode[p->d.mode],
+	                   p->device, p->n_sm);
+	for (int i = N_SMALL; i < N_INSTANCE; i++)
+		len += snprintf(len < (int)n_bytes ? text + len : NULL, len < (int)n_bytes ? n_bytes - len : 0, "  %s: %d at once\n", instance(i)->name, p->pairs_max[i]);
+	const int most = 512; /* further on the two prompt instances take turns, by waves */
+	for (int lo = 1; lo <= most;) {
+		const struct choice c = choose(p, lo);
+		int hi = lo;
+		while (hi < most) {
+			const struct choice n = choose(p, hi + 1);
+			if (n.in != c.in || n.n_split != c.n_split || n.per_sm != c.per_sm) break;
+			hi++;
+		}
+		len += snprintf(len < (int)n_bytes ? text + len : NULL, len < (int)n_bytes ? n_bytes - len : 0,
+		                "  %5d .. %-5d tokens  %-30s %d CTAs share a tile's K, %d on an SM, %d stages\n", lo, hi, c.in->name, c.n_split, c.per_sm, c.n_stage);
+		lo = hi + 1;
+	}
+	return len;
+}
