@@ -148,8 +148,8 @@ TEST(device_serves_many)
 			int32_t id[60];
 			ids_of(id, 60, (uint32_t)i);
 			struct moxie_request r = { .struct_size = sizeof r, .ids = id, .n = (size_t)(52 - i), .on_finish = on_finish };
-			r.p = (struct moxie_generate_params){ .struct_size = sizeof r.p, .max_tokens = i < 3 ? LONG : 24, .raw = 1, .ignore_eos = 1, .on_event = on_event,
-				.ud = &ask[d][i] };
+			r.p = (struct moxie_generate_params){ .struct_size = sizeof r.p, .max_tokens = i < 3 ? LONG : 24, .raw = 1, .ignore_eos = 1,
+				.on_event = on_event, .ud = &ask[d][i] };
 			uint64_t unused;
 			OK(moxie_engine_submit(e, &r, &unused, &err), err);
 		}
@@ -167,7 +167,8 @@ TEST(device_serves_many)
 	}
 	for (int d = 1; d < 3; d++)
 		for (int i = 0; i < N; i++)
-			CHECK(ask[d][i].n == (i < 3 ? LONG : 24) && !memcmp(ask[0][i].got, ask[d][i].got, sizeof ask[0][i].got), "request %d got other tokens in run %d", i, d);
+			CHECK(ask[d][i].n == (i < 3 ? LONG : 24) && !memcmp(ask[0][i].got, ask[d][i].got, sizeof ask[0][i].got), 
+			      "request %d got other tokens in run %d", i, d);
 }
 
 TEST_MAIN

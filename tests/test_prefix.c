@@ -210,14 +210,15 @@ static void check_same(void)
 	CHECK(m.kv.full.n_free == free_full && m.kv.ring.n_free == free_ring, "%d and %d pages free; wanted %d, %d", m.kv.full.n_free,
 	      m.kv.ring.n_free, free_full, free_ring);
 	for (int i = 0; i < N_SESS; i++)
-		CHECK(line[i].s->n_page == line[i].n_page && line[i].s->n_shared == line[i].n_shared, "session %d holds %d pages, %d shared; wanted %d, %d",
-		      i, line[i].s->n_page, line[i].s->n_shared, line[i].n_page, line[i].n_shared);
+		CHECK(line[i].s->n_page == line[i].n_page && line[i].s->n_shared == line[i].n_shared, 
+		      "session %d holds %d pages, %d shared; wanted %d, %d", i, line[i].s->n_page, line[i].s->n_shared, line[i].n_page, line[i].n_shared);
 	struct timeline probe;
 	int32_t ids[MAX_PAGE * KV_PAGE];
 	pick_pages(&probe);
 	for (size_t i = 0; i < MAX_PAGE * KV_PAGE; i++)
 		ids[i] = token_of(&probe, i);
-	int idle, want_idle, got = prefix_match(&cache, ids, MAX_PAGE * KV_PAGE, probe.zone, &idle), want = list_match(probe.sym, MAX_PAGE * KV_PAGE, &want_idle);
+	int idle, want_idle, got = prefix_match(&cache, ids, MAX_PAGE * KV_PAGE, probe.zone, &idle);
+	int want = list_match(probe.sym, MAX_PAGE * KV_PAGE, &want_idle);
 	CHECK(got == want && idle == want_idle, "a prompt finds %d pages, %d idle; wanted %d, %d", got, idle, want, want_idle);
 }
 
@@ -237,7 +238,8 @@ static void extend(struct timeline *t)
 	if (pos != (size_t)t->n_shared * KV_PAGE || want <= from)
 		want = from;
 	size_t gained = prefix_extend(&cache, t->s, most, t->zone);
-	CHECK(gained == (size_t)(want - from) * KV_PAGE && t->s->tok.n == pos + gained, "gained %zu, wanted %d pages after %d", gained, want, from);
+	CHECK(gained == (size_t)(want - from) * KV_PAGE && t->s->tok.n == pos + gained, "gained %zu, wanted %d pages after %d",
+	      gained, want, from);
 	if (!gained)
 		return;
 	list_drop_pages(t);
@@ -317,7 +319,8 @@ static void step(struct timeline *t)
 	for (bool grown = false; !grown;) {
 		bool can = list_grow(t, pos + n, &want);
 		grown = session_grow(t->s, pos + n, &lack);
-		CHECK(grown == can && lack.full == want.full && lack.ring == want.ring, "grown: %d, wanted %d; %d + %d missing", grown, can, lack.full, lack.ring);
+		CHECK(grown == can && lack.full == want.full && lack.ring == want.ring, "grown: %d, wanted %d; %d + %d missing",
+		      grown, can, lack.full, lack.ring);
 		if (grown)
 			break;
 		can = list_evict(lack.full, lack.ring);

@@ -95,15 +95,16 @@ static void pages_are_all_there(moxie_engine *e)
 	struct moxie_engine_stats st = stats(e);
 	const struct kv_cache *kv = &e->m->kv;
 	CHECK(st.n_running == 0 && st.n_queued == 0 && st.kv_tokens == 0, "%d running, %d queued", st.n_running, st.n_queued);
-	CHECK(st.n_page == kv->full.n_page && st.n_page_free + st.n_page_cached == st.n_page && st.n_page_free == kv->full.n_free, "%d + %d of %d pages",
-	      st.n_page_free, st.n_page_cached, st.n_page);
+	CHECK(st.n_page == kv->full.n_page && st.n_page_free + st.n_page_cached == st.n_page && st.n_page_free == kv->full.n_free, 
+	      "%d + %d of %d pages", st.n_page_free, st.n_page_cached, st.n_page);
 	CHECK(st.n_ring == kv->ring.n_page && st.n_ring_free + st.n_ring_cached == st.n_ring && st.n_ring_free == kv->ring.n_free,
 	      "%d + %d of %d pages of sliding layers", st.n_ring_free, st.n_ring_cached, st.n_ring);
 	CHECK(e->prefix.n_idle == e->prefix.n_node && e->prefix.n_ring_idle == e->prefix.n_ring, "%d of %d cached pages are held",
 	      e->prefix.n_node - e->prefix.n_idle, e->prefix.n_node);
 	moxie_engine_flush(e);
 	st = stats(e);
-	CHECK(st.n_page_free == st.n_page && st.n_ring_free == st.n_ring && !st.cached_tokens, "%d of %d pages after a flush", st.n_page_free, st.n_page);
+	CHECK(st.n_page_free == st.n_page && st.n_ring_free == st.n_ring && !st.cached_tokens, "%d of %d pages after a flush",
+	      st.n_page_free, st.n_page);
 }
 
 /* Until *what reaches n; fails after 20 s. */
@@ -294,7 +295,8 @@ static void go_on(struct ask *a, const struct ask *b, size_t n)
 TEST(sched_prefix_is_reused)
 {
 	enum { N = 8 };
-	static const int from[N] = { -1, -1, 1, 0, 3, 0, 2, 4 }, n_same[N] = { 0, 0, 200, 200, 330, 100, 64, 63 }, n_prompt[N] = { 200, 200, 230, 330, 400, 300, 129, 200 },
+	static const int from[N] = { -1, -1, 1, 0, 3, 0, 2, 4 }, n_same[N] = { 0, 0, 200, 200, 330, 100, 64, 63 };
+	static const int n_prompt[N] = { 200, 200, 230, 330, 400, 300, 129, 200 },
 		n_out[N] = { 70, 8, 8, 100, 8, 8, 8, 8 };
 	for (int no_reuse = 0; no_reuse < 2; no_reuse++) {
 		static struct ask a[N];
@@ -403,7 +405,8 @@ static void under_pressure(const char *device, int n_chunk, int n_pool_page, int
 		if (i % 4 == 1 && n > 70)
 			memcpy(a[i].ids, a[i - 1].ids, 70 * sizeof *a[i].ids);
 		if (i % 3 == 1)
-			a[i].req.p.sampling = (struct moxie_sampling){ .temperature = 1, .frequency_penalty = 0.3f, .repetition_penalty = 1.1f, .seed = rnd_u64() };
+			a[i].req.p.sampling = (struct moxie_sampling){ .temperature = 1, .frequency_penalty = 0.3f, .repetition_penalty = 1.1f,
+				.seed = rnd_u64() };
 		n_page += (n + n_out + KV_PAGE - 1) / KV_PAGE;
 		submit(&a[i]);
 	}
@@ -607,8 +610,8 @@ TEST(sched_overhead)
 	struct moxie_model_params mp = { .struct_size = sizeof mp, .path = "models/wordmath", .n_seq = 16, .n_thread = 1 };
 	OK(moxie_model_open(&m, &mp, &err), err);
 	struct kern *k = m->kern;
-	k->embed = no_embed, k->rmsnorm = no_rmsnorm, k->gemm = no_gemm, k->rope = no_rope, k->qkv = no_qkv, k->attn = no_attn, k->route = no_route;
-	k->moe_gate_up = no_gate_up, k->moe_down = no_down;
+	k->embed = no_embed, k->rmsnorm = no_rmsnorm, k->gemm = no_gemm, k->rope = no_rope, k->qkv = no_qkv, k->attn = no_attn;
+	k->route = no_route, k->moe_gate_up = no_gate_up, k->moe_down = no_down;
 	moxie_engine *e = engine(m, 1024, 0, 0);
 	clock_t start = clock();
 	for (int i = 0; i < N; i++) {

@@ -77,8 +77,8 @@ int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtyp
 	const struct kv_plan *p = &kv->plan;
 	int64_t least = pages_of(room->n_least), n_page = pages_for(p, room);
 	if (k && p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes > room->n_bytes)
-		return err_set(err, MOXIE_E_NOMEM, "a KV cache of %lld pages and %d rings needs %llu bytes, %llu are free on the device", (long long)n_page,
-		               room->n_seq, (unsigned long long)(p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes),
+		return err_set(err, MOXIE_E_NOMEM, "a KV cache of %lld pages and %d rings needs %llu bytes, %llu are free on the device",
+		               (long long)n_page, room->n_seq, (unsigned long long)(p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes),
 		               (unsigned long long)room->n_bytes);
 	/* Where address space is short, the half may do. */
 	for (;; n_page = n_page / 2 > least ? n_page / 2 : least) {

@@ -37,7 +37,11 @@ bool session_grow(struct moxie_session *s, size_t n, struct kv_lack *lack)
 	n_full = n_full > 0 ? n_full : 0;
 	for (size_t i = first; ring_pages && n > s->tok.n && i <= last; i++)
 		n_ring += ring_wants_page(s, i);
-	*lack = (struct kv_lack){ n_full > kv->full.n_free ? n_full - kv->full.n_free : 0, n_ring > kv->ring.n_free ? n_ring - kv->ring.n_free : 0 };
+	*lack = (struct kv_lack){ 0 };
+	if (n_full > kv->full.n_free)
+		lack->full = n_full - kv->full.n_free;
+	if (n_ring > kv->ring.n_free)
+		lack->ring = n_ring - kv->ring.n_free;
 	if (lack->full || lack->ring)
 		return false;
 	page_pool_take(&kv->full, s->page + s->n_page, n_full);

@@ -424,7 +424,7 @@ void fast_fill(struct kern *k)
 {
 	const struct cpu *c = k->impl;
 	int used = c->lim.n_used ? c->lim.n_used : 1, spread = (c->lim.n_expert + used - 1) / used;
-	k->many_rows = c->isa->min_panel_mx * (spread ? spread : 1); /* rows that give an average expert its share of a panel */
+	k->many_rows = c->isa->min_panel_mx * 4 / 3 * (spread ? spread : 1); /* an expert's share on average: many get less */
 	k->rmsnorm = fast_rmsnorm;
 	k->rope = fast_rope;
 	k->gemm = fast_gemm;
