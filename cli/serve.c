@@ -217,9 +217,14 @@ static void on_warm(void *ud, const struct moxie_generate_result *r, int status,
 	atomic_store((atomic_int *)ud, 1);
 }
 
-/* One token, so that what is made at first use (memory pages, a device's code) is there before anyone waits for it. */
-static void warm_up(moxie_engine *e)
+/* One token, so that what is made at first use (memory pages, a device's code) is there before anyone waits for it; and the tables
+ * that every schema needs, which would hold up all requests for a moment. */
+static void warm_up(moxie_model *m, moxie_engine *e)
 {
+	moxie_guide *g;
+	struct moxie_guide_params any_json = { .struct_size = sizeof any_json, .raw = 1, .json = 1 };
+	if (moxie_guide_create(&g, m, &any_json, NULL) == 0)
+		moxie_guide_free(g);
 	atomic_int done = 0;
 	int32_t id = 0;
 	struct moxie_request r = { .struct_size = sizeof r, .ids = &id, .n = 1, .on_finish = on_warm,
@@ -271,7 +276,7 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 	if (moxie_engine_create(&e, m, &ep, &err))
 		return lib_error(&err);
 	if (!o->no_warmup)
-		warm_up(e);
+		warm_up(m, e);
 	int rc = serve_run(m, e, &sp, &err) ? lib_error(&err) : 0;
 	moxie_engine_free(e);
 	return rc;

@@ -339,16 +339,22 @@ static void count_token(struct part *p, double time)
 	p->last_time = time;
 }
 
+static void log_part(const struct part *p)
+{
+	const struct moxie_generate_result *r = &p->result;
+	const char *end = p->status < 0 ? "failed" : r->finish == MOXIE_FINISH_CANCEL ? "cancelled"
+	                : r->finish == MOXIE_FINISH_LENGTH ? "length" : "stop";
+	server_log(p->job->s, SERVE_INFO, "%s: %zu tokens in, %zu of them cached, %zu out; %.3f s, %.3f of them waiting; %s", p->job->rid,
+	           r->n_prompt, r->n_reused, r->n_out, host_now() - p->job->start, r->queue_seconds, end);
+}
+
 static void count_part(struct part *p)
 {
 	struct metrics *m = &p->job->s->metrics;
-	const struct moxie_generate_result *r = &p->result;
 	m->n_guided += p->job->guide != NULL;
-	metrics_see(&m->queue, r->queue_seconds, 1);
+	metrics_see(&m->queue, p->result.queue_seconds, 1);
 	if (p->job->s->p.log_requests)
-		server_log(p->job->s, SERVE_INFO, "%s: %zu tokens in, %zu of them cached, %zu out; %.3f s, %.3f of them waiting; %s", p->job->rid,
-		           r->n_prompt, r->n_reused, r->n_out, host_now() - p->job->start, r->queue_seconds,
-		           p->status < 0 ? "failed" : r->finish == MOXIE_FINISH_CANCEL ? "cancelled" : r->finish == MOXIE_FINISH_LENGTH ? "length" : "stop");
+		log_part(p);
 	m->prompt_tokens += p->result.n_prompt;
 	m->cached_tokens += p->result.n_reused;
 	m->generated_tokens += p->result.n_out;
