@@ -12,7 +12,7 @@ MODEL = ai.models.list().data[0].id
 ASK = [{"role": "user", "content": "Maya has 24 apples. She gives 9 to her brother. How many apples does she have now?"}]
 GREEDY = dict(model=MODEL, messages=ASK, temperature=0, max_tokens=200)
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "The weather of a city.", "parameters": {
-	"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}}}]
+	"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"], "additionalProperties": False}}}]
 tests = []
 
 
