@@ -25,7 +25,7 @@ struct dense_out {
 struct dense_job {
 	const void *x, *w;           /* [n_tok, n_in] bf16, [n_out, n_in] bf16 */
 	int n_in;
-	size_t shared_max;           /* of a CTA of dense_small, bytes; 0: no limit of ours */
+	size_t shared_max;           /* of a CTA of dense_small with one row block, bytes; 0: no limit of ours */
 	struct dense_out out;
 };
 

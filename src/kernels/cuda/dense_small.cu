@@ -6,7 +6,7 @@
  * so nothing is joined between CTAs; where one row block a CTA covers n_out, rows is the exact share n_out / n_sm and only
  * the multiplying is padded.  K is cut in chunks of 64: warp w takes chunks w, w + 8, ... and keeps a ring of its own,
  * which its first lane refills by TMA as soon as the warp has read a stage: there is no producer and no empty barrier.
- * Before pdl_wait the rings are filled with weights; activations follow.
+ * Before pdl_wait the rings are filled with weights; a ninth warp asks for the activations that go with them.
  *
  * Boxes of rows: dense_rows.cuh.  Rows up to a multiple of 16 and tokens up to one of 8 repeat others: nobody stores their sums.
  * Needs n_in % 32 == 0 (a last half chunk reads as zeros), qkv: d_head % 8 == 0.
@@ -19,7 +19,7 @@
 #include "device/ptx.cuh"
 #include "kernels/cuda/dense.h"
 
-constexpr int WARPS = 8, CHUNK = 64, ROW_BYTES = CHUNK * 2, ROWS_MAX = 64;
+constexpr int WARPS = 8, MATH = 32 * WARPS, THREADS = MATH + 32, CHUNK = 64, ROW_BYTES = CHUNK * 2, ROWS_MAX = 64;
 
 struct small_param {
 	struct dense_out out;
@@ -109,6 +109,9 @@ struct ring {
 	}
 };
 
+/* Barrier of the warps that multiply. */
+__device__ __forceinline__ void math_sync() { asm volatile("bar.sync 1, %0;" ::"n"(MATH) : "memory"); }
+
 /* Sum over the warps of element i of their sums. */
 __device__ __forceinline__ float warps_sum(const float *p, int stride)
 {
@@ -116,7 +119,7 @@ __device__ __forceinline__ float warps_sum(const float *p, int stride)
 }
 
 template <int MT, int NT>
-__global__ void __launch_bounds__(32 * WARPS, 2)
+__global__ void __launch_bounds__(THREADS, 1)
 dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant__ CUtensorMap xm, const __grid_constant__ small_param p)
 {
 	extern __shared__ uint8_t shared[];
@@ -132,22 +135,29 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 
 	pdl_launch();
 	const uint64_t once = l2_evict_first(), keep = l2_evict_last();
-	const ring first = ld;
-	int n_first = 0;
-	if (lane == 0) {
-		tma_prefetch_map(&xm);
+	if (warp < WARPS && lane == 0) {
 		for (int s = 0; s < p.depth; s++)
 			mbar_init(ld.bar + 8 * s, 1);
 		mbar_init_fence();
-		for (; n_first < p.depth && ld.more(p); n_first++, ld.skip(p))
-			ld.load_w(p, n_first, once);
 	}
+	__syncthreads();
+	if (warp == WARPS) {
+		/* Activations of every ring's first stages, by a warp of its own: it may be let go before all weights are asked for. */
+		if (lane == 0)
+			tma_prefetch_map(&xm);
+		pdl_wait();
+		for (int i = lane; i < n_stage; i += 32) {
+			const int w = i % WARPS, s = i / WARPS, n = (p.n_chunk - w + WARPS - 1) / WARPS, round = n > 0 ? s / n : 0;
+			const int at = w * p.depth + s;
+			if (n > 0 && (int)blockIdx.x + round * (int)gridDim.x < p.rows.n_tile)
+				tma_load3(smem_u32(x_at) + at * p.x_stage, &xm, (w + (s - round * n) * WARPS) * CHUNK, ld.t0, 0, bars + 8 * at, keep);
+		}
+		return;
+	}
+	if (lane == 0)
+		for (int s = 0; s < p.depth && ld.more(p); s++, ld.skip(p))
+			ld.load_w(p, s, once);
 	pdl_wait();
-	if (lane == 0) {
-		ring again = first;
-		for (int s = 0; s < n_first; s++, again.skip(p))
-			again.load_x(p, s, keep);
-	}
 	__syncwarp();
 	const int n_tok = min(p.x_box, p.out.n_tok - ld.t0), n_item = dense_rows_count(p.out, p.rows, n_tok);
 	struct dense_item early = {}; /* this thread's first output */
@@ -175,7 +185,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		const int g = lane / 4, q = lane & 3;
 		float *const mine = red + warp * RED + g * red_row(NT) + q * 2;
 		if (tile != (int)blockIdx.x)
-			__syncthreads(); /* the sums of the row block before have been read */
+			math_sync(); /* the sums of the row block before have been read */
 #pragma unroll
 		for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -183,8 +193,8 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 #pragma unroll
 				for (int i = 0; i < 4; i++)
 					mine[(m * 16 + (i >> 1) * 8) * red_row(NT) + n * 8 + (i & 1)] = acc[m][n][i];
-		__syncthreads();
-		for (int i = threadIdx.x; i < n_item; i += blockDim.x) {
+		math_sync();
+		for (int i = threadIdx.x; i < n_item; i += MATH) {
 			const bool known = i == (int)threadIdx.x && tile == (int)blockIdx.x;
 			const struct dense_item it = known ? early : dense_item_at(p.out, p.rows, tile, ld.t0, i);
 			const float *const sum = red + it.r * red_row(NT) + it.t;
@@ -222,7 +232,8 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 	const int mt = (p->rows.rows + 15) / 16, n_cta = p->rows.n_tile < d->n_sm ? p->rows.n_tile : d->n_sm;
 	const int most = (p->n_chunk + WARPS - 1) / WARPS * ((p->rows.n_tile + n_cta - 1) / n_cta);
 	const size_t fixed = 1024 + (size_t)WARPS * mt * 16 * red_row(nt) * 4, stage = WARPS * (size_t)(p->w_stage + p->x_stage + 8);
-	const size_t limit = j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
+	const bool short_lived = p->rows.n_tile <= n_cta; /* one row block a CTA: others want to start beside it */
+	const size_t limit = short_lived && j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
 	p->depth = limit > fixed + stage ? (int)((limit - fixed) / stage) : 1;
 	p->depth = p->depth < most ? p->depth : most;
 	*shared_bytes = fixed + p->depth * stage;
@@ -246,5 +257,5 @@ extern "C" cudaError_t dense_small(const struct cuda_dev *d, const struct dense_
 	if (rc)
 		return rc;
 	const dim3 grid(p.rows.n_tile < d->n_sm ? p.rows.n_tile : d->n_sm, (o->n_tok + p.x_box - 1) / p.x_box);
-	return cuda_launch(k, grid, dim3(32 * WARPS), shared_bytes, d->stream, wm, xm, p);
+	return cuda_launch(k, grid, dim3(THREADS), shared_bytes, d->stream, wm, xm, p);
 }
