@@ -108,14 +108,31 @@ static void fill_bias(float *tile, const float *bias, int n_row, int n)
 /* What the vector units do between products: two tiles a step, a quarter at a time. */
 struct maker {
 	struct mx_tile tile[2];
-	bf16 *ring; /* [RING][2][TILE] */
+	bf16 *ring;         /* [RING][2][TILE] */
+	uint16_t *table_at; /* [n_step][32] where in mx_table the scale of a row has its line, in bytes */
 	int n_step;
 	bool fetch; /* the first to meet these rows: fetches what the next 32 are made of into L2 */
 };
 
 INLINE bf16 *ring_at(const struct maker *m, int step, int tile)
 {
-	return m->ring + (step % RING * 2 + tile) * TILE;
+	return m->ring + ((unsigned)step % RING * 2 + (unsigned)tile) * TILE;
+}
+
+/* Of one tile, 16 steps at a time. */
+static void find_tables(uint16_t *at, const struct mx_tile *t, int n_step)
+{
+	for (int s = 0; s < n_step; s += 16) {
+		__mmask16 mask = n_step - s < 16 ? (__mmask16)((1u << (n_step - s)) - 1) : 0xffff;
+		__m512i v[16];
+		for (int r = 0; r < 16; r++) {
+			const uint8_t *scl = t->scl + (r < t->n_row ? r : t->n_row - 1) * t->scl_row + s;
+			v[r] = _mm512_slli_epi32(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, scl)), 6);
+		}
+		transpose16(v);
+		for (int i = 0; i < 16 && s + i < n_step; i++)
+			_mm256_storeu_si256((__m256i *)(void *)(at + (s + i) * 32), _mm512_cvtepi32_epi16(v[i]));
+	}
 }
 
 INLINE void make(const struct maker *m, int step, const int quarter, const bool full)
@@ -123,7 +140,16 @@ INLINE void make(const struct maker *m, int step, const int quarter, const bool 
 	const struct mx_tile *t = m->tile + quarter / 2;
 	if (step >= m->n_step)
 		return;
-	expand_rows(ring_at(m, step, quarter / 2), t, step, quarter % 2 * 8, 8, full);
+	const int r0 = quarter % 2 * 8;
+	const uint8_t *blk = t->blk + (full || r0 < t->n_row ? r0 : t->n_row - 1) * t->blk_row + step * 16;
+	const uint16_t *at = m->table_at + step * 32 + quarter / 2 * 16;
+	bf16 *dst = ring_at(m, step, quarter / 2);
+#pragma GCC unroll 8
+	for (int r = r0; r < r0 + 8; r++) {
+		_mm512_store_si512(dst + 32 * r, expand_row(blk, (const char *)mx_table + at[r]));
+		if (full || r + 1 < t->n_row)
+			blk += t->blk_row;
+	}
 	if (m->fetch) { /* a line holds four steps of a row: eight rows each step */
 		const char *next = (const char *)m->tile->blk + (32 + step % 4 * 8 + quarter * 2) * t->blk_row + step / 4 * 64;
 		_mm_prefetch(next, _MM_HINT_T1);
@@ -232,7 +258,7 @@ INLINE void mx_rows(struct block k, struct maker m, const bool full)
 	}
 }
 
-static void mx_panel(const struct mat *w, int r0, struct block k, const float *bias, void *ring)
+static void mx_panel(const struct mat *w, int r0, struct block k, const float *bias, bf16 *scratch)
 {
 	_Alignas(64) float c[6 * 256], bias_tile[2 * 256];
 	float *y = k.y;
@@ -241,7 +267,10 @@ static void mx_panel(const struct mat *w, int r0, struct block k, const float *b
 	k.c = c;
 	for (int r = 0; r < n_row; r += 32) {
 		int left = n_row - r, second = left > 16 ? 16 : left - 1; /* no second tile: the last row once more, for nobody */
-		struct maker m = { { mx_tile_at(w, r0 + r, left), mx_tile_at(w, r0 + r + second, left - second) }, ring, k.n_step, true };
+		struct maker m = { { mx_tile_at(w, r0 + r, left), mx_tile_at(w, r0 + r + second, left - second) }, scratch,
+			(uint16_t *)(scratch + RING * 2 * TILE), k.n_step, true };
+		for (int i = 0; i < 2; i++)
+			find_tables(m.table_at + 16 * i, m.tile + i, k.n_step);
 		k.n_row = left;
 		k.y = y + r;
 		fill_bias(bias_tile, bias + r, left, 2);

@@ -329,11 +329,8 @@ static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_t
 	if (w->mx)
 		for (int r = 0; r < n_row; r += 16) {
 			struct mx_tile t = mx_tile_at(w, r0 + r, n_row - r);
-			for (int g = 0; g < w->n_in / MX_GROUP; g++) {
-				expand_rows((bf16 *)expanded + r / 16 * group + g * 512, &t, g, 0, 16, t.n_row == 16);
-				for (int i = 0; i < 16 && g % 4 == 0; i++) /* a line of the row 32 further on */
-					_mm_prefetch((const char *)t.blk + (i + 32) * t.blk_row + g * 16, _MM_HINT_T1);
-			}
+			for (int g = 0; g < w->n_in / MX_GROUP; g++)
+				expand_group((bf16 *)expanded + r / 16 * group + g * 512, &t, g);
 		}
 	for (int t = 0; t < n_tok; t += 48)
 		for (int r = 0; r < n_row; r += 8) {

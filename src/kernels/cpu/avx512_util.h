@@ -44,18 +44,24 @@ INLINE struct mx_tile mx_tile_at(const struct mat *w, int row, int n_row)
 #define MX_ORDER                                                                                                           \
 	_mm512_set_epi16(31, 27, 23, 19, 15, 11, 7, 3, 30, 26, 22, 18, 14, 10, 6, 2, 29, 25, 21, 17, 13, 9, 5, 1, 28, 24, 20, 16, 12, 8, 4, 0)
 
-/* Rows r0 .. r0 + n - 1 of group g of a tile as bf16 [32] each, in MX_ORDER: a row's 16 bytes in all four lanes, each lane shifted to
- * its nibble; the scale is a power of two and the product exact, so it is part of the table.  full: all 16 rows exist. */
-INLINE void expand_rows(bf16 *dst, const struct mx_tile *t, int g, const int r0, const int n, const bool full)
+/* A row's 16 bytes in all four lanes, each lane shifted to its nibble; the scale is a power of two and the product exact, so it is part
+ * of the table. */
+INLINE __m512i expand_row(const uint8_t *blk, const void *table)
 {
 	const __m512i shift = _mm512_set_epi64(0xc000c000c000c, 0xc000c000c000c, 0x8000800080008, 0x8000800080008, 0x4000400040004, 0x4000400040004, 0, 0);
-	int at = full || r0 < t->n_row ? r0 : t->n_row - 1;
-	const uint8_t *blk = t->blk + at * t->blk_row + g * 16, *scl = t->scl + at * t->scl_row + g;
-#pragma GCC unroll 16
-	for (int r = r0; r < r0 + n; r++) {
-		__m512i v = _mm512_srlv_epi16(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)blk)), shift);
-		_mm512_storeu_si512(dst + 32 * r, _mm512_permutexvar_epi16(v, _mm512_loadu_si512(mx_table[*scl])));
-		if (full || r + 1 < t->n_row) {
+	__m512i v = _mm512_srlv_epi16(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)blk)), shift);
+	return _mm512_permutexvar_epi16(v, _mm512_loadu_si512(table));
+}
+
+/* Group g of a tile's rows as bf16 [16][32], in MX_ORDER. */
+INLINE void expand_group(bf16 *dst, const struct mx_tile *t, int g)
+{
+	const uint8_t *blk = t->blk + g * 16, *scl = t->scl + g;
+	for (int r = 0; r < 16; r++) {
+		_mm512_storeu_si512(dst + 32 * r, expand_row(blk, mx_table[*scl]));
+		if (g % 4 == 0) /* a line of the row 32 further on */
+			_mm_prefetch((const char *)blk + 32 * t->blk_row, _MM_HINT_T1);
+		if (r + 1 < t->n_row) {
 			blk += t->blk_row;
 			scl += t->scl_row;
 		}

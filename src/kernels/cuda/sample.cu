@@ -9,7 +9,7 @@
  * left): select() narrows it down bucket by bucket, first of equal width in (best - l), then over the bits of the float.
  * Draws without top-k and top-p go in order of ids, as on the CPU: weights are summed by CTA, by warp, by group of 32.
  *
- * Map: cluster of 8 CTAs (16 where rows are few or long) of 1024 threads; warp w of CTA r holds ids r S + w C .. in order.
+ * Map: cluster of 8 CTAs (16 where rows are few or long) of 512 threads; warp w of CTA r holds ids r S + w C .. in order.
  * Cost: reads 4 n_vocab bytes a row (103 MB at 128 rows of 201088: 24 us at 4.3 TB/s), penalties as much again; a draw needs
  *   one double exp for each token within e^-32 of the best.
  * Test: build/cuda/test_sample   Bench: build/cuda/bench_sample
@@ -28,10 +28,12 @@ namespace {
 
 typedef unsigned long long u64;
 
-constexpr int N_THREAD = 1024, N_WARP = N_THREAD / 32, N_BUCKET = N_THREAD; /* a thread owns a bucket */
+constexpr int N_THREAD = 512, N_WARP = N_THREAD / 32, N_BUCKET = N_THREAD; /* a thread owns a bucket */
+constexpr int BUCKET_BITS = 9;
+static_assert(N_BUCKET == 1 << BUCKET_BITS, "");
 constexpr int CLUSTER_MAX = 16;
 constexpr float TAIL = 32;         /* weights below e^-32 are less than half of 2^-44: zero */
-constexpr double ONE = 0x1p44;     /* the best token's weight */
+constexpr double ONE = 0x1p44;     /* the best token's weight; exp44 has it built in */
 
 struct found {
 	int bucket;
@@ -39,8 +41,8 @@ struct found {
 	uint32_t n;
 };
 
-struct shared {
-	uint32_t lo[N_BUCKET], hi[N_BUCKET], n[N_BUCKET]; /* this CTA's histogram: weights in two words, ones */
+struct alignas(16) shared {
+	uint32_t limb[3][N_BUCKET], n[N_BUCKET]; /* this CTA's histogram: weights by their bits 0-15, 16-31, the rest; ones */
 	u64 post[2][2];                                   /* what the other CTAs read, two sets in turn */
 	u64 warp_mass[N_WARP], scan_mass[N_WARP];
 	uint32_t warp_n[N_WARP], scan_n[N_WARP];
@@ -60,9 +62,19 @@ struct param {
 struct place {
 	int rank, n_cta, n, chunk; /* n: ids of this CTA */
 	int warp, lane, turn;
-	float *l;
-	struct shared *s;
 };
+
+/* Shared memory: struct shared, then this CTA's logits.  Named here and not passed, so that every access is known to be shared. */
+__device__ __forceinline__ struct shared &sh()
+{
+	extern __shared__ uint4 memory[];
+	return *reinterpret_cast<struct shared *>(memory);
+}
+__device__ __forceinline__ float *part()
+{
+	extern __shared__ uint4 memory[];
+	return reinterpret_cast<float *>(memory + sizeof(struct shared) / 16);
+}
 
 /* Order of floats as that of unsigned ints, and back.  -0 was made +0 before. */
 __device__ __forceinline__ uint32_t key_of(float v)
@@ -94,18 +106,36 @@ __device__ __forceinline__ u64 warp_max(u64 v)
 	return v;
 }
 
+/* Sum of what the warps left, of those before warp `end`. */
+__device__ __forceinline__ u64 sum_warps(const u64 *v, int lane, int end) { return warp_sum(lane < end ? v[lane] : 0); }
+
+/* This warp's logits in order of ids, 4 x 32 at a time: f(first, v), v[j] being that of first + 32 j + lane; -inf beyond the end, and
+ * n says how many there are. */
+template <typename F> __device__ __forceinline__ void each(const place &at, F f)
+{
+	const int end = min((at.warp + 1) * at.chunk, at.n), lane = at.lane;
+	const float *l = part();
+	for (int i = at.warp * at.chunk; i < end; i += 128) {
+		float v[4];
+#pragma unroll
+		for (int j = 0; j < 4; j++)
+			v[j] = i + 32 * j + lane < end ? l[i + 32 * j + lane] : -INFINITY;
+		f(i, v, end);
+	}
+}
+
 /* ---- between CTAs ---- */
 
 __device__ __forceinline__ u64 remote64(const void *p, int cta)
 {
 	u64 v;
-	asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(cluster_address(p, cta)) : "memory");
+	asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(cluster_address(p, cta)));
 	return v;
 }
 __device__ __forceinline__ uint32_t remote32(const void *p, int cta)
 {
 	uint32_t v;
-	asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(cluster_address(p, cta)) : "memory");
+	asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(cluster_address(p, cta)));
 	return v;
 }
 __device__ __forceinline__ void cluster_sync()
@@ -119,7 +149,7 @@ __device__ __forceinline__ void cluster_sync()
  * has passed a barrier that every reader of it came to afterwards. */
 __device__ __forceinline__ void exchange(place &at, u64 a, u64 b, u64 *ra, u64 *rb)
 {
-	u64 *post = at.s->post[at.turn ^= 1];
+	u64 *post = sh().post[at.turn ^= 1];
 	if (threadIdx.x == 0) {
 		post[0] = a;
 		post[1] = b;
@@ -139,14 +169,14 @@ struct best {
 /* From each thread's own best (id: INT_MAX where it has none) and the key of its least; ties: lowest id. */
 __device__ __forceinline__ best join_best(place &at, float v, int id, uint32_t low)
 {
-	u64 k = warp_max((u64)key_of(v) << 32 | (uint32_t)~id), l = warp_max((u64)~low);
+	u64 k = warp_max((u64)key_of(v) << 32 | (uint32_t)~id), l = __reduce_max_sync(~0u, ~low);
 	if (at.lane == 0) {
-		at.s->scan_mass[at.warp] = k;
-		at.s->warp_mass[at.warp] = l;
+		sh().scan_mass[at.warp] = k;
+		sh().warp_mass[at.warp] = l;
 	}
 	__syncthreads();
-	k = warp_max(at.s->scan_mass[at.lane]);
-	l = warp_max(at.s->warp_mass[at.lane]);
+	k = warp_max(sh().scan_mass[at.lane % N_WARP]);
+	l = warp_max(sh().warp_mass[at.lane % N_WARP]);
 	u64 rk, rl;
 	exchange(at, k, l, &rk, &rl);
 	k = warp_max(rk);
@@ -163,13 +193,13 @@ struct mine { /* one thread's part of join_best */
 	uint32_t low;
 };
 
-__device__ __forceinline__ void meet(mine &m, float v, int id)
+template <bool LOW> __device__ __forceinline__ void meet(mine &m, float v, int id)
 {
 	if (v > m.v) {
 		m.v = v;
 		m.id = id;
 	}
-	if (v > -INFINITY)
+	if (LOW && v > -INFINITY)
 		m.low = min(m.low, key_of(v));
 }
 
@@ -188,7 +218,7 @@ __device__ __forceinline__ scale scale_of(const best &b, float temperature)
 	s.top = b.v;
 	s.even = !isfinite(b.v);
 	s.inv_t = 1 / (double)temperature;
-	s.cut = b.v - TAIL * temperature * 1.01f; /* exp() itself says zero nearer to the edge */
+	s.cut = b.v - TAIL * temperature * 1.01f; /* odds() is exact about the edge */
 	const float span = fminf(b.v - b.low, TAIL * temperature);
 	s.per_bucket = span > 0 ? (N_BUCKET - 1) / span : 0;
 	return s;
@@ -199,38 +229,59 @@ __device__ __forceinline__ int bucket_of(const scale &s, float l)
 	return s.even ? 0 : min(N_BUCKET - 1, (int)((s.top - l) * s.per_bucket)); /* NaN is 0, and so is 0 * inf */
 }
 
-__device__ __forceinline__ double odds(const scale &s, float l)
+/* exp(x) * 2^44 for -32 <= x <= 0, error 1e-14 of it: 2^n times a polynomial in the rest, n by the rounding of 1.5 * 2^52. */
+__device__ __forceinline__ double exp44(double x)
 {
-	return s.even || l < s.cut ? 0 : exp(((double)l - (double)s.top) * s.inv_t);
+	const double magic = 0x1.8p52, t = fma(x, 0x1.71547652b82fep0, magic), n = t - magic;
+	const double r = fma(n, -0x1.abc9e3b39803fp-56, fma(n, -0x1.62e42fefa39efp-1, x));
+	double p = 0x1.ae64567f544e4p-26; /* 1 / 11! */
+	p = fma(p, r, 0x1.27e4fb7789f5cp-22);
+	p = fma(p, r, 0x1.71de3a556c734p-19);
+	p = fma(p, r, 0x1.a01a01a01a01ap-16);
+	p = fma(p, r, 0x1.a01a01a01a01ap-13);
+	p = fma(p, r, 0x1.6c16c16c16c17p-10);
+	p = fma(p, r, 0x1.1111111111111p-7);
+	p = fma(p, r, 0x1.5555555555555p-5);
+	p = fma(p, r, 0x1.5555555555555p-3);
+	p = fma(p, r, 0.5);
+	p = fma(p, r, 1.);
+	p = fma(p, r, 1.);
+	return __hiloint2double(__double2hiint(p) + ((__double2loint(t) + 44) << 20), __double2loint(p));
 }
 
-__device__ __forceinline__ u64 weight_of(double odds) { return __double2ull_rn(odds * ONE); }
+/* In units of 2^-44 of the best token's, not yet rounded. */
+__device__ __forceinline__ double odds(const scale &s, float l)
+{
+	const double x = ((double)l - (double)s.top) * s.inv_t;
+	return l < s.cut || !(x >= -TAIL) ? 0 : exp44(x); /* even: x is NaN */
+}
 
-/* One token into bucket b, or b < 0: none.  The whole warp calls; a warp that agrees on the bucket adds once. */
-__device__ __forceinline__ void put(place &at, int b, u64 mass)
+/* Rounded: the low bits of v + 2^52, v being far below. */
+__device__ __forceinline__ u64 weight_of(double odds) { return (u64)__double_as_longlong(odds + 0x1p52) & 0xfffffffffffffull; }
+
+/* One token into bucket b, or b < 0: none.  The whole warp calls; a warp that agrees on the bucket adds once.  A limb holds the sum of
+ * 2^16 tokens; nothing waits for what an addition returns. */
+__device__ __forceinline__ void put(int lane, int b, u64 mass)
 {
 	int same;
 	__match_all_sync(~0u, b, &same);
-	if (same) {
-		if (b < 0)
-			return;
+	if (same && b >= 0)
 		mass = warp_sum(mass);
-		if (at.lane)
-			return;
-		atomicAdd(&at.s->n[b], 32);
-	} else if (b >= 0)
-		atomicAdd(&at.s->n[b], 1);
-	else
+	if (b < 0 || (same && lane))
 		return;
-	const uint32_t w = (uint32_t)mass, old = w ? atomicAdd(&at.s->lo[b], w) : 0;
-	const uint32_t up = (uint32_t)(mass >> 32) + (old + w < old);
-	if (up)
-		atomicAdd(&at.s->hi[b], up);
+	atomicAdd(&sh().n[b], same ? 32 : 1);
+	const uint32_t low = (uint32_t)mass & 0xffff, mid = (uint32_t)mass >> 16, high = (uint32_t)(mass >> 32);
+	if (low)
+		atomicAdd(&sh().limb[0][b], low);
+	if (mid)
+		atomicAdd(&sh().limb[1][b], mid);
+	if (high)
+		atomicAdd(&sh().limb[2][b], high);
 }
 
 __device__ __forceinline__ void clear(place &at)
 {
-	at.s->lo[threadIdx.x] = at.s->hi[threadIdx.x] = at.s->n[threadIdx.x] = 0;
+	sh().limb[0][threadIdx.x] = sh().limb[1][threadIdx.x] = sh().limb[2][threadIdx.x] = sh().n[threadIdx.x] = 0;
 	__syncthreads();
 }
 
@@ -239,20 +290,25 @@ __device__ __forceinline__ void collect(place &at, u64 *mass, uint32_t *n)
 {
 	const int i = threadIdx.x;
 	cluster_sync();
-	*mass = 0;
-	*n = 0;
-	for (int r = 0; r < at.n_cta; r++) {
-		*mass += (u64)remote32(&at.s->hi[i], r) << 32;
-		*mass += remote32(&at.s->lo[i], r);
-		*n += remote32(&at.s->n[i], r);
-	}
+	u64 m = 0;
+	uint32_t c = 0;
+#pragma unroll
+	for (int j = 0; j < CLUSTER_MAX; j++)
+		if (j < at.n_cta) {
+			const int r = (at.rank + j) & (at.n_cta - 1); /* not all at one CTA at once */
+			m += (u64)remote32(&sh().limb[2][i], r) << 32;
+			m += (u64)remote32(&sh().limb[1][i], r) << 16;
+			m += remote32(&sh().limb[0][i], r);
+			c += remote32(&sh().n[i], r);
+		}
+	*mass = m;
+	*n = c;
 	cluster_sync();
 }
 
 /* The bucket at which the running sum first exceeds t; all threads give their bucket's and get the answer. */
 __device__ __forceinline__ found find(place &at, u64 mass, uint32_t n, u64 t, bool by_count)
 {
-	struct shared *s = at.s;
 	u64 m = mass;
 	uint32_t c = n;
 #pragma unroll
@@ -263,19 +319,17 @@ __device__ __forceinline__ found find(place &at, u64 mass, uint32_t n, u64 t, bo
 		c += at.lane >= d ? cu : 0;
 	}
 	if (at.lane == 31) {
-		s->scan_mass[at.warp] = m;
-		s->scan_n[at.warp] = c;
+		sh().scan_mass[at.warp] = m;
+		sh().scan_n[at.warp] = c;
 	}
 	__syncthreads();
-	for (int w = 0; w < at.warp; w++) {
-		m += s->scan_mass[w];
-		c += s->scan_n[w];
-	}
+	m += sum_warps(sh().scan_mass, at.lane, at.warp);
+	c += __reduce_add_sync(~0u, at.lane < at.warp ? sh().scan_n[at.lane] : 0);
 	const u64 to = by_count ? c : m, from = by_count ? c - n : m - mass;
 	if (from <= t && t < to)
-		s->found = found{ (int)threadIdx.x, m - mass, c - n };
+		sh().found = found{ (int)threadIdx.x, m - mass, c - n };
 	__syncthreads();
-	return s->found;
+	return sh().found;
 }
 
 /* A token by its place in the order of falling probability: its logit, what is before all tokens of that logit, and the weight of
@@ -286,43 +340,43 @@ struct pick {
 	uint32_t n;
 };
 
-/* Largest key whose bucket is at least b (one above the keys of bucket b - 1 ..): bucket_of falls as the key grows. */
-__device__ __forceinline__ uint32_t bucket_top(const scale &s, int b)
+/* Largest key whose bucket is at least b: bucket_of falls as the key grows.  Each lane tries one of 32 places, seven times. */
+__device__ __forceinline__ uint32_t bucket_top(const place &at, const scale &s, int b)
 {
 	uint32_t k = 0;
-	for (uint32_t bit = 0x80000000u; bit; bit /= 2) {
-		const float v = value_of(k | bit);
-		if (!isnan(v) && bucket_of(s, v) >= b)
-			k |= bit;
-		else if (isnan(v) && !(bit & 0x80000000u) && k < 0x80000000u) /* below -inf */
-			k |= bit;
+	for (int bit = 27; bit >= -3; bit -= 5) {
+		const int shift = max(bit, 0), step = at.lane & (bit < 0 ? (1 << (5 + bit)) - 1 : 31);
+		const uint32_t mine = k + ((uint32_t)step << shift);
+		const float v = value_of(mine);
+		const bool below = isnan(v) ? mine < 0x80000000u : bucket_of(s, v) >= b; /* keys of NaN: below -inf, above inf */
+		k += (uint32_t)__reduce_max_sync(~0u, below ? step : 0) << shift;
 	}
 	return k;
 }
 
 /* mass, n: the totals of bucket threadIdx.x.  t must be less than their sum. */
-__device__ __noinline__ pick select(place &at, const scale &sc, u64 mass, uint32_t n, u64 t, bool by_count)
+__device__ __noinline__ pick select(place &at, const scale sc, u64 mass, uint32_t n, u64 t, bool by_count)
 {
 	found f = find(at, mass, n, t, by_count);
-	uint32_t top = bucket_top(sc, f.bucket), low = f.bucket == N_BUCKET - 1 || sc.even ? 0 : bucket_top(sc, f.bucket + 1) + 1;
+	uint32_t top = bucket_top(at, sc, f.bucket), low = f.bucket == N_BUCKET - 1 || sc.even ? 0 : bucket_top(at, sc, f.bucket + 1) + 1;
 	pick p = { 0, f.mass, 0, f.n };
 	for (;;) { /* keys low .. top, `before` of them already counted */
 		const uint32_t range = top - low;
-		const int shift = max(0, 22 - __clz(range));
+		const int shift = max(0, 32 - BUCKET_BITS - __clz(range));
 		clear(at);
-		for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32) {
-			int b = -1;
-			u64 m = 0;
-			if (i + at.lane < at.n) {
-				const float l = at.l[i + at.lane];
-				const uint32_t k = key_of(l);
-				if (k >= low && k <= top) {
-					b = (int)((top - k) >> shift);
-					m = weight_of(odds(sc, l));
-				}
+		each(at, [&](int first, const float *v, int end) {
+			bool in[4], any = false;
+#pragma unroll
+			for (int j = 0; j < 4; j++) {
+				const uint32_t k = key_of(v[j]);
+				in[j] = k >= low && k <= top && first + 32 * j + at.lane < end;
+				any |= in[j];
 			}
-			put(at, b, m);
-		}
+			if (!__any_sync(~0u, any))
+				return;
+			for (int j = 0; j < 4; j++)
+				put(at.lane, in[j] ? (int)((top - key_of(v[j])) >> shift) : -1, in[j] ? weight_of(odds(sc, v[j])) : 0);
+		});
 		collect(at, &mass, &n);
 		f = find(at, mass, n, t - (by_count ? p.n : p.mass), by_count);
 		p.mass += f.mass;
@@ -342,19 +396,19 @@ template <typename F> __device__ __forceinline__ void visit_ties(place &at, uint
 {
 	uint32_t n = 0;
 	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32)
-		n += __popc(__ballot_sync(~0u, i + at.lane < at.n && key_of(at.l[i + at.lane]) == key));
+		n += __popc(__ballot_sync(~0u, i + at.lane < at.n && key_of(part()[i + at.lane]) == key));
 	if (at.lane == 0)
-		at.s->warp_n[at.warp] = n;
+		sh().warp_n[at.warp] = n;
 	__syncthreads();
-	uint32_t all = __reduce_add_sync(~0u, at.s->warp_n[at.lane]);
-	uint32_t before = __reduce_add_sync(~0u, at.lane < at.warp ? at.s->warp_n[at.lane] : 0);
+	uint32_t all = __reduce_add_sync(~0u, at.lane < N_WARP ? sh().warp_n[at.lane] : 0);
+	uint32_t before = __reduce_add_sync(~0u, at.lane < at.warp ? sh().warp_n[at.lane] : 0);
 	u64 theirs, unused;
 	exchange(at, all, 0, &theirs, &unused);
 	before += __reduce_add_sync(~0u, at.lane < at.rank ? (uint32_t)theirs : 0);
 	if (n == 0 || before >= to)
 		return;
 	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk && before < to; i += 32) {
-		const bool tie = i + at.lane < at.n && key_of(at.l[i + at.lane]) == key;
+		const bool tie = i + at.lane < at.n && key_of(part()[i + at.lane]) == key;
 		const uint32_t mask = __ballot_sync(~0u, tie), place = before + __popc(mask & ((1u << at.lane) - 1));
 		if (tie && place >= from && place < to)
 			take(i + at.lane);
@@ -369,39 +423,42 @@ struct sums {
 	uint32_t n;
 };
 
-/* by_id: tokens below min_p weigh nothing, and warp_mass is left for draw_by_id.  Otherwise: the histogram. */
-__device__ __noinline__ sums weigh(place &at, const scale &sc, double min_p, bool by_id)
+/* BY_ID: tokens below min_p weigh nothing, and warp_mass is left for draw_by_id.  Otherwise: the histogram. */
+template <bool BY_ID> __device__ __noinline__ sums weigh(place &at, const scale sc, double min_p)
 {
 	sums r = {};
 	u64 sum = 0, likely = 0;
-	if (!by_id)
+	if (!BY_ID)
 		clear(at);
-	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32) {
-		const bool in = i + at.lane < at.n;
-		const float l = in ? at.l[i + at.lane] : -INFINITY;
-		const double o = odds(sc, l);
-		const u64 w = weight_of(o);
-		if (o >= min_p)
-			likely += w;
-		sum += w;
-		if (!by_id)
-			put(at, in ? bucket_of(sc, l) : -1, w);
-	}
-	sum = warp_sum(by_id ? likely : sum);
+	each(at, [&](int first, const float *v, int end) {
+		u64 w[4];
+#pragma unroll
+		for (int j = 0; j < 4; j++) {
+			const double o = odds(sc, v[j]);
+			w[j] = weight_of(o);
+			sum += w[j];
+			likely += o >= min_p * ONE ? w[j] : 0;
+		}
+		if (!BY_ID)
+#pragma unroll
+			for (int j = 0; j < 4; j++)
+				put(at.lane, first + 32 * j + at.lane < end ? bucket_of(sc, v[j]) : -1, w[j]);
+	});
+	sum = warp_sum(BY_ID ? likely : sum);
 	likely = warp_sum(likely);
 	if (at.lane == 0) {
-		at.s->warp_mass[at.warp] = sum;
-		at.s->scan_mass[at.warp] = likely;
+		sh().warp_mass[at.warp] = sum;
+		sh().scan_mass[at.warp] = likely;
 	}
 	__syncthreads();
-	sum = warp_sum(at.s->warp_mass[at.lane]);
-	likely = warp_sum(at.s->scan_mass[at.lane]);
+	sum = sum_warps(sh().warp_mass, at.lane, N_WARP);
+	likely = sum_warps(sh().scan_mass, at.lane, N_WARP);
 	u64 all, all_likely;
 	exchange(at, sum, likely, &all, &all_likely);
 	r.before = warp_sum(at.lane < at.rank ? all : 0);
 	r.all = warp_sum(all);
 	r.likely = warp_sum(all_likely);
-	if (!by_id)
+	if (!BY_ID)
 		collect(at, &r.mass, &r.n);
 	return r;
 }
@@ -415,12 +472,12 @@ __device__ __forceinline__ u64 at_most(double v, u64 n) /* floor(v), and below n
 /* Calls take(id) for the one token, in order of ids, at which the sum first exceeds t. */
 template <typename F> __device__ __forceinline__ void draw_by_id(place &at, const scale &sc, double min_p, const sums &s, u64 t, F take)
 {
-	u64 before = s.before + warp_sum(at.lane < at.warp ? at.s->warp_mass[at.lane] : 0);
-	if (t < before || t >= before + at.s->warp_mass[at.warp])
+	u64 before = s.before + sum_warps(sh().warp_mass, at.lane, at.warp);
+	if (t < before || t >= before + sh().warp_mass[at.warp])
 		return;
 	for (int i = at.warp * at.chunk; i < (at.warp + 1) * at.chunk; i += 32) {
-		const double o = i + at.lane < at.n ? odds(sc, at.l[i + at.lane]) : 0;
-		const u64 w = o >= min_p ? weight_of(o) : 0;
+		const double o = i + at.lane < at.n ? odds(sc, part()[i + at.lane]) : 0;
+		const u64 w = o >= min_p * ONE ? weight_of(o) : 0;
 		u64 m = w;
 #pragma unroll
 		for (int d = 1; d < 32; d *= 2) {
@@ -456,17 +513,17 @@ template <bool KEEP> __device__ __forceinline__ mine load_row(place &at, const f
 		float4 v = __ldg((const float4 *)row + i);
 		v = make_float4(clean(v.x), clean(v.y), clean(v.z), clean(v.w));
 		if (KEEP)
-			((float4 *)at.l)[i] = v;
-		meet(m, v.x, id0 + 4 * i);
-		meet(m, v.y, id0 + 4 * i + 1);
-		meet(m, v.z, id0 + 4 * i + 2);
-		meet(m, v.w, id0 + 4 * i + 3);
+			((float4 *)part())[i] = v;
+		meet<KEEP>(m, v.x, id0 + 4 * i);
+		meet<KEEP>(m, v.y, id0 + 4 * i + 1);
+		meet<KEEP>(m, v.z, id0 + 4 * i + 2);
+		meet<KEEP>(m, v.w, id0 + 4 * i + 3);
 	}
 	for (int i = 4 * n4 + threadIdx.x; i < at.n; i += N_THREAD) {
 		const float v = clean(__ldg(row + i));
 		if (KEEP)
-			at.l[i] = v;
-		meet(m, v, id0 + i);
+			part()[i] = v;
+		meet<KEEP>(m, v, id0 + i);
 	}
 	return m;
 }
@@ -483,13 +540,13 @@ __device__ __forceinline__ mine penalise(place &at, const struct sample_row &r, 
 	const float rep = r.repetition_penalty > 0 ? r.repetition_penalty : 1;
 	for (int i = threadIdx.x; i < at.n; i += N_THREAD) {
 		const uint32_t h = hist[id0 + i], n = h & ~SAMPLE_SEEN;
-		float l = at.l[i];
+		float l = part()[i];
 		if (h & SAMPLE_SEEN && rep != 1)
 			l = l > 0 ? __fdiv_rn(l, rep) : __fmul_rn(l, rep);
 		if (n)
 			l = __fsub_rn(l, __fadd_rn(r.presence_penalty, __fmul_rn(r.frequency_penalty, (float)min(n, 65535u))));
-		at.l[i] = l = clean(l);
-		meet(m, l, id0 + i);
+		part()[i] = l = clean(l);
+		meet<true>(m, l, id0 + i);
 	}
 	return m;
 }
@@ -498,19 +555,18 @@ __device__ __forceinline__ mine penalise(place &at, const struct sample_row &r, 
 __device__ __forceinline__ void put_top(place &at, const param &p, int row, const scale &sc, const sums &s, int n_top,
                                         int id0, const best &b, double ln_all)
 {
-	struct shared *sh = at.s;
 	const int n = min(n_top, p.a.n_vocab);
 	const pick last = select(at, sc, s.mass, s.n, (u64)n - 1, true);
 	/* Every CTA adds its own to CTA 0's list, in any order: at most n - 1 above the last logit, and the ties that fill it. */
-	const uint32_t list = cluster_address(sh->top, 0), count = cluster_address(&sh->n_top, 0);
+	const uint32_t list = cluster_address(sh().top, 0), count = cluster_address(&sh().n_top, 0);
 	auto add = [&](int i) {
 		uint32_t slot;
-		const u64 v = (u64)key_of(at.l[i]) << 32 | (uint32_t)~(id0 + i);
+		const u64 v = (u64)key_of(part()[i]) << 32 | (uint32_t)~(id0 + i);
 		asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], 1;" : "=r"(slot) : "r"(count) : "memory");
 		asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(list + 8 * slot), "l"(v) : "memory");
 	};
 	for (int i = threadIdx.x; i < at.n; i += N_THREAD)
-		if (key_of(at.l[i]) > last.key)
+		if (key_of(part()[i]) > last.key)
 			add(i);
 	visit_ties(at, last.key, 0, (uint32_t)n - last.n, add);
 	cluster_sync();
@@ -519,10 +575,10 @@ __device__ __forceinline__ void put_top(place &at, const param &p, int row, cons
 	int32_t *id = p.a.top_id + (size_t)row * SAMPLE_TOP_MAX;
 	float *lp = p.a.top_logprob + (size_t)row * SAMPLE_TOP_MAX;
 	if (at.lane < n) {
-		const u64 mine = sh->top[at.lane];
+		const u64 mine = sh().top[at.lane];
 		int place = 0;
 		for (int i = 0; i < n; i++)
-			place += sh->top[i] > mine;
+			place += sh().top[i] > mine;
 		const float l = value_of((uint32_t)(mine >> 32));
 		id[place] = (int)~(uint32_t)mine;
 		lp[place] = !sc.even ? (float)((double)l - (double)b.v - ln_all) : id[place] == b.id ? 0 : -INFINITY;
@@ -549,7 +605,7 @@ __device__ __forceinline__ void put_pick(const param &p, int row, const struct s
 	}
 }
 
-__device__ __forceinline__ place place_of(const param &p, float *l, struct shared *s)
+__device__ __forceinline__ place place_of(const param &p)
 {
 	place at;
 	at.n_cta = p.n_cta;
@@ -559,45 +615,40 @@ __device__ __forceinline__ place place_of(const param &p, float *l, struct share
 	at.warp = threadIdx.x / 32;
 	at.lane = threadIdx.x % 32;
 	at.turn = 0;
-	at.l = l;
-	at.s = s;
 	return at;
 }
 
-__global__ void __launch_bounds__(N_THREAD, 1) argmax_kernel(const __grid_constant__ param p)
+__global__ void __launch_bounds__(N_THREAD, 4) argmax_kernel(const __grid_constant__ param p)
 {
-	__shared__ struct shared s;
-	place at = place_of(p, NULL, &s);
+	place at = place_of(p);
 	const int row = blockIdx.x / p.n_cta, id0 = at.rank * p.slice;
+	pdl_launch();
 	pdl_wait();
 	const mine m = load_row<false>(at, p.a.logits + (size_t)row * p.a.n_vocab, id0);
-	pdl_launch();
 	const best b = join_best(at, m.v, m.id, m.low);
 	if (at.rank == 0 && threadIdx.x == 0)
 		p.a.id[row] = b.id;
 	cluster_sync(); /* nobody leaves while its words are read */
 }
 
-__global__ void __launch_bounds__(N_THREAD, 1) sample_kernel(const __grid_constant__ param p)
+__global__ void __launch_bounds__(N_THREAD, 2) sample_kernel(const __grid_constant__ param p)
 {
-	extern __shared__ float4 part[];
-	__shared__ struct shared s;
-	place at = place_of(p, (float *)part, &s);
+	place at = place_of(p);
 	const int row = blockIdx.x / p.n_cta, id0 = at.rank * p.slice;
 	pdl_wait();
 	if (threadIdx.x == 0) {
-		s.row = p.a.row[row];
-		s.n_top = 0;
+		sh().row = p.a.row[row];
+		sh().n_top = 0;
 	}
 	mine m = load_row<true>(at, p.a.logits + (size_t)row * p.a.n_vocab, id0);
-	best b = join_best(at, m.v, m.id, m.low); /* its barriers show s.row to all */
-	const struct sample_row r = s.row;
+	best b = join_best(at, m.v, m.id, m.low); /* its barriers show the row to all */
+	const struct sample_row r = sh().row;
 	const bool finite = isfinite(b.v);
 	const float raw_top = b.v;
 	double ln_all = 0;
 	if (r.n_top >= 0 && p.a.logprob) {
 		const scale sc = scale_of(b, 1);
-		const sums sum = weigh(at, sc, 0, r.n_top == 0);
+		const sums sum = r.n_top == 0 ? weigh<true>(at, sc, 0) : weigh<false>(at, sc, 0);
 		ln_all = finite ? log((double)sum.all / ONE) : 0;
 		if (r.n_top > 0 && p.a.top_id && p.a.top_logprob)
 			put_top(at, p, row, sc, sum, min(r.n_top, SAMPLE_TOP_MAX), id0, b, ln_all);
@@ -616,7 +667,7 @@ __global__ void __launch_bounds__(N_THREAD, 1) sample_kernel(const __grid_consta
 	} else {
 		const double min_p = r.min_p, u = uniform(r.seed, r.n);
 		const scale sc = scale_of(b, r.temperature);
-		const sums sum = weigh(at, sc, min_p, !sorted);
+		const sums sum = sorted ? weigh<false>(at, sc, min_p) : weigh<true>(at, sc, min_p);
 		if (!sorted)
 			draw_by_id(at, sc, min_p, sum, at_most(u * (double)sum.all, sum.all), take);
 		else {
@@ -662,16 +713,16 @@ extern "C" int cuda_sample(struct cuda_dev *d, const struct sample_args *a, stru
 	if (a->n_row < 0 || a->n_vocab < 1 || a->n_vocab > SAMPLE_VOCAB_MAX)
 		return err_set(err, MOXIE_E_SHAPE, "sample: %d rows of %d logits, wanted at most %d", a->n_row, a->n_vocab, SAMPLE_VOCAB_MAX);
 	param p = { *a, 0, 0, 0 };
-	const size_t fixed = sizeof(struct shared) + 1024; /* and what the system takes */
+	size_t bytes;
 	for (p.n_cta = a->n_row * CLUSTER_MAX <= d->n_sm ? CLUSTER_MAX : 8;; p.n_cta *= 2) {
 		p.slice = ((a->n_vocab + p.n_cta - 1) / p.n_cta + 3) / 4 * 4;
 		p.chunk = ((p.slice + N_WARP - 1) / N_WARP + 31) / 32 * 32;
-		if (!a->row || (size_t)p.slice * 4 + fixed <= d->shared_per_block || p.n_cta == CLUSTER_MAX)
+		bytes = sizeof(struct shared) + (a->row ? (size_t)p.slice * 4 : 0);
+		if (bytes <= d->shared_per_block || p.n_cta == CLUSTER_MAX)
 			break;
 	}
-	const size_t bytes = a->row ? (size_t)p.slice * 4 : 0;
-	if (bytes + (a->row ? fixed : 0) > d->shared_per_block)
-		return err_set(err, MOXIE_E_SHAPE, "sample: %d logits want %zu bytes of shared memory a block, not %zu", a->n_vocab, bytes + fixed,
+	if (bytes > d->shared_per_block)
+		return err_set(err, MOXIE_E_SHAPE, "sample: %d logits want %zu bytes of shared memory a block, not %zu", a->n_vocab, bytes,
 		               d->shared_per_block);
 	void (*kernel)(param) = a->row ? sample_kernel : argmax_kernel;
 	cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
