@@ -57,8 +57,8 @@ __host__ __device__ inline float attn_value(uint64_t seed, int which, int seq, i
 struct attn_owner {
 	int seq, index;
 };
-__global__ void attn_fill_kv(__nv_bfloat16 *k, __nv_bfloat16 *v, const attn_owner *owner, const int *last, int n_page_seq, attn_shape s, uint64_t seed,
-                             int64_t n)
+__global__ void attn_fill_kv(__nv_bfloat16 *k, __nv_bfloat16 *v, const attn_owner *owner, const int *last, int n_page_seq, attn_shape s,
+                             uint64_t seed, int64_t n)
 {
 	for (int64_t x = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; x < n; x += gridDim.x * (int64_t)blockDim.x) {
 		const int ch = (int)(x % s.d_head), row = (int)(x / s.d_head % KV_PAGE), head = (int)(x / s.d_head / KV_PAGE % s.n_head_kv);

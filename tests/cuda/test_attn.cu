@@ -3,7 +3,7 @@
  * Bound: ||out - want|| / ||want|| <= 4e-3 and the worst row <= 1e-2: weights are rounded to bf16 before the product with V and
  * the result once more, 1.7e-3 each.  Against the plain C op the same bound.  Outputs are poisoned and guarded, cache rows that no
  * position owns are NaN, counters must end as zeros.
- * Usage: test_attn [--list] [--seed n] [--small] [name ...]     a name selects every test that begins with it
+ * Usage: test_attn [--list] [--seed n] [--small] [--verbose] [name ...]     a name selects every test that begins with it
  */
 #include <string>
 #include <time.h>
@@ -17,8 +17,8 @@ static bool small_only, verbose;
 static int n_pass, n_fail;
 
 /* One block a (listed row, head), all in double. */
-__global__ void attn_oracle(double *o, const int *list, const __nv_bfloat16 *q, const int32_t *pos, const int32_t *seq, const float *sinks, attn_shape s,
-                            uint64_t seed)
+__global__ void attn_oracle(double *o, const int *list, const __nv_bfloat16 *q, const int32_t *pos, const int32_t *seq, const float *sinks,
+                            attn_shape s, uint64_t seed)
 {
 	__shared__ double weight[128], red[128];
 	const int t = list[blockIdx.x], ih = blockIdx.y, kvh = ih / (s.n_head / s.n_head_kv), p = pos[t], x = threadIdx.x;
@@ -103,7 +103,8 @@ static std::string against_oracle(const attn_batch &m, const std::vector<float> 
 	const int64_t row = (int64_t)m.s.n_head * m.s.d_head, n = (int64_t)list.size() * row;
 	double *dev_want;
 	CU(cudaMalloc(&dev_want, n * 8));
-	attn_oracle<<<dim3((unsigned)list.size(), m.s.n_head), 128>>>(dev_want, dev_list, m.q, m.b.pos, m.b.seq, m.s.sinks ? dev_sinks : NULL, m.s, seed);
+	attn_oracle<<<dim3((unsigned)list.size(), m.s.n_head), 128>>>(dev_want, dev_list, m.q, m.b.pos, m.b.seq, m.s.sinks ? dev_sinks : NULL,
+	                                                              m.s, seed);
 	std::vector<double> want(n);
 	CU(cudaMemcpy(want.data(), dev_want, n * 8, cudaMemcpyDeviceToHost));
 	std::vector<float> have(n);
@@ -121,8 +122,8 @@ static std::string against_oracle(const attn_batch &m, const std::vector<float> 
 	CU(cudaFree(dev_sinks));
 	CU(cudaFree(dev_want));
 	char text[200];
-	snprintf(text, sizeof text, "rel %.2e, worst row %.2e at token %d (sequence %d, position %d) head %d", rel, worst, worst_t, m.seq[worst_t], m.pos[worst_t],
-	         worst_h);
+	snprintf(text, sizeof text, "rel %.2e, worst row %.2e at token %d (sequence %d, position %d) head %d", rel, worst, worst_t,
+	         m.seq[worst_t], m.pos[worst_t], worst_h);
 	if (verbose) printf("    %s\n", text);
 	return rel <= 4e-3 && worst <= 1e-2 ? "" : text;
 }
@@ -184,7 +185,8 @@ static std::string check(const test &t)
 	for (int p : m.pos)
 		n_key += t.s.window > 0 ? std::min(t.s.window, p + 1) : p + 1;
 	const double cost = n_key * t.s.n_head * t.s.d_head;
-	if (wrong.empty() && m.b.n_tok) wrong = against_oracle(m, to_float(got, m.n_q()), cost < 1e9 ? m.b.n_tok : std::max(8, (int)(m.b.n_tok * 1e9 / cost)));
+	const int n_row = cost < 1e9 ? m.b.n_tok : std::max(8, (int)(m.b.n_tok * 1e9 / cost));
+	if (wrong.empty() && m.b.n_tok) wrong = against_oracle(m, to_float(got, m.n_q()), n_row);
 	if (wrong.empty() && cost < 2e7) wrong = against_plain_c(m, to_float(got, m.n_q()));
 	CU(cudaStreamDestroy(stream));
 	CU(cudaFree(d.scratch));
@@ -208,7 +210,8 @@ static std::string check_invariance(const attn_shape &s, int pos)
 	std::string wrong = run(alone, &d, 1, a);
 	for (const attn_batch *m : { &many, &crowd }) {
 		if (wrong.empty()) wrong = run(*m, &d, 1, b);
-		if (wrong.empty() && memcmp(a.data(), b.data(), alone.n_q() * 2)) wrong = "the first sequence's bits depend on the batch of " + std::to_string(m->b.n_seq);
+		if (wrong.empty() && memcmp(a.data(), b.data(), alone.n_q() * 2))
+			wrong = "the first sequence's bits depend on the batch of " + std::to_string(m->b.n_seq);
 	}
 
 	cudaGraph_t graph;
@@ -234,7 +237,8 @@ static std::string check_invariance(const attn_shape &s, int pos)
 		CU(cudaMemcpy(b.data(), many.o, many.n_q() * 2, cudaMemcpyDeviceToHost));
 		std::vector<uint16_t> eager;
 		if (wrong.empty()) wrong = run(many, &d, 1, eager);
-		if (wrong.empty() && memcmp(b.data(), eager.data(), many.n_q() * 2)) wrong = "replay at positions " + std::to_string(back) + " earlier differs";
+		if (wrong.empty() && memcmp(b.data(), eager.data(), many.n_q() * 2))
+			wrong = "replay at positions " + std::to_string(back) + " earlier differs";
 		many.pos = at;
 		if (wrong.empty() && !back) wrong = against_oracle(many, to_float(b, many.n_q()), many.b.n_tok);
 	}
@@ -278,14 +282,17 @@ static std::vector<test> all_tests()
 		v.push_back({ name, s, rows, small, repeats });
 	};
 	const attn_shape gpt = { 64, 8, 64, 0, false, true, 0.125f }, win = { 64, 8, 64, 128, true, true, 0.125f };
-	const std::vector<std::pair<int, int>> edges = { { 0, 1 }, { 1, 1 }, { 14, 1 }, { 63, 1 }, { 64, 1 }, { 65, 1 }, { 126, 1 }, { 127, 1 }, { 128, 1 },
-		                                         { 129, 1 }, { 191, 1 }, { 192, 1 }, { 255, 1 }, { 256, 1 }, { 257, 1 }, { 319, 1 }, { 320, 1 } };
+	const std::vector<std::pair<int, int>> edges = {
+		{ 0, 1 }, { 1, 1 }, { 14, 1 }, { 63, 1 }, { 64, 1 }, { 65, 1 }, { 126, 1 }, { 127, 1 }, { 128, 1 }, { 129, 1 }, { 191, 1 }, { 192, 1 },
+		{ 255, 1 }, { 256, 1 }, { 257, 1 }, { 319, 1 }, { 320, 1 }
+	};
 	const std::vector<std::pair<int, int>> mixed = { { 0, 70 }, { 200, 1 }, { 5, 3 }, { 0, 1 }, { 130, 130 }, { 64, 64 }, { 77, 2 } };
 	add("none", gpt, {});
 	/* plain: what only that kernel serves */
 	for (int dh : { 8, 16, 32, 80, 96, 512 })
 		for (int w : { 0, 20 })
-			add("plain_d" + std::to_string(dh) + (w ? "_window" : ""), { 6, 2, dh, w, w > 0, w > 0, 0.2f }, { { 0, 9 }, { 100, 1 }, { 0, 1 }, { 40, 65 } });
+			add("plain_d" + std::to_string(dh) + (w ? "_window" : ""), { 6, 2, dh, w, w > 0, w > 0, 0.2f },
+			    { { 0, 9 }, { 100, 1 }, { 0, 1 }, { 40, 65 } });
 	add("plain_tiny_a", { 4, 2, 16, 8, true, true, 0.25f }, mixed);
 	add("plain_tiny_b", { 6, 3, 32, 0, false, true, 0.17f }, mixed);
 	/* decode: one row */
@@ -304,7 +311,8 @@ static std::vector<test> all_tests()
 	for (auto &g : groups)
 		for (int dh : { 64, 128, 256 })
 			add("decode_heads_" + std::to_string(g[0]) + "_" + std::to_string(g[1]) + "_d" + std::to_string(dh),
-			    { g[0], g[1], dh, g[0] == 8 ? 100 : 0, g[0] == 8, g[0] % 4 != 0, 1 / sqrtf((float)dh) }, { { 0, 1 }, { 63, 1 }, { 300, 1 }, { 1030, 2 }, { 511, 4 } });
+			    { g[0], g[1], dh, g[0] == 8 ? 100 : 0, g[0] == 8, g[0] % 4 != 0, 1 / sqrtf((float)dh) },
+			    { { 0, 1 }, { 63, 1 }, { 300, 1 }, { 1030, 2 }, { 511, 4 } });
 	add("decode_gemma_sliding", { 16, 8, 256, 1024, true, false, 1 / 16.f }, { { 0, 1 }, { 1023, 1 }, { 1024, 1 }, { 5000, 1 }, { 700, 3 } });
 	add("decode_wordmath", { 8, 2, 64, 128, true, true, 0.125f }, { { 0, 1 }, { 127, 1 }, { 300, 1 } });
 	std::vector<std::pair<int, int>> many;
@@ -375,7 +383,8 @@ int main(int argc, char **argv)
 	if (wanted("refusals")) report("refusals", check_refusals());
 	for (const test &t : tests)
 		if ((t.small || !small_only) && wanted(t.name)) report(t.name, check(t));
-	const attn_shape full = { 64, 8, 64, 0, false, true, 0.125f }, ring = { 64, 8, 64, 128, true, true, 0.125f }, wide = { 16, 8, 256, 1024, true, false, 0.0625f };
+	const attn_shape full = { 64, 8, 64, 0, false, true, 0.125f }, ring = { 64, 8, 64, 128, true, true, 0.125f };
+	const attn_shape wide = { 16, 8, 256, 1024, true, false, 0.0625f };
 	for (int pos : { 5, 300, 1023, 3000, 9000, 20000 }) {
 		if (small_only && pos > 300) break;
 		if (wanted("invariant_full_" + std::to_string(pos))) report("invariant_full_" + std::to_string(pos), check_invariance(full, pos));

@@ -36,7 +36,10 @@ static __host__ __device__ int attn_max_unit(int n_head_kv)
 	return n < 8 ? 8 : n > 128 ? 128 : n;
 }
 /* Tiles of a unit of rows that see n_tile tiles. */
-static __device__ int attn_unit_tiles(int n_tile, int max_unit) { return UNIT_TILES * ((n_tile + UNIT_TILES * max_unit - 1) / (UNIT_TILES * max_unit)); }
+static __device__ int attn_unit_tiles(int n_tile, int max_unit)
+{
+	return UNIT_TILES * ((n_tile + UNIT_TILES * max_unit - 1) / (UNIT_TILES * max_unit));
+}
 
 template <int D> constexpr int KEYS = D == 64 ? 32 : 16;
 
@@ -113,7 +116,8 @@ template <int D, int N_STAGE> struct walker {
 };
 
 /* Queries into registers, or (large heads) into the 16-row tile q in shared memory; then a barrier is due. */
-template <int D, bool HALF> __device__ __forceinline__ void load_rows(warp_rows<D, HALF> &r, const attn_param &p, const decode_rows &rows, char *q)
+template <int D, bool HALF>
+__device__ __forceinline__ void load_rows(warp_rows<D, HALF> &r, const attn_param &p, const decode_rows &rows, char *q)
 {
 	const int lane = threadIdx.x % 32;
 	r.shared_q = smem_u32(q);
@@ -153,7 +157,8 @@ __device__ __forceinline__ void attend(warp_rows<D, HALF> &r, walker<D, N_STAGE>
 		tile_scores<D, KEYS<D>>(s, r, w.k(i));
 		__syncwarp();
 		w.fetch_k(i + N_STAGE);
-		tile_softmax<D, KEYS<D>>(s, r, key0, key0 < whole_lo || key0 + KEYS<D> - 1 > whole_hi, w.p.window > 0 ? w.p.window : INT32_MAX, w.p.scale_log2);
+		const bool masked = key0 < whole_lo || key0 + KEYS<D> - 1 > whole_hi;
+		tile_softmax<D, KEYS<D>>(s, r, key0, masked, w.p.window > 0 ? w.p.window : INT32_MAX, w.p.scale_log2);
 		cp_async_wait<2 * N_STAGE - 1>();
 		__syncwarp();
 		tile_values<D, KEYS<D>>(r, s, w.v(i));
@@ -215,7 +220,8 @@ __device__ __forceinline__ int count_acq_rel(int32_t *p)
 }
 
 template <int D, bool HALF, int N_STAGE>
-__global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
+__global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1)
+attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
 {
 	using tile = tile_of<D, KEYS<D>>;
 	constexpr int ROWS = HALF ? 8 : 16, N_ITEM = ROWS * (D / 4) / (32 * N_WARP);
@@ -294,7 +300,8 @@ __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1) attn_dec
 				const partial u = x.get(row, ch);
 				if (g.cluster) {
 					const uint32_t bar = cluster_address(&box_full, 0), to = cluster_address(box, 0) + (unit * rows.n + row) * (D + 4) * 4;
-					cluster_store4(to + ch * 4, make_uint4(__float_as_uint(u.v.x), __float_as_uint(u.v.y), __float_as_uint(u.v.z), __float_as_uint(u.v.w)), bar);
+					const uint4 v = make_uint4(__float_as_uint(u.v.x), __float_as_uint(u.v.y), __float_as_uint(u.v.z), __float_as_uint(u.v.w));
+					cluster_store4(to + ch * 4, v, bar);
 					if (ch == 0)
 						cluster_store4(to + D * 4, make_uint4(__float_as_uint(u.max), __float_as_uint(u.sum), 0, 0), bar);
 				} else {
@@ -353,7 +360,8 @@ size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 	return CUDA_COUNTER_BYTES + std::max<size_t>(row_units, 16 * attn_max_unit(n_head_kv)) * n_head * (d_head + 2) * sizeof(float);
 }
 
-template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g, int n_seq, int n_part)
+template <int D, bool HALF, int N_STAGE>
+static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g, int n_seq, int n_part)
 {
 	constexpr int ROWS = HALF ? 8 : 16;
 	const size_t most_bytes = d->shared_per_block - 1024; /* less what is declared in the kernel */
@@ -374,8 +382,9 @@ template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_de
 		}
 	}
 	if (n_part > 1 && !g.cluster) {
-		const size_t slot_bytes = (D + 2) * sizeof(float), n_slot = d->scratch_bytes > CUDA_COUNTER_BYTES ? (d->scratch_bytes - CUDA_COUNTER_BYTES) / slot_bytes : 0;
-		const size_t per_seq = (size_t)g.n_pair_tile * p.n_head_kv * g.max_unit * g.n_row, counters = CUDA_COUNTER_BYTES / sizeof(int32_t) / (g.n_pair_tile * p.n_head_kv);
+		const size_t data_bytes = d->scratch_bytes > CUDA_COUNTER_BYTES ? d->scratch_bytes - CUDA_COUNTER_BYTES : 0;
+		const size_t n_slot = data_bytes / ((D + 2) * sizeof(float)), per_seq = (size_t)g.n_pair_tile * p.n_head_kv * g.max_unit * g.n_row;
+		const size_t counters = CUDA_COUNTER_BYTES / sizeof(int32_t) / (g.n_pair_tile * p.n_head_kv);
 		per_launch = (int)std::min<size_t>(std::min(n_slot / per_seq, counters), n_seq);
 		if (!per_launch)
 			return cudaErrorInvalidValue;
@@ -388,9 +397,10 @@ template <int D, bool HALF, int N_STAGE> static cudaError_t launch(const cuda_de
 	cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes);
 	if (e == cudaSuccess && g.cluster && n_part > 8)
 		e = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-	for (; g.seq0 < n_seq && e == cudaSuccess; g.seq0 += per_launch)
-		e = cuda_launch_cluster(kernel, g.cluster ? n_part : 1, dim3(n_part, p.n_head_kv, std::min(per_launch, n_seq - g.seq0) * g.n_pair_tile), 32 * N_WARP, bytes,
-		                        d->stream, p, g);
+	for (; g.seq0 < n_seq && e == cudaSuccess; g.seq0 += per_launch) {
+		const dim3 grid(n_part, p.n_head_kv, std::min(per_launch, n_seq - g.seq0) * g.n_pair_tile);
+		e = cuda_launch_cluster(kernel, g.cluster ? n_part : 1, grid, 32 * N_WARP, bytes, d->stream, p, g);
+	}
 	return e;
 }
 

@@ -3,7 +3,7 @@
  *   o, q   [n_tok, n_head, 64] bf16      k, v  [n_page, n_head_kv, KV_PAGE, 64] bf16      formula: kernels.h attn_args
  *
  * Map.  A row of the MMA is a pair (row of the span, query head of the group), heads fastest: the group's heads share every K
- * and V tile, and a tile of 192 pairs spans few positions, so that little of a window or a diagonal is masked.
+ * and V tile, and a tile of 128 pairs spans few positions, so that little of a window or a diagonal is masked.
  *   grid  (tile of BLOCK_M pairs of one span, KV head); the last tiles, which see most keys, come first
  *   CTA   N_WG warpgroups of 64 pairs each; the first warp also has pages of 64 keys fetched, N_STAGE deep; CTAS CTAs an SM
  *   Per page and warpgroup:  S = Q K^T (RS, Q in registers), online softmax in registers, O += P V (RS, V read transposed).
@@ -54,9 +54,8 @@ __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.
 /* Box of a 2-D tensor map at (x, y) -> shared memory; counts its bytes on bar. */
 __device__ __forceinline__ void tensor_load(uint32_t dst, const tensor_map *map, int x, int y, uint32_t bar)
 {
-	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(dst), "l"(map), "r"(x), "r"(y),
-	             "r"(bar)
-	             : "memory");
+	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+	             ::"r"(dst), "l"(map), "r"(x), "r"(y), "r"(bar) : "memory");
 }
 
 /* The tile of pairs of one CTA, and the pages it sees. */
@@ -65,7 +64,10 @@ struct prefill_tile {
 	int group, ihkv;
 	int page0, n_page, last;            /* last position of the span */
 	__device__ int pos(int pair) const { return pos0 + pair / group; }
-	__device__ int64_t at(const attn_param &p, int pair) const { return ((int64_t)(row0 + pair / group) * p.n_head + ihkv * group + pair % group) * D; }
+	__device__ int64_t at(const attn_param &p, int pair) const
+	{
+		return ((int64_t)(row0 + pair / group) * p.n_head + ihkv * group + pair % group) * D;
+	}
 };
 
 struct pipe {
@@ -84,7 +86,8 @@ struct fetcher {
 	int ids = 0; /* lane's page id of page 32 n + lane */
 
 	/* Page j into the tile at dst, once all warps have left that. */
-	__device__ __forceinline__ void page(int j, uint32_t dst, const tensor_map *map, const __nv_bfloat16 *pages, uint32_t empty, uint32_t full) const
+	__device__ __forceinline__ void page(int j, uint32_t dst, const tensor_map *map, const __nv_bfloat16 *pages, uint32_t empty,
+	                                     uint32_t full) const
 	{
 		const int row = (__shfl_sync(~0u, ids, j % 32) * p.n_head_kv + t.ihkv) * KV_PAGE, n_key = t.last + 1 - (t.page0 + j) * KV_PAGE;
 		mbar_wait(empty, j / N_STAGE & 1 ^ 1);
@@ -148,7 +151,8 @@ __device__ void raise(rows_state &r, const float (&m)[2], float (&scale)[2], flo
 }
 
 /* Scores of the page at key0 become weights.  Returns whether the max was raised, and then scale. */
-__device__ __forceinline__ bool softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, uint32_t window, float scale_log2)
+__device__ __forceinline__ bool softmax(float (&s)[32], rows_state &r, float (&scale)[2], int key0, bool masked, uint32_t window,
+                                        float scale_log2)
 {
 	const int lane = threadIdx.x % 32;
 	if (masked)
@@ -188,7 +192,8 @@ __device__ __forceinline__ bool softmax(float (&s)[32], rows_state &r, float (&s
 }
 
 /* One warp of a warpgroup: 16 pairs, all pages. */
-__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe, const tensor_map *k_map, const tensor_map *v_map)
+__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe, const tensor_map *k_map,
+                                        const tensor_map *v_map)
 {
 	const int lane = threadIdx.x % 32, pair0 = t.first + threadIdx.x / 32 * 16;
 	const uint32_t window = p.window > 0 ? p.window : INT32_MAX;
@@ -213,7 +218,8 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 	for (int i = 0; i < 32; i++)
 		o[i] = 0;
 	/* Pages that all 16 pairs see whole need no mask. */
-	const int whole_lo = pair0 + 15 < t.n_pair ? attn_first_key(t.pos(pair0 + 15), p.window) : 0, whole_hi = pair0 + 15 < t.n_pair ? t.pos(pair0) : -1;
+	const bool full = pair0 + 15 < t.n_pair;
+	const int whole_lo = full ? attn_first_key(t.pos(pair0 + 15), p.window) : 0, whole_hi = full ? t.pos(pair0) : -1;
 	const auto masked = [&](int key0) { return key0 < whole_lo || key0 + KV_PAGE - 1 > whole_hi; };
 	const auto scores = [&](int j) {
 		const uint32_t k = wgmma_desc_low(pipe.k(j % N_STAGE));
@@ -309,8 +315,9 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 	}
 }
 
-__global__ void __launch_bounds__(THREADS, CTAS) attn_prefill_kernel(const __grid_constant__ attn_param p, const __grid_constant__ prefill_table table,
-                                                                     const __grid_constant__ tensor_map k_map, const __grid_constant__ tensor_map v_map)
+__global__ void __launch_bounds__(THREADS, CTAS)
+attn_prefill_kernel(const __grid_constant__ attn_param p, const __grid_constant__ prefill_table table,
+                    const __grid_constant__ tensor_map k_map, const __grid_constant__ tensor_map v_map)
 {
 	extern __shared__ char smem_raw[];
 	__shared__ uint64_t bar[4][N_STAGE];

@@ -35,8 +35,8 @@ __device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, boo
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/* KEYS rows of D bf16 in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the row's number, so that neither
- * the copies nor ldmatrix meet in a bank.  At D = 64 that is wgmma's 128-byte swizzle. */
+/* KEYS rows of D bf16 in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the row's
+ * number, so that neither the copies nor ldmatrix meet in a bank.  At D = 64 that is wgmma's 128-byte swizzle. */
 template <int D, int KEYS> struct tile_of {
 	static constexpr int COL = D / 8, BYTES = KEYS * D * 2, PER_PAGE = KV_PAGE / KEYS;
 	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row & 7))) * 16; }
@@ -107,7 +107,8 @@ __device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_
 
 /* Scores become weights: masks (where asked), raises the max, rescales what was summed so far.  key0: the tile's first key. */
 template <int D, int KEYS, bool HALF>
-__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF> &r, int key0, bool masked, uint32_t window, float scale_log2)
+__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF> &r, int key0, bool masked, uint32_t window,
+                                             float scale_log2)
 {
 	const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -155,7 +156,8 @@ __device__ __forceinline__ void tile_values(warp_rows<D, HALF> &r, const float (
 #pragma unroll
 	for (int ks = 0; ks < KEYS / 16; ks++) {
 		const float *x = s[2 * ks], *y = s[2 * ks + 1];
-		const uint32_t a[4] = { pack_bf16(x[0], x[1]), HALF ? 0 : pack_bf16(x[2], x[3]), pack_bf16(y[0], y[1]), HALF ? 0 : pack_bf16(y[2], y[3]) };
+		const uint32_t a[4] = { pack_bf16(x[0], x[1]), HALF ? 0 : pack_bf16(x[2], x[3]),
+			                pack_bf16(y[0], y[1]), HALF ? 0 : pack_bf16(y[2], y[3]) };
 #pragma unroll
 		for (int np = 0; np < D / 16; np++) {
 			uint32_t b[4];

@@ -6,7 +6,8 @@
 
 /* In clusters of n_cta CTAs along x (1: none). */
 template <typename... P, typename... A>
-static cudaError_t cuda_launch_cluster(void (*kernel)(P...), int n_cta, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A... args)
+static cudaError_t cuda_launch_cluster(void (*kernel)(P...), int n_cta, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                                       A... args)
 {
 	cudaLaunchAttribute attr[2] = {};
 	attr[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
