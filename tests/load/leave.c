@@ -47,7 +47,7 @@ static void begin(struct leaving *g, struct leaver *w)
 	struct buf text = { 0 };
 	for (int i = 0; i < n_prompt; i++)
 		buf_printf(&text, "%d ", (int)draw(l, 1000));
-	*w = (struct leaver){ .fd = raw_connect(l), .phase = (enum phase)draw(l, N_PHASE), .after = 1 + draw(l, 5000) };
+	*w = (struct leaver){ .fd = raw_connect(l, 0), .phase = (enum phase)draw(l, N_PHASE), .after = 1 + draw(l, 5000) };
 	if (w->fd < 0) {
 		buf_free(&text);
 		g->n_no_socket++;
@@ -153,7 +153,7 @@ static double let_go_alone(struct load *l, int times, double *most_steps)
 	char in[4096];
 	raw_request(&out, "/v1/completions", "{\"prompt\": \"Maya has\", \"stream\": true, \"ignore_eos\": true, \"max_tokens\": 4000, \"temperature\": 0}");
 	for (int i = 0; i < times; i++) {
-		int fd = raw_connect(l);
+		int fd = raw_connect(l, 0);
 		struct pollfd p = { .fd = fd, .events = POLLIN };
 		if (fd < 0 || send(fd, out.p, out.n, MSG_NOSIGNAL) != (ssize_t)out.n)
 			die("no connection");

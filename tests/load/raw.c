@@ -7,7 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-int raw_connect(const struct load *l)
+int raw_connect(const struct load *l, int n_window)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET };
 	char host[64];
@@ -16,6 +16,8 @@ int raw_connect(const struct load *l)
 		die("--url is \"%s\", wanted http://ADDRESS:PORT", l->url);
 	in.sin_port = htons((uint16_t)port);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && n_window)
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &n_window, sizeof n_window);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&in, sizeof in) < 0) {
 		int why = errno;
 		close(fd);

@@ -4,8 +4,8 @@
 
 #include "load.h"
 
-/* A connected socket that does not block, or -1 with errno. */
-int raw_connect(const struct load *l);
+/* A connected socket that does not block, or -1 with errno.  n_window: bytes it lets the server send ahead; 0: as usual. */
+int raw_connect(const struct load *l, int n_window);
 /* POST path with body as it goes over the wire. */
 void raw_request(struct buf *out, const char *path, const char *body);
 

@@ -1,5 +1,7 @@
 /* slow.c - clients that read a byte a second, and clients that send a byte a second: do others notice?
  *
+ * Of the readers, one half has asked for a stream, one half for 300 kB at once: more than the kernel takes off the server's hands.
+ *
  * Before, during, during, after: each is a quarter of --seconds, in which `width` others ask one short question after the other.
  */
 #include <errno.h>
@@ -39,7 +41,7 @@ static void on_end(struct asked *a)
 struct crawl {
 	int *reader, *sender;
 	int n;
-	struct buf request;
+	struct buf stream, large;
 	size_t n_sent;       /* bytes that each sender has sent */
 	double next;
 	long long n_read;
@@ -67,17 +69,30 @@ static void crawl(struct crawl *c)
 static void crawl_begin(struct load *l, struct crawl *c)
 {
 	*c = (struct crawl){ .n = l->slow, .reader = calloc((size_t)l->slow + 1, sizeof(int)), .sender = calloc((size_t)l->slow + 1, sizeof(int)) };
-	int small = 4096;
-	raw_request(&c->request, "/generate", "{\"text\": \"Maya has\", \"stream\": true, \"sampling_params\": {\"max_new_tokens\": 400, \"ignore_eos\": true, "
+	struct buf text = { 0 };
+	buf_puts(&text, "{\"prompt\": \"");
+	for (int i = 0; i < 60000; i++)
+		buf_puts(&text, i % 9 ? "x " : "the ");
+	if (!buf_puts(&text, "\"}"))
+		die("out of memory");
+	raw_request(&c->large, "/tokenize", text.p);
+	raw_request(&c->stream, "/generate", "{\"text\": \"Maya has\", \"stream\": true, \"sampling_params\": {\"max_new_tokens\": 60, \"ignore_eos\": true, "
 	            "\"temperature\": 0}}");
+	buf_free(&text);
 	for (int i = 0; i < c->n; i++) {
-		c->reader[i] = raw_connect(l);
-		c->sender[i] = raw_connect(l);
+		const struct buf *ask = i % 2 ? &c->large : &c->stream;
+		c->reader[i] = raw_connect(l, 4096);
+		c->sender[i] = raw_connect(l, 0);
 		if (c->reader[i] < 0 || c->sender[i] < 0)
 			die("no connection for slow client %d: %s", i, strerror(errno));
-		setsockopt(c->reader[i], SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-		if (send(c->reader[i], c->request.p, c->request.n, MSG_NOSIGNAL) != (ssize_t)c->request.n)
-			die("a slow reader cannot even ask");
+		for (size_t n = 0; n < ask->n;) { /* asking is not what they are slow in */
+			ssize_t got = send(c->reader[i], ask->p + n, ask->n - n, MSG_NOSIGNAL);
+			if (got < 0 && errno != EAGAIN)
+				die("a slow reader cannot even ask: %s", strerror(errno));
+			n += got > 0 ? (size_t)got : 0;
+			if (got < 0)
+				usleep(1000);
+		}
 	}
 }
 
@@ -103,7 +118,8 @@ static void crawl_end(struct crawl *c)
 {
 	for (int i = 0; i < c->n; i++)
 		close(c->reader[i]), close(c->sender[i]);
-	buf_free(&c->request);
+	buf_free(&c->stream);
+	buf_free(&c->large);
 	free(c->reader);
 	free(c->sender);
 }
