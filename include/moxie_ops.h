@@ -120,9 +120,10 @@ MOXIE_API void moxie_moe_plan_free(moxie_moe_plan *plan); /* NULL is fine */
 MOXIE_API uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *plan, int n_tok);
 /* Most rows of a token tile for this number of tokens: routing needs it to write the tile list. */
 MOXIE_API int moxie_moe_plan_tile_n(const moxie_moe_plan *plan, int n_tok);
-/* out = residual + shared + routed_scale * sum over slots of topk_w * expert(x).  Two launches.  bf16 between the products, before
- * the sum (fp32 for one token) and in out; sums are fp32.  An infinite sum becomes NaN.  stream is of the plan's device, which must
- * be current.  n_tok = 0 is a no-op.  MOXIE_E_ARG: n_tok or t->tile_n is not what the plan says; pointers are not checked. */
+/* out = residual + shared + routed_scale * sum over slots of topk_w * expert(x).  One launch for one token, two for more.  bf16 between
+ * the products, before the sum (fp32 for one token) and in out; sums are fp32.  An infinite sum becomes NaN.  stream is of the plan's
+ * device, which must be current.  n_tok = 0 is a no-op.  MOXIE_E_ARG: n_tok or t->tile_n is not what the plan says, or a pointer is
+ * NULL or not aligned (x, out, residual, shared, tiles and head to 16 bytes, weights to 128, workspace to 256). */
 MOXIE_API int moxie_moe_run(const moxie_moe_plan *plan, const struct moxie_moe_args *args, void *stream, struct moxie_err *err);
 /* Which kernel serves which range of tokens, and why, as text lines.  Returns the length without the final NUL, like snprintf. */
 MOXIE_API int moxie_moe_plan_explain(const moxie_moe_plan *plan, char *text, size_t n_bytes);

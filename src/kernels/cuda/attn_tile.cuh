@@ -33,7 +33,6 @@ __device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, boo
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(wanted ? 16 : 0) : "memory");
 }
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 /* KEYS rows of D bf16 in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the row's
  * number, so that neither the copies nor ldmatrix meet in a bank.  At D = 64 that is wgmma's 128-byte swizzle. */

@@ -1,4 +1,5 @@
 /* moe_experts.cu - the plan of the expert launches: which instance serves which number of tokens, and the run itself. */
+#include <math.h>
 #include <new>
 #include <stdio.h>
 
@@ -20,6 +21,7 @@ struct moxie_moe_plan {
 	int device, n_sm;
 	int n_split;       /* of the second product in the loose instance */
 	int loose_max_tok; /* most tokens of the loose instance */
+	int smem;          /* most shared memory of a block */
 };
 
 static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
@@ -29,7 +31,8 @@ static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* The instance for n_tok tokens.  One token: loose items, so that all SMs have equal shares of few experts.  Then the
+/* The instance for n_tok tokens.  One token that choose_decode does not serve: loose items, so that all SMs have equal shares of few
+ * experts.  Then the
  * narrowest instance whose tile holds the rows of nearly every expert under even routing (mean + 2 sigma): an expert with more
  * rows has two tiles and is read and expanded twice.  Past 128 rows: tiles of 144 while most experts fit one (mean + 1.4 sigma);
  * then one tile of up to 256 while that holds nearly all (mean <= 224); then tiles of 128 .. 144 again, which keep the tensor
@@ -37,14 +40,24 @@ static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * t
 static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_tok)
 {
 	if (n_tok <= p->loose_max_tok) return instances[LOOSE_N8];
-	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert;
-	double sigma = 1; /* sqrt(mean), up to the next quarter: rows of an expert are nearly Poisson */
-	while (sigma * sigma < mean)
-		sigma += 0.25;
+	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert, sigma = sqrt(mean); /* rows of an expert are nearly Poisson */
 	for (int i = ROWS256_N16; i <= ROWS256_N128; i++)
 		if (mean + 2 * sigma <= instances[i]->tile_n) return instances[i];
 	if (mean + 1.4 * sigma > 144 && mean <= 224) return instances[ROWS128_N256];
 	return instances[ROWS256_N144];
+}
+
+/* The decode kernel for n_tok tokens, or NULL. */
+static const struct moe_decode_instance *choose_decode(const struct moxie_moe_plan *p, int n_tok)
+{
+	const struct moxie_moe_desc &d = p->d;
+	const int most = (d.n_embd > d.n_ff ? d.n_embd : d.n_ff) / 64;
+	int list;
+	for (const struct moe_decode_instance &in : moe_decode_instances)
+		if (n_tok == 1 && most <= 16 * in.max_atoms &&
+		    moe_decode_smem(&in, d.n_used, d.n_embd, d.n_ff, p->n_sm, &list) + in.smem_static <= p->smem)
+			return &in;
+	return NULL;
 }
 
 int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *desc, int device, struct moxie_err *err)
@@ -82,6 +95,8 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 		}
 		e = cudaFuncSetAttribute(instances[i]->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, instances[i]->smem);
 	}
+	for (int i = 0; i < MOE_N_DECODE && e == cudaSuccess; i++)
+		e = cudaFuncSetAttribute(moe_decode_instances[i].kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem - moe_decode_instances[i].smem_static);
 	cudaSetDevice(before);
 	if (e != cudaSuccess) return fail_cuda(err, e, "kernel attributes");
 
@@ -91,6 +106,7 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	if (p->d.routed_scale == 0) p->d.routed_scale = 1;
 	p->device = device;
 	p->n_sm = n_sm;
+	p->smem = smem;
 	p->loose_max_tok = 1;
 	/* Split the second product until one token has two row blocks an SM, in parts of about 16 k atoms (the depth
 	 * of its ring) or more.  Parts may differ by an atom. */
@@ -103,7 +119,7 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 
 void moxie_moe_plan_free(moxie_moe_plan *p) { delete p; }
 
-int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok) { return choose(p, n_tok)->tile_n; }
+int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok) { return choose_decode(p, n_tok) ? MOE_DECODE_TILE_N : choose(p, n_tok)->tile_n; }
 
 static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
@@ -112,6 +128,7 @@ static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
 static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
+	if (choose_decode(p, n_tok)) return round_up(n * 4, 256) + round_up(p->d.n_embd / 16 * 4, 256);
 	return round_up(choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
 uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok)
@@ -119,14 +136,68 @@ uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok)
 	return act_bytes(p, n_tok) + y_bytes(p, n_tok) + round_up((uint64_t)n_tok * p->d.n_used * 4, 256);
 }
 
+/* Pointers of a run: NULL only where the interface says so, and aligned as the kernels read them. */
+static int check_pointers(const struct moxie_moe_args *r, struct moxie_err *err)
+{
+	const struct {
+		const char *name;
+		const void *p;
+		int align, optional;
+	} list[] = {
+		{ "x", r->x, 16, 0 },
+		{ "out", r->out, 16, 0 },
+		{ "residual", r->residual, 16, 1 },
+		{ "shared", r->shared, 16, 1 },
+		{ "workspace", r->workspace, 256, 0 },
+		{ "w->gate_up", r->w->gate_up, 128, 0 },
+		{ "w->down", r->w->down, 128, 0 },
+		{ "w->gate_up_mul", r->w->gate_up_mul, 4, 0 },
+		{ "w->down_mul", r->w->down_mul, 4, 0 },
+		{ "w->gate_up_bias", r->w->gate_up_bias, 4, 1 },
+		{ "w->down_bias", r->w->down_bias, 4, 1 },
+		{ "t->topk_id", r->t->topk_id, 4, 0 },
+		{ "t->topk_w", r->t->topk_w, 4, 0 },
+		{ "t->sorted_pair", r->t->sorted_pair, 4, 0 },
+		{ "t->tiles", r->t->tiles, 16, 0 },
+		{ "t->head", r->t->head, 16, 0 },
+	};
+	for (const auto &i : list) {
+		if (!i.p && !i.optional) return err_set(err, MOXIE_E_ARG, "%s is NULL", i.name);
+		if ((uintptr_t)i.p % i.align) return err_set(err, MOXIE_E_ARG, "%s is %p, wanted a multiple of %d", i.name, i.p, i.align);
+	}
+	if (r->out == r->x) return err_set(err, MOXIE_E_ARG, "out is x");
+	return MOXIE_OK;
+}
+
+/* args: the kernel's only parameter. */
+static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem, void *args, void *stream)
+{
+	cudaLaunchAttribute pdl = {};
+	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	pdl.val.programmaticStreamSerializationAllowed = 1;
+	cudaLaunchConfig_t c = {};
+	c.gridDim = dim3(n_cta);
+	c.blockDim = dim3(n_thread);
+	c.dynamicSmemBytes = smem;
+	c.stream = (cudaStream_t)stream;
+	c.attrs = &pdl;
+	c.numAttrs = 1;
+	return cudaLaunchKernelExC(&c, kernel, &args);
+}
+
 int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void *stream, struct moxie_err *err)
 {
 	const struct moxie_moe_desc &d = p->d;
 	if (r->n_tok < 0 || r->n_tok > d.max_tok) return err_set(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d", r->n_tok, d.max_tok);
 	if (r->n_tok == 0) return MOXIE_OK;
+	if (!r->w || !r->t) return err_set(err, MOXIE_E_ARG, "%s is NULL", r->w ? "t" : "w");
+	const int rc = check_pointers(r, err);
+	if (rc < 0) return rc;
 	const struct moe_instance *in = choose(p, r->n_tok);
-	if (r->t->tile_n != in->tile_n)
-		return err_set(err, MOXIE_E_ARG, "the tables have tiles of %d rows, the plan wants %d for %d tokens", r->t->tile_n, in->tile_n, r->n_tok);
+	const struct moe_decode_instance *decode = choose_decode(p, r->n_tok);
+	const int tile_n = moxie_moe_plan_tile_n(p, r->n_tok);
+	if (r->t->tile_n != tile_n)
+		return err_set(err, MOXIE_E_ARG, "the tables have tiles of %d rows, the plan wants %d for %d tokens", r->t->tile_n, tile_n, r->n_tok);
 	const int n_split = in->loose ? p->n_split : 1, rows0 = d.n_ff / 32, rows1 = d.n_embd / 64;
 
 	struct moe_experts_args a = {};
@@ -157,7 +228,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.n_pair = r->n_tok * d.n_used;
 	a.n_embd = d.n_embd;
 	a.n_ff = d.n_ff;
-	a.max_tile = (int)moe_max_tiles(r->n_tok, d.n_used, d.n_expert, in->tile_n);
+	a.max_tile = (int)moe_max_tiles(r->n_tok, d.n_used, d.n_expert, tile_n);
 	a.row_of_pair = (int32_t *)((char *)a.y + y_bytes(p, r->n_tok));
 	const float inf = __builtin_inff();
 	a.c1 = 1;
@@ -174,20 +245,6 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.c1 *= -1.4426950408889634f;
 	a.c3 *= -1.4426950408889634f;
 
-	cudaLaunchAttribute pdl = {};
-	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	pdl.val.programmaticStreamSerializationAllowed = 1;
-	cudaLaunchConfig_t c = {};
-	c.gridDim = dim3(p->n_sm);
-	c.blockDim = dim3(in->n_thread);
-	c.dynamicSmemBytes = in->smem;
-	c.stream = (cudaStream_t)stream;
-	c.attrs = &pdl;
-	c.numAttrs = 1;
-	void *params[] = { &a };
-	cudaError_t e = cudaLaunchKernelExC(&c, in->kernel, params);
-	if (e != cudaSuccess) return fail_cuda(err, e, in->name);
-
 	struct moe_combine_args b = {};
 	b.y = a.y;
 	b.row_of_pair = a.row_of_pair;
@@ -201,6 +258,15 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	b.n_embd = d.n_embd;
 	b.n_split = n_split;
 	b.scale = d.routed_scale;
+	cudaError_t e;
+	if (decode) {
+		struct moe_decode_args da = { a, b, (float *)a.y, (int32_t *)((char *)a.y + round_up((uint64_t)a.n_pair * d.n_embd * 4, 256)), 0 };
+		const int smem = moe_decode_smem(decode, d.n_used, d.n_embd, d.n_ff, p->n_sm, &da.list_bytes);
+		e = launch(decode->kernel, p->n_sm, decode->n_thread, smem, &da, stream);
+		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_decode");
+	}
+	e = launch(in->kernel, p->n_sm, in->n_thread, in->smem, &a, stream);
+	if (e != cudaSuccess) return fail_cuda(err, e, in->name);
 	e = moe_combine(&b, in->loose, (cudaStream_t)stream);
 	return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_combine");
 }
@@ -210,19 +276,22 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 	const struct moxie_moe_desc &d = p->d;
 	int len = snprintf(text, n_bytes, "experts %d/%d/E%d/k%d, mxfp4 x bf16, device %d, %d SMs\n", d.n_embd, d.n_ff, d.n_expert, d.n_used, p->device,
 	                   p->n_sm);
-	for (int lo = 1; lo <= d.max_tok;) {
-		const struct moe_instance *in = choose(p, lo);
-		int hi = d.max_tok;
-		for (int step = d.max_tok; step; step /= 2) /* towards the last one that still has this */
-			while (hi - step >= lo && choose(p, hi) != in && choose(p, hi - step + 1) != in)
-				hi -= step;
-		while (hi > lo && choose(p, hi) != in)
-			hi--;
-		len += snprintf(len < (int)n_bytes ? text + len : NULL, len < (int)n_bytes ? n_bytes - len : 0,
-		                "  %6d .. %-6d tokens  %-14s one launch + combine, items of %d rows x <= %d tokens, split-K %d: %s\n", lo, hi, in->name,
-		                in->rb * 64, in->tile_n, in->loose ? p->n_split : 1,
-		                in->loose ? "few experts: single row blocks give every SM the same share" : "narrowest tile that holds mean + 2 sigma rows of an expert");
-		lo = hi + 1;
+	for (int lo = 1, hi; lo <= d.max_tok; lo = hi + 1) {
+		const struct moe_decode_instance *const decode = choose_decode(p, lo);
+		const struct moe_instance *const in = choose(p, lo);
+		for (hi = lo; hi < d.max_tok && choose_decode(p, hi + 1) == decode && (decode || choose(p, hi + 1) == in); hi++)
+			;
+		char *const at = len < (int)n_bytes ? text + len : NULL;
+		const size_t left = len < (int)n_bytes ? n_bytes - len : 0;
+		if (decode)
+			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, units of 16 rows: every SM has the same share of few experts\n", lo, hi,
+			                decode->name);
+		else
+			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch + combine, items of %d rows x <= %d tokens, split-K %d: %s\n", lo, hi,
+			                in->name, in->rb * 64, in->tile_n, in->loose ? p->n_split : 1,
+			                in->loose                          ? "few experts: single row blocks give every SM the same share"
+			                : in == instances[ROWS256_N144] ? "widest tile for two row blocks a warpgroup"
+			                                                : "narrowest tile that holds nearly every expert's rows");
 	}
 	return len;
 }

@@ -43,6 +43,29 @@ struct moe_combine_args {
 	float scale;
 };
 
+struct moe_decode_args {
+	struct moe_experts_args e;   /* y and row_of_pair are not used */
+	struct moe_combine_args c;   /* y and row_of_pair are not used */
+	float *y;                    /* [n_used, n_embd] */
+	int32_t *unit_done;          /* [n_embd / 16] scratch */
+	int list_bytes;              /* of the list of units in shared memory */
+};
+
+/* One compiled shape of the decode kernel, which serves one token. */
+struct moe_decode_instance {
+	const char *name;
+	int max_atoms;   /* k atoms of either product: 16 times this at most */
+	int n_thread;
+	int smem_fixed;  /* dynamic shared memory without list and rows of activations */
+	int smem_static;
+	const void *kernel;
+};
+#define MOE_DECODE_TILE_N 8
+#define MOE_N_DECODE 2
+extern const struct moe_decode_instance moe_decode_instances[MOE_N_DECODE]; /* the first that serves is taken */
+/* Dynamic shared memory of a run, and the part of it for the list of units. */
+int moe_decode_smem(const struct moe_decode_instance *in, int n_used, int n_embd, int n_ff, int n_cta, int *list_bytes);
+
 /* One compiled shape of the expert kernel. */
 struct moe_instance {
 	const char *name;

@@ -31,7 +31,7 @@
  *     sorted_pair  int32 [n_tok * k]       pair = t * k + slot, by expert ascending, inside one expert pair ascending
  *     tiles        struct moe_tile [moe_max_tiles()]    in expert order; .done must be written as 0
  *     head         struct moe_head         n_tile, and zeros
- *     tok_done     int32 [n_tok]           zeros; no kernel reads it yet (for a combine inside the expert launch)
+ *     tok_done     int32 [n_tok]           zeros; no kernel reads it
  *   A tile is up to tile_n consecutive rows of sorted_pair, all of one expert.  An expert of n rows has
  *   ceil(n / tile_n) tiles of moe_tile_rows(n, tile_n) rows (the last one: what is left).
  *   The zeros are counters of the expert launch (done, and head.zero[0]: items claimed), which is why routing must write them
@@ -60,7 +60,7 @@ struct moe_tile {
 
 struct moe_head {
 	int32_t n_tile;
-	int32_t zero[7]; /* written 0 */
+	int32_t zero[7]; /* written 0; [0]: items claimed, or, by the decode kernel, CTAs that are through the first product */
 };
 
 /* Rows per tile of an expert with n > 0 rows: as equal as multiples of 8 allow, at most tile_n (a multiple of 8). */

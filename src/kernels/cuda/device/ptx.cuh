@@ -38,6 +38,12 @@ __device__ __forceinline__ void cp_async16(uint32_t dst, const void *src)
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(dst), "l"(src) : "memory");
 }
+/* The same between dst + TO and src + FROM. */
+template <int TO, int FROM> __device__ __forceinline__ void cp_async16_at(uint32_t dst, const void *src)
+{
+	asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %3], 16;" ::"r"(dst), "l"(src), "n"(TO), "n"(FROM) : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 /* 1-D bulk copy global -> shared; addresses and size are multiples of 16. */
 __device__ __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar)
@@ -89,6 +95,8 @@ __device__ __forceinline__ void sts128(uint32_t addr, uint4 v)
 	asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
+__device__ __forceinline__ void sts32(uint32_t addr, uint32_t v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(addr), "r"(v) : "memory"); }
+
 /* ---- ordering ---------------------------------------------------------------------------------------------------- */
 __device__ __forceinline__ int ld_acquire(const int32_t *p)
 {
@@ -100,9 +108,24 @@ __device__ __forceinline__ void red_release(int32_t *p, int v)
 {
 	asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
+__device__ __forceinline__ int add_acq_rel(int32_t *p, int v)
+{
+	int old;
+	asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+	return old;
+}
 /* Programmatic dependent launch: the next kernel may start now / the previous one is complete and visible. */
 __device__ __forceinline__ void pdl_launch() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+/* ---- a warp's product --------------------------------------------------------------------------------------------- */
+/* d[16, 8] += a[16, 16] b[16, 8], bf16 into fp32; fragments as PTX defines them for mma.m16n8k16. */
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 
 /* ---- warpgroups -------------------------------------------------------------------------------------------------- */
 template <int REGS> __device__ __forceinline__ void regs_inc() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGS)); }
