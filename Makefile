@@ -74,7 +74,7 @@ $(B)/test_serve_call: $(patsubst %.c,$(B)/%.o,$(wildcard src/serve/*.c))
 $(B)/test_client: LDLIBS := $(B)/libmoxie.a $(LDLIBS)
 $(B)/test_client: $(patsubst %.c,$(B)/%.o,$(wildcard src/client/*.c))
 $(B)/test_device: | $(B)/fake/libmoxie-cuda.so.0
-$(B)/test_device: RPATH = -Wl,-rpath,'$$ORIGIN/fake'
+$(B)/test_device: RPATH = -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/fake'# found from a sanitizer's own dlopen too
 $(B)/fake/libmoxie-cuda.so.0: $(B)/tests/fake_device.o $(B)/libmoxie.a
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -shared -o $@ $^ $(LDFLAGS) $(LDLIBS)
 $(B)/test_alloc: LDFLAGS += $(WRAP:%=-Wl,--wrap=%)

@@ -16,8 +16,8 @@ test-gpu: $(CU_TESTS)                            ## build and run the tests of t
 	@for t in $^; do echo "$$t"; $$t || exit 1; done
 bench-gpu: $(CU_BENCH)                           ## measure the CUDA backend, needs a GPU
 	@for b in $^; do $$b $(BENCH_GPU_ARGS) || exit 1; done
-plots:                                           ## draw docs/moe_h200.svg from bench/results, needs gnuplot-nox
-	@tools/plot_moe.sh
+plots:                                           ## draw docs/*_h200.svg from bench/results, needs gnuplot-nox
+	@tools/plot_moe.sh && tools/plot_model.sh
 
 $(B)/cuda/err.o: src/base/err.c src/base/err.h include/moxie_status.h
 	@mkdir -p $(@D) && $(CC) $(FLAGS) -c -o $@ $<

@@ -409,8 +409,8 @@ __global__ void __launch_bounds__(fp8_tile_shape<N, WG, PROMPT, PAIR>::THREADS, 
 	}
 	__syncthreads();
 	pdl_launch();
-	if (S::PAIR == 2) { /* no byte and no arrival before both have their barriers */
-		cluster_arrive();
+	if (S::PAIR == 2) { /* no byte and no arrival before both have their barriers; the fence above released them */
+		cluster_arrive_relaxed();
 		cluster_wait();
 	}
 
@@ -453,9 +453,9 @@ __global__ void __launch_bounds__(fp8_tile_shape<N, WG, PROMPT, PAIR>::THREADS, 
 			if (w.n_tok) fp8_reduce<S>(a, w, rank, base + S::DATA);
 		}
 	}
-	if (size > 1) { /* nobody leaves whose shared memory another may still reach */
+	if (size > 1) { /* nobody leaves whose shared memory another may still reach; what was read has come */
 		__syncwarp();
-		cluster_arrive();
+		cluster_arrive_relaxed();
 		cluster_wait();
 	}
 }
