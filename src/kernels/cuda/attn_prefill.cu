@@ -20,7 +20,7 @@
  */
 #include "attn_tile.cuh"
 #include "device/launch.cuh"
-#include "device/tensor_map.h"
+#include "tensor_map.h"
 
 constexpr int D = 64, N_WG = 2, BLOCK_M = 64 * N_WG, N_STAGE = 4, PAGE_BYTES = KV_PAGE * D * 2;
 constexpr int THREADS = 128 * N_WG, CTAS = 2, MAX_SPAN = 96; /* CTAS an SM: one's start and end hide behind the other */
@@ -52,7 +52,7 @@ template <bool ADD, bool TRANS> __device__ __forceinline__ void wgmma_m64n64(flo
 /* What this thread's cp.async wrote becomes visible to wgmma. */
 __device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 /* Box of a 2-D tensor map at (x, y) -> shared memory; counts its bytes on bar. */
-__device__ __forceinline__ void tensor_load(uint32_t dst, const tensor_map *map, int x, int y, uint32_t bar)
+__device__ __forceinline__ void tensor_load(uint32_t dst, const CUtensorMap *map, int x, int y, uint32_t bar)
 {
 	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
 	             ::"r"(dst), "l"(map), "r"(x), "r"(y), "r"(bar) : "memory");
@@ -82,11 +82,11 @@ struct fetcher {
 	const attn_param &p;
 	const prefill_tile &t;
 	const pipe &to;
-	const tensor_map *k_map, *v_map;
+	const CUtensorMap *k_map, *v_map;
 	int ids = 0; /* lane's page id of page 32 n + lane */
 
 	/* Page j into the tile at dst, once all warps have left that. */
-	__device__ __forceinline__ void page(int j, uint32_t dst, const tensor_map *map, const __nv_bfloat16 *pages, uint32_t empty,
+	__device__ __forceinline__ void page(int j, uint32_t dst, const CUtensorMap *map, const __nv_bfloat16 *pages, uint32_t empty,
 	                                     uint32_t full) const
 	{
 		const int row = (__shfl_sync(~0u, ids, j % 32) * p.n_head_kv + t.ihkv) * KV_PAGE, n_key = t.last + 1 - (t.page0 + j) * KV_PAGE;
@@ -192,8 +192,8 @@ __device__ __forceinline__ bool softmax(float (&s)[32], rows_state &r, float (&s
 }
 
 /* One warp of a warpgroup: 16 pairs, all pages. */
-__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe, const tensor_map *k_map,
-                                        const tensor_map *v_map)
+__device__ __forceinline__ void consume(const attn_param &p, const prefill_tile &t, const pipe &pipe, const CUtensorMap *k_map,
+                                        const CUtensorMap *v_map)
 {
 	const int lane = threadIdx.x % 32, pair0 = t.first + threadIdx.x / 32 * 16;
 	const uint32_t window = p.window > 0 ? p.window : INT32_MAX;
@@ -317,7 +317,7 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 
 __global__ void __launch_bounds__(THREADS, CTAS)
 attn_prefill_kernel(const __grid_constant__ attn_param p, const __grid_constant__ prefill_table table,
-                    const __grid_constant__ tensor_map k_map, const __grid_constant__ tensor_map v_map)
+                    const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map)
 {
 	extern __shared__ char smem_raw[];
 	__shared__ uint64_t bar[4][N_STAGE];
@@ -355,12 +355,13 @@ cudaError_t attn_prefill(const cuda_dev *d, const attn_param &p, const span *spa
 {
 	const int group = p.n_head / p.n_head_kv, bytes = N_STAGE * 2 * PAGE_BYTES + 1024;
 	cudaError_t e = cudaFuncSetAttribute(attn_prefill_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	tensor_map k_map, v_map;
-	/* The view does not tell how many pages there are. */
+	CUtensorMap k_map, v_map;
+	const uint64_t dim[2] = { D, 1ull << 31 }; /* the view does not tell how many pages there are */
+	const uint32_t box[2] = { D, KV_PAGE };
 	if (e == cudaSuccess)
-		e = tensor_map_rows(&k_map, p.k, D, 1ull << 31, KV_PAGE);
+		e = tensor_map(&k_map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, p.k, 2, dim, box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 	if (e == cudaSuccess)
-		e = tensor_map_rows(&v_map, p.v, D, 1ull << 31, KV_PAGE);
+		e = tensor_map(&v_map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, p.v, 2, dim, box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 	prefill_table table = {};
 	int n_tile = 0;
 	for (int s = 0; s < n_seq && e == cudaSuccess; s++) {

@@ -7,7 +7,7 @@
 #ifndef MOXIE_CUDA_DENSE_ROWS_CUH
 #define MOXIE_CUDA_DENSE_ROWS_CUH
 
-#include "dense_map.h"
+#include "tensor_map.h"
 #include "dense_out.cuh"
 
 struct dense_rows {

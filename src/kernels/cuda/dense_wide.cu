@@ -11,7 +11,7 @@
  * Cost: floor 2 n_tok n_out n_in operations / 790 TFLOP/s (H200).
  * Test: build/cuda/test_dense    Bench: build/cuda/bench_dense
  */
-#include "dense_map.h"
+#include "tensor_map.h"
 #include "dense_out.cuh"
 #include "device/cluster.cuh"
 #include "device/launch.cuh"

@@ -17,13 +17,11 @@
 
 #include "base/err.h"
 #include "fp8_gemm.h"
+#include "tensor_map.h"
 
 extern const struct fp8_instance fp8_small[], fp8_large[];
 constexpr int N_SMALL = 11, WIDE = N_SMALL - 1, N_INSTANCE = N_SMALL + 2, MAX_STAGE = 24, MIN_STAGE = 3;
 const int fp8_n_instance = N_INSTANCE;
-
-typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                           const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 struct moxie_fp8_plan {
 	struct moxie_fp8_desc d;
@@ -31,7 +29,6 @@ struct moxie_fp8_plan {
 	int shared_sm, shared_block; /* bytes */
 	int per_sm_max[N_INSTANCE];  /* CTAs that registers and threads allow */
 	int pairs_max[N_INSTANCE];   /* clusters of two that the device holds at once; fewer than half its SMs */
-	encode_fn *encode;
 };
 
 struct choice {
@@ -131,11 +128,6 @@ int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, 
 	int rc = e == cudaSuccess ? 0 : fail_cuda(err, e, "device attributes");
 	if (rc == 0 && (major != 9 || minor != 0))
 		rc = err_set(err, MOXIE_E_UNSUPPORTED, "device %d is of architecture %d.%d; the FP8 GEMM needs 9.0", device, major, minor);
-	void *fn = NULL;
-	cudaDriverEntryPointQueryResult found;
-	if (rc == 0 && ((e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found)) != cudaSuccess || !fn))
-		rc = fail_cuda(err, e, "cuTensorMapEncodeTiled");
-	p->encode = (encode_fn *)fn;
 	if (rc == 0 && (e = cudaGetDevice(&was)) == cudaSuccess) e = cudaSetDevice(device);
 	for (int i = 0; rc == 0 && e == cudaSuccess && i < N_INSTANCE; i++) {
 		cudaFuncAttributes f;
@@ -168,14 +160,6 @@ int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, 
 void moxie_fp8_plan_free(moxie_fp8_plan *plan)
 {
 	delete plan;
-}
-
-static bool encode(const struct moxie_fp8_plan *p, CUtensorMap *map, const void *base, int n_dim, const uint64_t (&size)[3], int box_rows)
-{
-	const cuuint64_t dim[3] = { size[0], size[1], size[2] }, pitch[2] = { size[0], size[0] * size[1] };
-	const cuuint32_t box[3] = { 128, (cuuint32_t)box_rows, 1 }, step[3] = { 1, 1, 1 };
-	return p->encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, (cuuint32_t)n_dim, (void *)base, dim, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 static int check(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, struct moxie_err *err)
@@ -214,9 +198,11 @@ static int run(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, c
 	a.n_row_tile = ceil_div(d.n_out, c.in->rows * c.in->pair);
 	a.n_split = c.n_split;
 	a.n_stage = c.n_stage;
-	const uint64_t w_size[3] = { (uint64_t)d.n_in, (uint64_t)d.n_out, (uint64_t)d.n_group }, x_size[3] = { (uint64_t)d.n_in, (uint64_t)a.n_row, 1 };
-	if (!encode(p, &a.w, r->w, 3, w_size, c.in->rows) || !encode(p, &a.x, r->x, 2, x_size, c.in->tok / c.in->pair))
-		return err_set(err, MOXIE_E_DEVICE, "no tensor map for %d x %d and %d rows", d.n_out, d.n_in, a.n_row);
+	const uint64_t w_dim[3] = { (uint64_t)d.n_in, (uint64_t)d.n_out, (uint64_t)d.n_group }, x_dim[2] = { (uint64_t)d.n_in, (uint64_t)a.n_row };
+	const uint32_t w_box[3] = { 128, (uint32_t)c.in->rows, 1 }, x_box[2] = { 128, (uint32_t)(c.in->tok / c.in->pair) };
+	cudaError_t e = tensor_map(&a.w, CU_TENSOR_MAP_DATA_TYPE_UINT8, r->w, 3, w_dim, w_box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+	if (e == cudaSuccess) e = tensor_map(&a.x, CU_TENSOR_MAP_DATA_TYPE_UINT8, r->x, 2, x_dim, x_box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+	if (e != cudaSuccess) return err_set(err, MOXIE_E_DEVICE, "no tensor map for %d x %d and %d rows", d.n_out, d.n_in, a.n_row);
 
 	const int size = c.n_split * c.in->pair, slots = c.in->pair > 1 ? p->pairs_max[c.i] : p->n_sm * c.per_sm / size, n_cluster = c.n_split > 1 || c.n_tile < slots ? c.n_tile : slots;
 	cudaLaunchAttribute at[2] = {};
@@ -234,7 +220,7 @@ static int run(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, c
 	cfg.attrs = at;
 	cfg.numAttrs = size > 1 ? 2 : 1;
 	void *params[] = { &a };
-	const cudaError_t e = cudaLaunchKernelExC(&cfg, c.in->kernel, params);
+	e = cudaLaunchKernelExC(&cfg, c.in->kernel, params);
 	return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, c.in->name);
 }
 

@@ -9,6 +9,7 @@
  * Cost: n_tok n_embd (k n_split sizeof y + 2..6) bytes.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
  */
+#include "device/launch.cuh"
 #include "device/ptx.cuh"
 #include "moe_experts.h"
 
@@ -84,14 +85,5 @@ cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_
 {
 	const int threads = 256;
 	const int64_t n = (int64_t)a->n_tok * (a->n_embd / 8);
-	cudaLaunchAttribute pdl = {};
-	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	pdl.val.programmaticStreamSerializationAllowed = 1;
-	cudaLaunchConfig_t c = {};
-	c.gridDim = dim3((unsigned)((n + threads - 1) / threads));
-	c.blockDim = dim3(threads);
-	c.stream = stream;
-	c.attrs = &pdl;
-	c.numAttrs = 1;
-	return cudaLaunchKernelEx(&c, y_f32 ? moe_combine_kernel<true> : moe_combine_kernel<false>, *a);
+	return cuda_launch(y_f32 ? moe_combine_kernel<true> : moe_combine_kernel<false>, dim3((unsigned)((n + threads - 1) / threads)), dim3(threads), 0, stream, *a);
 }

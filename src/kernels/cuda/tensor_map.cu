@@ -1,5 +1,5 @@
-/* dense_map.cu - see dense_map.h.  The driver's encoder is asked for by name, once: nothing links against libcuda. */
-#include "dense_map.h"
+/* tensor_map.cu - see tensor_map.h.  The driver's encoder is asked for by name, once: nothing links against libcuda. */
+#include "tensor_map.h"
 
 #include <atomic>
 
@@ -22,14 +22,16 @@ static encode_fn encoder()
 	return f;
 }
 
-cudaError_t dense_map(CUtensorMap *m, const void *p, int n0, int n1, int n2, int b1, int b2)
+cudaError_t tensor_map(CUtensorMap *m, CUtensorMapDataType type, const void *p, int n_dim, const uint64_t *dim, const uint32_t *box,
+                       CUtensorMapL2promotion promotion)
 {
 	const encode_fn f = encoder();
 	if (!f)
 		return cudaErrorNotSupported;
-	const cuuint64_t dim[3] = { (cuuint64_t)n0, (cuuint64_t)n1, (cuuint64_t)n2 }, stride[2] = { dim[0] * 2, dim[0] * dim[1] * 2 };
-	const cuuint32_t box[3] = { 64, (cuuint32_t)b1, (cuuint32_t)b2 }, step[3] = { 1, 1, 1 };
-	const CUresult rc = f(m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(p), dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-	                      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+	const cuuint64_t size = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2; /* bytes: the types in use are u8 and bf16 */
+	const cuuint64_t d[3] = { dim[0], dim[1], n_dim > 2 ? dim[2] : 1 }, stride[2] = { d[0] * size, d[0] * d[1] * size };
+	const cuuint32_t b[3] = { box[0], box[1], n_dim > 2 ? box[2] : 1 }, step[3] = { 1, 1, 1 };
+	const CUresult rc = f(m, type, (cuuint32_t)n_dim, const_cast<void *>(p), d, stride, b, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+	                      CU_TENSOR_MAP_SWIZZLE_128B, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 	return rc == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
