@@ -47,6 +47,8 @@ static int decode(const struct opts *o, moxie_session **s, struct batch_result *
 	int32_t id[MAX_BATCH];
 	double *took = malloc((size_t)o->n_gen * sizeof *took), start = 0, all = 0;
 	int rc = took ? 0 : (err->code = MOXIE_E_NOMEM);
+	for (int i = 0; !rc && i < r->n_seq; i++)
+		rc = moxie_session_expect(s[i], NULL, (size_t)(N_WARM + o->n_gen), err);
 	for (int i = -N_WARM; !rc && i < o->n_gen; i++) {
 		start = now();
 		rc = interrupted ? (err->code = MOXIE_E_CANCELLED) : step(s, r->n_seq, id, err);
@@ -104,6 +106,8 @@ static int profile(moxie_model *m, moxie_session **s, int n_seq, struct moxie_er
 	struct profile *p = calloc(1, sizeof *p);
 	int32_t id[MAX_BATCH];
 	int rc = p ? moxie_profile_begin(m, err) : (err->code = MOXIE_E_NOMEM);
+	for (int i = 0; !rc && i < n_seq; i++)
+		rc = moxie_session_expect(s[i], NULL, N_PROFILE, err);
 	for (int i = 0; !rc && i < N_PROFILE; i++)
 		rc = step(s, n_seq, id, err);
 	if (!rc)

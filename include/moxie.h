@@ -230,6 +230,11 @@ MOXIE_API int moxie_session_next(moxie_session *s, const struct moxie_sampling *
  * On error no session consumed anything. */
 MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, struct moxie_err *err);
 
+/* A hint: the next n_more tokens fed to s, one a step, will be those that moxie_session_sample picks with sp (NULL: greedily).  A device
+ * then goes on with the next token while the caller looks at this one: logits are NULL until the last of them was fed, and
+ * sampling otherwise than with sp is MOXIE_E_ARG until then.  What was done in vain is forgotten. */
+MOXIE_API int moxie_session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more, struct moxie_err *err);
+
 MOXIE_API size_t moxie_session_n_tok(const moxie_session *s);
 MOXIE_API const int32_t *moxie_session_tokens(const moxie_session *s); /* borrowed until the next call that consumes */
 /* fp32 [n_vocab] after the last consumed token, or NULL before the first. */

@@ -17,7 +17,20 @@
 #define MAX_GRAPH 64
 #define MAX_FETCH 256
 
+struct take_in_args {
+	int32_t *to;
+	size_t n_bytes;
+	int n_tok;
+	const int32_t *picked;
+};
+struct give_out_args {
+	const int32_t *picked;
+	int n;
+};
+
 union args {
+	struct take_in_args take_in;
+	struct give_out_args give_out;
 	struct embed_args embed;
 	struct rmsnorm_args rmsnorm;
 	struct gemm_args gemm;
@@ -30,8 +43,11 @@ union args {
 	struct sample_args sample;
 };
 
+struct fake;
+
 struct op {
 	void (*run)(struct kern *cpu, const union args *a);
+	void (*own)(struct fake *f, const union args *a); /* where run is NULL */
 	union args a;
 	struct kv_view kv;
 	struct batch batch;
@@ -45,6 +61,8 @@ struct graph {
 
 MOXIE_API extern int fake_device_breaks;
 int fake_device_breaks; /* 1: weights arrive changed */
+MOXIE_API extern int fake_device_steps;
+int fake_device_steps;  /* that ran so far */
 
 struct fake {
 	struct kern kern, *cpu;
@@ -54,6 +72,8 @@ struct fake {
 	int n_fetch;
 	struct graph *graph[MAX_GRAPH], *recording;
 	int n_graph;
+	struct { uint8_t *bytes; size_t n; int32_t *pick; int n_pick; } step[2]; /* inputs and picks of steps, by turns */
+	uint64_t n_staged, n_run;
 	struct sampler sampler;
 	dummy_rule_fn *rule;
 	void *rule_ud;
@@ -87,15 +107,43 @@ static void sample(struct fake *f, const struct sample_args *a)
 	}
 }
 
-/* Runs now and, while recording, is kept.  kv and batch are copied: only what they point to is the device's. */
-static void enqueue(struct fake *f, struct op *o)
+static void run_take_in(struct fake *f, const struct take_in_args *a)
+{
+	const uint8_t *from = f->step[f->n_run % 2].bytes;
+	if (f->n_run >= f->n_staged || a->n_bytes != f->step[f->n_run % 2].n)
+		abort();
+	memcpy(a->to, from, a->n_bytes);
+	for (int i = 0; i < a->n_tok; i++)
+		if (a->to[i] < 0)
+			a->to[i] = a->picked[-1 - a->to[i]];
+}
+
+static void run_give_out(struct fake *f, const struct give_out_args *a)
+{
+	int i = f->n_run++ % 2;
+	fake_device_steps++;
+	memcpy(f->step[i].pick, a->picked, (size_t)a->n * sizeof *a->picked);
+	f->step[i].n_pick = a->n;
+}
+
+static void own_sample(struct fake *f, const union args *a) { sample(f, &a->sample); }
+static void own_take_in(struct fake *f, const union args *a) { run_take_in(f, &a->take_in); }
+static void own_give_out(struct fake *f, const union args *a) { run_give_out(f, &a->give_out); }
+
+static void run_op(struct fake *f, const struct op *o)
 {
 	open_memory(f, true);
 	if (o->run)
 		o->run(f->cpu, &o->a);
 	else
-		sample(f, &o->a.sample);
+		o->own(f, &o->a);
 	open_memory(f, false);
+}
+
+/* Runs now and, while recording, is kept.  kv and batch are copied: only what they point to is the device's. */
+static void enqueue(struct fake *f, struct op *o)
+{
+	run_op(f, o);
 	if (!f->recording)
 		return;
 	if (f->recording->n_op == MAX_OP)
@@ -120,8 +168,44 @@ OP(moe_down)
 
 static void fake_sample(struct kern *k, const struct sample_args *a)
 {
-	struct op o = { .a.sample = *a }; /* run NULL: sample */
+	struct op o = { .own = own_sample, .a.sample = *a };
 	enqueue(fake_of(k), &o);
+}
+
+static int stage(struct kern *k, const void *from, size_t n_bytes, struct moxie_err *err)
+{
+	struct fake *f = fake_of(k);
+	int i = f->n_staged++ % 2;
+	(void)err;
+	free(f->step[i].bytes);
+	if (!(f->step[i].bytes = malloc(n_bytes)))
+		abort();
+	memcpy(f->step[i].bytes, from, n_bytes);
+	f->step[i].n = n_bytes;
+	return 0;
+}
+
+static void take_in(struct kern *k, void *to, size_t n_bytes, int n_tok, const int32_t *picked)
+{
+	struct op o = { .own = own_take_in, .a.take_in = { to, n_bytes, n_tok, picked } };
+	enqueue(fake_of(k), &o);
+}
+
+static void give_out(struct kern *k, const int32_t *picked, int n)
+{
+	struct op o = { .own = own_give_out, .a.give_out = { picked, n } };
+	enqueue(fake_of(k), &o);
+}
+
+static int outcome(struct kern *k, int n_after, int32_t *id, int n, struct moxie_err *err)
+{
+	struct fake *f = fake_of(k);
+	int i = (f->n_staged - 1 - (uint64_t)n_after) % 2;
+	(void)err;
+	if (f->n_run != f->n_staged || n_after > 1 || f->step[i].n_pick != n)
+		abort();
+	memcpy(id, f->step[i].pick, (size_t)n * sizeof *id);
+	return 0;
 }
 
 static void run_qkv(struct kern *cpu, const union args *a)
@@ -140,12 +224,7 @@ static void replay_op(struct fake *f, struct op *o)
 		o->a.qkv.kv = &o->kv, o->a.qkv.batch = &o->batch;
 	if (o->run == run_attn)
 		o->a.attn.kv = &o->kv, o->a.attn.batch = &o->batch;
-	open_memory(f, true);
-	if (o->run)
-		o->run(f->cpu, &o->a);
-	else
-		sample(f, &o->a.sample);
-	open_memory(f, false);
+	run_op(f, o);
 }
 
 static void fake_qkv(struct kern *k, const struct qkv_args *a)
@@ -292,6 +371,7 @@ static int sync(struct kern *k, struct moxie_err *err)
 		free(f->fetch[i].bytes);
 	}
 	f->n_fetch = 0;
+	f->n_staged = f->n_run; /* what was staged and never ran is forgotten */
 	return f->cpu->sync(f->cpu, err);
 }
 
@@ -332,13 +412,17 @@ static void fake_free(struct kern *k)
 	struct fake *f = fake_of(k);
 	for (int i = 0; i < f->n_graph; i++)
 		free(f->graph[i]);
+	for (int i = 0; i < 2; i++) {
+		free(f->step[i].bytes);
+		free(f->step[i].pick);
+	}
 	sampler_free(&f->sampler);
 	munmap(f->mem, DEVICE_BYTES);
 	f->cpu->free(f->cpu);
 	free(f);
 }
 
-static const struct kern_device hooks = { memory, take, give, made, place, place_moe, upload, fetch, replay, record, play, NULL, NULL, NULL };
+static const struct kern_device hooks = { memory, take, give, made, place, place_moe, stage, take_in, give_out, outcome, upload, fetch, replay, record, play, NULL, NULL, NULL };
 
 MOXIE_API extern const uint32_t moxie_kern_cuda_layout;
 const uint32_t moxie_kern_cuda_layout = KERN_LAYOUT;
@@ -355,6 +439,9 @@ MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits
 		free(f);
 		return rc;
 	}
+	for (int i = 0; i < 2; i++)
+		if (!(f->step[i].pick = malloc((size_t)lim->n_seq * sizeof *f->step[i].pick)))
+			abort();
 	if (!sampler_init(&f->sampler, lim->n_vocab))
 		abort();
 	f->mem = mmap(NULL, DEVICE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -94,6 +94,127 @@ TEST(device_sampling_and_rewind)
 	CHECK(memcmp(out[1][0], out[1][1], sizeof out[0][0]) && memcmp(out[1][1], out[1][2], sizeof out[0][0]), "draws are no different from the best");
 }
 
+static int *device_steps(void)
+{
+	void *lib = dlopen("libmoxie-cuda.so.0", RTLD_NOW | RTLD_NOLOAD);
+	int *n = lib ? dlsym(lib, "fake_device_steps") : NULL;
+	CHECK(n, "the fake device does not count");
+	dlclose(lib);
+	return n;
+}
+
+/* Sessions that said what they will do: the device takes one step more than it was asked for, and then none for what it has done already. */
+TEST(device_goes_ahead)
+{
+	static const struct moxie_sampling drawn = { .struct_size = sizeof drawn, .temperature = 1.3f, .top_p = .9f, .seed = 5 };
+	enum { N = 80 };
+	moxie_model *m[2] = { tiny("cpu:ref", 16, 3), tiny("cuda", 16, 3) };
+	int *ran = device_steps();
+	moxie_session *s[2][3];
+	int32_t id[60], next[2][3];
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < 3; i++) {
+			ids_of(id, 60, (uint32_t)i);
+			s[d][i] = session(m[d]);
+			OK(moxie_session_expect(s[d][i], i ? NULL : &drawn, 0, &err), err);
+			OK(moxie_session_append(s[d][i], id, (size_t)(20 + 15 * i), &err), err);
+			OK(moxie_session_expect(s[d][i], i ? NULL : &drawn, N, &err), err);
+		}
+	int before = *ran;
+	for (int step = 0; step < N; step++) { /* over ends of pages, of the ring and of lists of pages */
+		for (int d = 0; d < 2; d++) {
+			for (int i = 0; i < 3; i++)
+				OK(moxie_session_sample(s[d][i], i ? NULL : &drawn, &next[d][i], &err), err);
+			OK(moxie_step(s[d], next[d], 3, &err), err);
+		}
+		CHECK(!memcmp(next[0], next[1], sizeof next[0]), "step %d: other tokens", step);
+		CHECK(*ran - before == (step + 1 < N ? step + 2 : N), "after step %d the device ran %d", step, *ran - before);
+		CHECK(step + 1 == N || !moxie_session_logits(s[1][0]), "logits of a step that was overtaken");
+	}
+	for (int i = 0; i < 3; i++)
+		same_logits(s[0][i], s[1][i], "after the last");
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < 3; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
+}
+
+/* And what comes of it when they do something else. */
+TEST(device_went_ahead_in_vain)
+{
+	enum { N = 3 };
+	moxie_model *m[2] = { tiny("cpu:ref", 16, N), tiny("cuda", 16, N) };
+	moxie_session *s[2][N];
+	int32_t id[60], next[2][N];
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < N; i++) {
+			ids_of(id, 60, (uint32_t)i);
+			s[d][i] = session(m[d]);
+			OK(moxie_session_append(s[d][i], id, (size_t)(20 + 15 * i), &err), err);
+		}
+	for (int round = 0; round < 40; round++) {
+		for (int d = 0; d < 2; d++) {
+			int n = N;
+			for (int i = 0; i < N; i++) {
+				OK(moxie_session_sample(s[d][i], NULL, &next[d][i], &err), err);
+				OK(moxie_session_expect(s[d][i], NULL, 9, &err), err);
+			}
+			OK(moxie_step(s[d], next[d], N, &err), err);
+			for (int i = 0; i < N; i++)
+				OK(moxie_session_sample(s[d][i], NULL, &next[d][i], &err), err);
+			switch (round % 6) {
+			case 0: /* another token */
+				next[d][1] = (next[d][1] + 1) % VOCAB;
+				break;
+			case 1: /* fewer sessions */
+				n = 2;
+				break;
+			case 2: { /* another order */
+				moxie_session *t = s[d][0];
+				int32_t x = next[d][0];
+				s[d][0] = s[d][2], s[d][2] = t;
+				next[d][0] = next[d][2], next[d][2] = x;
+				break;
+			}
+			case 3: /* back, and forth by another way to the same length */
+				n = 1;
+				moxie_session_rewind(s[d][0], moxie_session_n_tok(s[d][0]) - 2);
+				ids_of(id, 2, 77);
+				OK(moxie_session_append(s[d][0], id, 2, &err), err);
+				break;
+			case 4: /* one is gone, another in its place */
+				moxie_session_free(s[d][1]);
+				s[d][1] = session(m[d]);
+				ids_of(id, 60, (uint32_t)round);
+				OK(moxie_session_append(s[d][1], id, 50, &err), err);
+				OK(moxie_session_sample(s[d][1], NULL, &next[d][1], &err), err);
+				break;
+			case 5: { /* sampled as nobody expected */
+				struct moxie_sampling hot = { .struct_size = sizeof hot, .temperature = 1 };
+				int rc = moxie_session_sample(s[d][0], &hot, &id[0], &err);
+				CHECK(rc == (d ? MOXIE_E_ARG : 0), "%d, %s", rc, err.text);
+				break;
+			}
+			}
+			OK(moxie_step(s[d], next[d], n, &err), err);
+			for (int i = 0; i < N; i++)
+				OK(moxie_session_expect(s[d][i], NULL, 0, &err), err);
+			for (int i = 0; i < N; i++)
+				OK(moxie_session_sample(s[d][i], NULL, &next[d][i], &err), err);
+			OK(moxie_step(s[d], next[d], N, &err), err);
+		}
+		CHECK(!memcmp(next[0], next[1], sizeof next[0]), "round %d: other tokens", round);
+		for (int i = 0; i < N; i++)
+			same_logits(s[0][i], s[1][i], "after going another way");
+	}
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < N; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
+}
+
 TEST(device_is_checked_before_it_serves)
 {
 	moxie_model *m;

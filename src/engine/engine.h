@@ -32,8 +32,12 @@ struct moxie_model {
 	struct kv_view *view;            /* [n_layer], refilled each step */
 	const float *logits;             /* in ws: [n_kept, n_vocab] of the last step */
 	struct moxie_session **kept;     /* [n_kept] whose they are; NULL: nobody's any more */
-	int32_t *best;                   /* [n_kept] what kern->sample picked from each */
+	int32_t *best;                   /* [n_seq] what kern->sample picked from each row of the last step */
 	int n_kept;
+	/* A device may run the step after the one that was asked for, see session_expect */
+	int n_ahead;                     /* its sequences; 0: there is none */
+	uint64_t ahead;                  /* its number; sessions in it know it */
+	const float *ahead_logits;       /* in ws */
 	int n_layer_run;                 /* while the device is checked: layers to run; else 0, all */
 	uint64_t weight_bytes;           /* of the checkpoint */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
@@ -60,9 +64,15 @@ struct moxie_session {
 	bool in_arena;                   /* logits are still row logit_row of m->logits; under m->lock */
 	int logit_row;
 	struct moxie_sampling expect;    /* what the next token is likely to be asked for with; zero: greedily */
+	size_t n_more;                   /* tokens that will be fed as they were picked, without a look at logits */
 	struct sample_row pick;          /* what kern->sample was asked for */
 	bool can_pick;                   /* that is all there is to it: no penalties */
+	bool has_best;
 	int32_t best;                    /* what it picked */
+	uint64_t ahead;                  /* number of the step that consumes best at position ahead_pos as its row ahead_row, if the model's */
+	size_t ahead_pos;
+	int ahead_row;
+	struct sample_row ahead_pick;
 	struct sampler sampler;
 	atomic_int cancel;
 };
@@ -81,8 +91,8 @@ struct part {
 };
 int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err);
 
-/* Tokens of s will be sampled so: a step may then pick the next one itself. */
-void session_expect(moxie_session *s, const struct moxie_sampling *sp);
+/* Tokens of s will be sampled so: a step may then pick the next one itself.  n_more: see moxie_session_expect. */
+void session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more);
 
 /* Brings the logits of s to s->logits. */
 int session_fetch_logits(moxie_session *s, struct moxie_err *err);

@@ -25,13 +25,15 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 	if ((rc = reply_init(&a, s->m, p, err)) < 0)
 		return rc;
 
-	session_expect(s, &p->sampling);
+	session_expect(s, &p->sampling, 0);
 	double start = host_now();
 	r->n_prompt = n;
 	r->n_reused = moxie_session_reuse(s, ids, n);
 	rc = session_feed(s, ids + r->n_reused, n - r->n_reused, n, err);
 	double begin = host_now(), end = begin;
 	r->prefill_seconds = begin - start;
+	if (reply_is_plain(&a, 0))
+		session_expect(s, &p->sampling, p->max_tokens ? (size_t)p->max_tokens - 1 : (size_t)s->n_ctx);
 
 	while (rc == 0 && r->finish == MOXIE_FINISH_NONE) {
 		int32_t id;
@@ -44,6 +46,7 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 		rc = moxie_session_append(s, &id, 1, err);
 		s->n_out = rc == 0 ? n_out + 1 : n_out;
 	}
+	session_expect(s, &p->sampling, 0);
 	end = host_now();
 	r->decode_seconds = end - begin;
 	if (rc == MOXIE_E_CANCELLED) {

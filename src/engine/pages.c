@@ -72,5 +72,6 @@ void session_drop_pages(struct moxie_session *s)
 	for (size_t slot = 0; slot < (size_t)kv->plan.ring_pages; slot++)
 		ring_leave(s, slot, false);
 	s->n_high = 0;
+	s->ahead = 0;
 	session_drop_logits_locked(s);
 }

@@ -142,9 +142,20 @@ MOXIE_API int moxie_sampling_check(const struct moxie_sampling *sp, struct moxie
 	return sampler_check(sp, err);
 }
 
-void session_expect(moxie_session *s, const struct moxie_sampling *sp)
+void session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more)
 {
 	s->expect = *sp;
+	s->n_more = n_more;
+}
+
+MOXIE_API int moxie_session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more, struct moxie_err *err)
+{
+	static const struct moxie_sampling greedy;
+	sp = sp ? sp : &greedy;
+	int rc = sampler_check(sp, err);
+	if (rc == 0)
+		session_expect(s, sp, n_more);
+	return rc;
 }
 
 MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
@@ -155,15 +166,18 @@ MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling
 	int rc = sampler_check(sp, err);
 	if (rc < 0)
 		return rc;
-	if (!s->has_logits)
+	if (!s->has_logits && !s->has_best)
 		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
 	struct sample_row want;
-	session_expect(s, sp);
-	if (s->m->kern->sample && s->can_pick && sampler_row(sp, s->tok.n, &want) &&
+	if (s->has_best && s->can_pick && sampler_row(sp, s->tok.n, &want) &&
 	    ((want.temperature <= 0 && s->pick.temperature <= 0) || !memcmp(&want, &s->pick, sizeof want))) {
+		s->expect = *sp;
 		*id = s->best;
 		return 0;
 	}
+	if (!s->has_logits)
+		return err_set(err, MOXIE_E_ARG, "other sampling than the session was told to expect for %zu more tokens", s->n_more);
+	session_expect(s, sp, 0);
 	if ((rc = session_fetch_logits(s, err)) < 0)
 		return rc;
 	*id = sampler_pick(&s->sampler, sp, s->logits, s->m->config.n_vocab, s->tok.v, s->tok.n, s->n_out);
@@ -215,6 +229,8 @@ MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
 	if (n >= s->tok.n)
 		return s->tok.n;
 	n = keeps(s, n);
+	s->ahead = 0;
+	s->n_more = 0;
 	if (n == 0)
 		s->n_high = 0;
 	s->tok.n = n;

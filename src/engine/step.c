@@ -1,8 +1,13 @@
 /* step.c - one step of the engine: sessions' tokens become a batch, the batch goes through the model.
  *
- * A backend with memory of its own has two arenas: `ws` there, `in` here.  What ops read of the batch comes first in both and at
- * the same offsets, so it goes over in one copy.  Logits stay in ws until someone asks for them; the next step's begin saves
+ * A backend with memory of its own has two arenas: `ws` there, `in` here.  ws begins with the last step's picks; what ops read of the
+ * batch follows and lies in `in` as well, so it goes over at once.  Logits stay in ws until someone asks for them; the next step's begin saves
  * what its own rows would overwrite.
+ *
+ * Where sessions expect it (moxie_session_expect) a device is given the step after this one before the host waits for this one's picks,
+ * which are then its tokens: the device never waits for the host.  If the caller comes back with the same sessions and these tokens that
+ * step is taken over as it is; else it is forgotten.  It wrote nothing but rows of the cache behind the timelines' ends, and whoever is
+ * given such a page later writes it later.
  */
 #include <string.h>
 
@@ -12,17 +17,17 @@
 
 /* What ops read of a batch, and what a step leaves behind. */
 struct step_mem {
+	int32_t *best;      /* [n_seq of the model] ws only, at the same place in every step */
 	int32_t *tok, *pos, *seq, *out_row, *full, *ring;
 	struct span *span;
 	struct sample_row *row; /* [n_seq] of wanted logits */
-	size_t n_in;        /* bytes of all above */
+	size_t n_in;        /* bytes from tok to the end of row */
 	float *logits;      /* [n_seq, n_vocab] */
-	int32_t *best;      /* [n_seq] */
 };
 
 static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq, int n_page, int ring_pages)
 {
-	size_t t = (size_t)n_tok, q = (size_t)n_seq;
+	size_t t = (size_t)n_tok, q = (size_t)n_seq, begin = a->n;
 	s->tok = arena_take(a, t, sizeof *s->tok);
 	s->pos = arena_take(a, t, sizeof *s->pos);
 	s->seq = arena_take(a, t, sizeof *s->seq);
@@ -31,15 +36,18 @@ static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq,
 	s->full = arena_take(a, q * (size_t)n_page, sizeof *s->full);
 	s->ring = arena_take(a, q * (size_t)ring_pages, sizeof *s->ring);
 	s->row = arena_take(a, q, sizeof *s->row);
-	s->n_in = a->n;
+	s->n_in = a->n - begin;
 	return s->row && s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
+}
+
+static bool step_take_best(struct step_mem *s, struct arena *a, int n_seq)
+{
+	return (s->best = arena_take(a, (size_t)n_seq, sizeof *s->best)) != NULL;
 }
 
 static bool step_take_out(struct step_mem *s, struct arena *a, int n_seq, int n_vocab)
 {
-	s->best = arena_take(a, (size_t)n_seq, sizeof *s->best);
-	s->logits = arena_take(a, (size_t)n_seq * (size_t)n_vocab, sizeof *s->logits);
-	return s->best && s->logits;
+	return (s->logits = arena_take(a, (size_t)n_seq * (size_t)n_vocab, sizeof *s->logits)) != NULL;
 }
 
 size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page, size_t *n_in, struct moxie_err *err)
@@ -47,6 +55,7 @@ size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page
 	struct arena dry = { .cap = SIZE_MAX };
 	struct step_mem mem;
 	struct batch b = { .n_tok = n_tok, .n_seq = n_seq, .n_out = n_seq };
+	step_take_best(&mem, &dry, n_seq);
 	step_take(&mem, &dry, n_tok, n_seq, n_page, m->kv.plan.ring_pages);
 	step_take_out(&mem, &dry, n_seq, m->config.n_vocab);
 	m->ops->forward(m->model, m->kern, &(struct forward_args){ .batch = &b, .ws = &dry }, err);
@@ -104,7 +113,7 @@ void session_drop_logits_locked(moxie_session *s)
 {
 	if (s->in_arena)
 		s->m->kept[s->logit_row] = NULL;
-	s->in_arena = s->has_logits = false;
+	s->in_arena = s->has_logits = s->has_best = false;
 }
 
 void session_drop_logits(moxie_session *s)
@@ -116,16 +125,17 @@ void session_drop_logits(moxie_session *s)
 
 /* ---- the step ------------------------------------------------------------------------------------------------------------ */
 
-/* Rows, spans and page lists of part into mem, which the host can write.  Returns the number of rows whose logits are wanted. */
-static int fill(const struct moxie_model *m, const struct step_mem *mem, const struct part *part, int n_part, int n_page)
+/* Rows, spans and page lists of part into mem, which the host can write; ahead: of the tokens that the step under way picks.  Returns
+ * the number of rows whose logits are wanted. */
+static int fill(const struct moxie_model *m, const struct step_mem *mem, const struct part *part, int n_part, int n_page, bool ahead)
 {
 	int row = 0, n_out = 0, ring_pages = m->kv.plan.ring_pages;
 	for (int i = 0; i < n_part; i++) {
 		struct moxie_session *s = part[i].s;
-		int pos0 = (int)s->tok.n, n_row = part[i].n_row;
+		int pos0 = (int)s->tok.n + ahead, n_row = part[i].n_row;
 		mem->span[i] = (struct span){ .row0 = row, .n_row = n_row, .pos0 = pos0 };
 		for (int r = 0; r < n_row; r++, row++) {
-			mem->tok[row] = part[i].ids[r];
+			mem->tok[row] = ahead ? -1 - i : part[i].ids[r];
 			mem->pos[row] = pos0 + r;
 			mem->seq[row] = i;
 		}
@@ -135,10 +145,13 @@ static int fill(const struct moxie_model *m, const struct step_mem *mem, const s
 		for (int j = 0; j < ring_pages; j++) /* where none is nobody reads */
 			mem->ring[(size_t)i * (size_t)ring_pages + (size_t)j] = s->ring[j] < 0 ? 0 : s->ring[j];
 		if (part[i].want_logits) {
-			s->can_pick = sampler_row(&s->expect, (uint64_t)(pos0 + n_row), &s->pick);
-			if (!s->can_pick)
-				s->pick.temperature = 0; /* the host will see to it */
-			mem->row[n_out] = s->pick;
+			struct sample_row *pick = ahead ? &s->ahead_pick : &s->pick;
+			bool can_pick = sampler_row(&s->expect, (uint64_t)(pos0 + n_row), pick);
+			if (!can_pick)
+				pick->temperature = 0; /* the host will see to it */
+			if (!ahead)
+				s->can_pick = can_pick;
+			mem->row[n_out] = *pick;
 			mem->out_row[n_out++] = row - 1;
 		}
 		/* Written even if the step is cancelled: ring slots behind the window may be gone. */
@@ -157,6 +170,11 @@ static int page_bucket(const struct moxie_model *m, int n_page)
 	return n < most ? n : most;
 }
 
+static bool can_record(const struct moxie_model *m, const struct batch *b)
+{
+	return m->kern->dev && m->kern->dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq && !m->n_layer_run;
+}
+
 /* The model over b, with the token picked from each wanted row (drawn: not greedily alone); recorded and replayed where the backend
  * can and every sequence has just one row. */
 static int run(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, int n_page, bool drawn, atomic_int *cancel,
@@ -165,78 +183,150 @@ static int run(struct moxie_model *m, const struct batch *b, const struct step_m
 	struct kern *k = m->kern;
 	const struct kern_device *dev = k->dev;
 	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page, .drawn = drawn };
-	bool recorded = dev && dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq && !m->n_layer_run;
+	bool recorded = can_record(m, b);
 	if (recorded && dev->replay(k, &shape))
 		return 0;
 	struct forward_args a = { .batch = b, .kv = m->view, .logits = mem->logits, .ws = &m->ws, .n_layer = m->n_layer_run, .cancel = recorded ? NULL : cancel };
 	if (recorded)
 		dev->record(k, &shape);
+	if (dev)
+		dev->take_in(k, mem->tok, mem->n_in, b->n_tok, mem->best);
 	int rc = m->ops->forward(m->model, k, &a, err);
 	if (rc == 0 && k->sample && b->n_out)
 		k->sample(k, &(struct sample_args){ .id = mem->best, .logits = mem->logits, .row = drawn ? mem->row : NULL, .n_row = b->n_out,
 			.n_vocab = m->config.n_vocab });
+	if (dev)
+		dev->give_out(k, mem->best, k->sample && rc == 0 ? b->n_out : 0);
 	if (recorded)
 		dev->play(k, rc == 0);
 	return rc;
 }
 
-int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err)
+/* Pages for the rows of part, inputs, all ops; nothing of it is waited for.  *logits: where those of wanted rows will lie. */
+static int start(struct moxie_model *m, const struct part *part, int n_part, bool ahead, const float **logits, struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	struct arena *ws = &m->ws;
 	int n_tok = 0, n_page = 1, ring_pages = m->kv.plan.ring_pages;
 	for (int i = 0; i < n_part; i++) {
 		n_tok += part[i].n_row;
-		int used = (int)((part[i].s->tok.n + (size_t)part[i].n_row + KV_PAGE - 1) / KV_PAGE);
+		int used = (int)((part[i].s->tok.n + ahead + (size_t)part[i].n_row + KV_PAGE - 1) / KV_PAGE);
 		n_page = used > n_page ? used : n_page;
 	}
 	n_page = k->dev ? page_bucket(m, n_page) : n_page;
-	int rc = save_logits(m, part, n_part, err);
-	if (rc < 0)
-		return rc;
 	struct step_mem mem, host;
 	ws->n = m->in.n = 0;
-	if (!step_take(&mem, ws, n_tok, n_part, n_page, ring_pages) || !step_take_out(&mem, ws, n_part, m->config.n_vocab) ||
-	    (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_page, ring_pages)))
+	if (!step_take_best(&mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_part, n_page, ring_pages) ||
+	    !step_take_out(&mem, ws, n_part, m->config.n_vocab) || (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_page, ring_pages)))
 		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_part);
 	for (int i = 0; i < n_part; i++) {
 		struct kv_lack lack;
-		if (!session_grow(part[i].s, part[i].s->tok.n + (size_t)part[i].n_row, &lack))
+		size_t n = part[i].s->tok.n + ahead;
+		if (!session_grow(part[i].s, n + (size_t)part[i].n_row, &lack))
 			return err_set(err, MOXIE_E_KV_FULL, "%d tokens after %zu need %d more pages of %d in the KV cache, and %d of %d for sliding layers",
-			               part[i].n_row, part[i].s->tok.n, lack.full, m->kv.full.n_page, lack.ring, m->kv.ring.n_page);
+			               part[i].n_row, n, lack.full, m->kv.full.n_page, lack.ring, m->kv.ring.n_page);
 	}
 	k->rows = part[0].rows;
 	if (!k->dev)
 		host = mem;
-	int n_out = fill(m, &host, part, n_part, n_page);
-	if (k->dev)
-		k->dev->upload(k, ws->base, m->in.base, mem.n_in);
+	int n_out = fill(m, &host, part, n_part, n_page, ahead);
+	int rc = k->dev ? k->dev->stage(k, m->in.base, mem.n_in, err) : 0;
+	if (rc < 0)
+		return rc;
 	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
 	struct batch b = { .n_tok = n_tok, .n_seq = n_part, .n_out = n_out, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq,
 		.span = host.span, .span_dev = mem.span, .out_row = mem.out_row };
 	bool drawn = false;
 	for (int i = 0; i < n_out; i++)
 		drawn |= host.row[i].temperature > 0;
+	*logits = mem.logits;
 	rc = run(m, &b, &mem, n_page, drawn, n_part == 1 ? &part[0].s->cancel : NULL, err);
-	if (rc == 0 && k->sample && n_out)
-		copy_out(m, m->best, mem.best, (size_t)n_out * sizeof *m->best);
-	int rc_sync = k->sync(k, rc == 0 ? err : NULL);
-	rc = rc_sync == MOXIE_E_DEVICE || rc == 0 ? rc_sync : rc;
+	if (!k->dev && rc == 0 && k->sample && n_out)
+		memcpy(m->best, mem.best, (size_t)n_out * sizeof *m->best);
+	return rc;
+}
+
+/* ---- ahead of the caller ------------------------------------------------------------------------------------------------ */
+
+/* Is what the caller wants the step that runs already? */
+static bool runs_already(const struct moxie_model *m, const struct part *part, int n_part)
+{
+	bool same = n_part == m->n_ahead;
+	for (int i = 0; same && i < n_part; i++) {
+		const struct moxie_session *s = part[i].s;
+		same = s->ahead == m->ahead && s->ahead_row == i && s->ahead_pos == s->tok.n && part[i].n_row == 1 && part[i].want_logits &&
+		       part[i].ids[0] == s->best;
+	}
+	return same;
+}
+
+/* Starts the step after that of part, if every session will go on with what that one picks. */
+static void go_ahead(struct moxie_model *m, const struct part *part, int n_part)
+{
+	const struct kern *k = m->kern;
+	m->n_ahead = 0;
+	if (!k->dev || !k->dev->replay || !k->sample || m->n_layer_run)
+		return;
+	for (int i = 0; i < n_part; i++) {
+		const struct moxie_session *s = part[i].s;
+		if (part[i].n_row != 1 || !part[i].want_logits || s->n_more < 2 || !s->can_pick || s->tok.n + 2 > (size_t)s->n_ctx)
+			return;
+	}
+	if (start(m, part, n_part, true, &m->ahead_logits, NULL) < 0) {
+		k->sync(m->kern, NULL); /* what failed is met again when the caller asks for that step */
+		return;
+	}
+	m->ahead++;
+	m->n_ahead = n_part;
+	for (int i = 0; i < n_part; i++) {
+		part[i].s->ahead = m->ahead;
+		part[i].s->ahead_pos = part[i].s->tok.n + 1;
+		part[i].s->ahead_row = i;
+	}
+}
+
+int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	const float *logits = m->ahead_logits;
+	bool ran = n_part && runs_already(m, part, n_part);
+	int rc = save_logits(m, part, n_part, err), n_out = 0;
+	if (rc < 0)
+		return rc;
+	for (int i = 0; i < n_part; i++) {
+		n_out += part[i].want_logits;
+		if (ran)
+			part[i].s->pick = part[i].s->ahead_pick;
+		part[i].s->has_best = false;
+	}
+	if (!ran) {
+		m->n_ahead = 0;
+		rc = start(m, part, n_part, false, &logits, err);
+	}
+	if (rc == 0)
+		go_ahead(m, part, n_part);
+	int rc_wait = rc < 0 || !k->dev ? k->sync(k, rc == 0 ? err : NULL)
+	                                : k->dev->outcome(k, m->n_ahead > 0, m->best, k->sample ? n_out : 0, err);
+	rc = rc_wait == MOXIE_E_DEVICE || rc == 0 ? rc_wait : rc;
 	if (rc < 0)
 		return rc;
 
-	m->logits = mem.logits;
-	for (int i = 0; i < n_part; i++) {
+	m->logits = logits;
+	for (int i = 0, row = 0; i < n_part; i++) {
 		struct moxie_session *s = part[i].s;
+		size_t n_row = (size_t)part[i].n_row;
 		if (part[i].ids != s->tok.v + s->tok.n) /* room was made by session_create */
-			memcpy(s->tok.v + s->tok.n, part[i].ids, (size_t)part[i].n_row * sizeof *s->tok.v);
-		s->tok.n += (size_t)part[i].n_row;
-		s->has_logits = s->in_arena = part[i].want_logits;
-		if (part[i].want_logits) {
-			s->logit_row = m->n_kept;
-			s->best = m->best[m->n_kept];
+			memcpy(s->tok.v + s->tok.n, part[i].ids, n_row * sizeof *s->tok.v);
+		s->tok.n += n_row;
+		s->n_more -= s->n_more < n_row ? s->n_more : n_row;
+		if (!part[i].want_logits)
+			continue;
+		s->best = m->best[row];
+		s->has_best = k->sample != NULL;
+		s->has_logits = s->in_arena = m->n_ahead == 0; /* the step that runs ahead writes where they lie */
+		s->logit_row = row++;
+		if (s->in_arena)
 			m->kept[m->n_kept++] = s;
-		}
 	}
 	return 0;
 }

@@ -263,7 +263,19 @@ struct kern_device {
 	int (*place)(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err);
 	int (*place_moe)(struct kern *k, struct arena *ws, struct moe_weights *w, const struct moe_config *c, struct moxie_err *err);
 
-	/* Host to device, once a step: from may change at once.  Device to host: to is filled when sync() returns. */
+	/* A step, which the host does not wait for unless it asks: the next may be enqueued behind it before its picks are known.
+	 * stage     host: keeps a copy of its inputs, n_bytes at from; waits for the step before the last.   MOXIE_E_ARG: they are too many
+	 * take_in   op, the step's first: they arrive at to, n_bytes rounded up to 16.  The first n_tok words are ids of tokens, of which
+	 *           -1 - i stands for what the step before put at picked[i]
+	 * give_out  op, the step's last: the step is over, and picked[0 .. n) are what outcome() returns of it.  n = 0: nothing
+	 * outcome   host: waits until all but the n_after steps staged last are over, of the last of those brings n picks to id;
+	 *           n_after: 0 or 1.   MOXIE_E_DEVICE as sync() */
+	int (*stage)(struct kern *k, const void *from, size_t n_bytes, struct moxie_err *err);
+	void (*take_in)(struct kern *k, void *to, size_t n_bytes, int n_tok, const int32_t *picked);
+	void (*give_out)(struct kern *k, const int32_t *picked, int n);
+	int (*outcome)(struct kern *k, int n_after, int32_t *id, int n, struct moxie_err *err);
+
+	/* Host to device: from may change at once.  Device to host: to is filled when sync() returns. */
 	void (*upload)(struct kern *k, void *to, const void *from, size_t n_bytes);
 	void (*fetch)(struct kern *k, void *to, const void *from, size_t n_bytes);
 

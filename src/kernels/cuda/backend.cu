@@ -52,6 +52,7 @@ static int cuda_sync(struct kern *k, struct moxie_err *err)
 	cuda_ok(c, cudaStreamSynchronize(c->dev.stream), "the device");
 	cuda_fetch_done(c);
 	cuda_stage_free(c);
+	cuda_step_settle(c);
 	return c->status ? err_set(err, c->status, "%s", c->text) : 0;
 }
 
@@ -63,6 +64,7 @@ static void cuda_free(struct kern *k)
 	cuda_graph_free(c);
 	cuda_moe_free(c);
 	cuda_mem_free(c);
+	cuda_step_free(c);
 	cuda_dense_close(&c->dev);
 	cudaFree(c->dev.scratch);
 	if (c->dev.stream)
@@ -126,7 +128,7 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	k->sample = op_sample, k->route = op_route, k->moe_gate_up = op_moe_gate_up, k->moe_down = op_moe_down;
 	k->dev = &cuda_device_hooks;
 	k->sync = cuda_sync, k->free = cuda_free;
-	if ((rc = open_device(c, err)) < 0 || (rc = cuda_moe_init(c, err)) < 0) {
+	if ((rc = open_device(c, err)) < 0 || (rc = cuda_step_init(c, err)) < 0 || (rc = cuda_moe_init(c, err)) < 0) {
 		cuda_free(k);
 		return rc;
 	}

@@ -1,5 +1,5 @@
 /* backend.h - what the files of the whole-model backend share: backend.cu (the op table), backend_mem.cu (memory, loading),
- * backend_graph.cu (recorded steps), moe_block.cu. */
+ * backend_step.cu (a step's inputs and picks), backend_graph.cu (recorded steps), moe_block.cu. */
 #ifndef MOXIE_CUDA_BACKEND_H
 #define MOXIE_CUDA_BACKEND_H
 
@@ -52,6 +52,8 @@ struct cuda {
 	dummy_rule_fn *rule; /* NULL: tensors lie where they point */
 	void *rule_ud;
 
+	struct cuda_step_io *io;  /* backend_step.cu */
+
 	struct cuda_graph *graph; /* recorded steps, most recently used first */
 	int n_graph;
 	bool recording;
@@ -68,6 +70,15 @@ extern const struct kern_device cuda_device_hooks;
 void cuda_mem_free(struct cuda *c);   /* pinned memory, staging, packed structs */
 void cuda_stage_free(struct cuda *c);
 void cuda_fetch_done(struct cuda *c); /* the stream is idle: fetched bytes go where they were wanted */
+
+/* backend_step.cu */
+int cuda_step_init(struct cuda *c, struct moxie_err *err);
+void cuda_step_free(struct cuda *c);
+void cuda_step_settle(struct cuda *c); /* the stream is idle: steps that were staged and never ran are forgotten */
+int cuda_step_stage(struct kern *k, const void *from, size_t n_bytes, struct moxie_err *err);
+void cuda_step_take_in(struct kern *k, void *to, size_t n_bytes, int n_tok, const int32_t *picked);
+void cuda_step_give_out(struct kern *k, const int32_t *picked, int n);
+int cuda_step_outcome(struct kern *k, int n_after, int32_t *id, int n, struct moxie_err *err);
 
 bool cuda_graph_replay(struct kern *k, const struct step_shape *s);
 void cuda_graph_record(struct kern *k, const struct step_shape *s);
