@@ -12,7 +12,8 @@ CC = gcc
 endif
 SAN     =# sanitizer flags, see asan
 CFLAGS  = -O3 $(SAN)
-FLAGS   = -std=c11 -D_GNU_SOURCE -fopenmp -fPIC -fvisibility=hidden -Iinclude -Isrc -I. -Wall -Wextra -MMD -MP $(CFLAGS)
+OMP     = -fopenmp
+FLAGS   = -std=c11 -D_GNU_SOURCE $(OMP) -fPIC -fvisibility=hidden -Iinclude -Isrc -I. -Wall -Wextra -MMD -MP $(CFLAGS)
 RPATH   = -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib'# where libmoxie-cuda.so.0 is looked for first
 LDLIBS  = -ljansson -lpcre2-8 -ldl -lm
 WRAP    = malloc calloc realloc aligned_alloc strdup mmap free munmap# what test_alloc watches, and makes fail
@@ -30,7 +31,7 @@ MAKEFLAGS += -j$(shell nproc)
 endif
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all run test test-clients asan fuzz bench style install clean help
+.PHONY: all run test test-clients test-threads asan tsan fuzz bench style install clean help
 
 all: $(B)/moxie $(B)/libmoxie.a $(B)/$(SO)       ## build the command and the library, in build/
 run: export MOXIE_PROMPT := $(value PROMPT)
@@ -40,6 +41,12 @@ test: all $(TESTS) $(B)/load                               ## build and run ever
 	@tools/run_tests.sh $(B) $(TESTS) $(wildcard tests/test_*.sh)
 asan:                                            ## the same under the address and undefined-behaviour sanitizers
 	@ASAN_OPTIONS=allocator_may_return_null=1 $(MAKE) B=$(B)-asan SAN="-O2 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" test
+tsan:                                            ## what threads share, under the thread sanitizer, which knows nothing of OpenMP
+	@TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 $(MAKE) B=$(B)-tsan OMP="-Wno-unknown-pragmas -Wno-unused-parameter" LDFLAGS=-Wl,--no-as-needed,-lgomp \
+		SAN="-O2 -g -fsanitize=thread" test-threads
+THREADED = sched engine prefix client serve_call model device
+test-threads: $(B)/moxie $(THREADED:%=$(B)/test_%) $(B)/load
+	@tools/run_tests.sh $(B) $(THREADED:%=$(B)/test_%) tests/test_serve.sh tests/test_load.sh
 test-clients: $(B)/moxie                          ## try the clients of others: OpenAI's, SGLang's, curl (downloads them)
 	@MOXIE_BUILD=$(B) tests/clients/run.sh
 fuzz: $(FUZZERS:=.run)                           ## fuzz every parser for FUZZ_SECONDS=60 each

@@ -234,6 +234,7 @@ TEST(device_is_checked_before_it_serves)
 
 enum { LONG = 90 };
 struct ask {
+	int most;  /* tokens, then the callback refuses; 0: never */
 	int32_t got[LONG];
 	int n;
 	atomic_int done;
@@ -245,14 +246,14 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 	(void)ev;
 	if (a->n < LONG)
 		a->got[a->n++] = id;
-	return 0;
+	return a->n == a->most; /* it may compute the next one already */
 }
 
 static void on_finish(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *e)
 {
 	struct ask *a = ud;
 	CHECK(status == 0, "%s", e->text);
-	(void)r;
+	CHECK(r->finish == (a->most ? MOXIE_FINISH_CANCEL : MOXIE_FINISH_LENGTH) && (int)r->n_out == a->n, "finish %d, %zu tokens", r->finish, r->n_out);
 	atomic_store(&a->done, 1);
 }
 
@@ -272,6 +273,7 @@ TEST(device_serves_many)
 			r.p = (struct moxie_generate_params){ .struct_size = sizeof r.p, .max_tokens = i < 3 ? LONG : 24, .raw = 1, .ignore_eos = 1,
 				.on_event = on_event, .ud = &ask[d][i] };
 			uint64_t unused;
+			ask[d][i].most = i % 4 == 1 ? 7 : 0;
 			OK(moxie_engine_submit(e, &r, &unused, &err), err);
 		}
 		for (int i = 0; i < N; i++)
@@ -288,7 +290,7 @@ TEST(device_serves_many)
 	}
 	for (int d = 1; d < 3; d++)
 		for (int i = 0; i < N; i++)
-			CHECK(ask[d][i].n == (i < 3 ? LONG : 24) && !memcmp(ask[0][i].got, ask[d][i].got, sizeof ask[0][i].got), 
+			CHECK(ask[d][i].n == (ask[d][i].most ? 7 : i < 3 ? LONG : 24) && !memcmp(ask[0][i].got, ask[d][i].got, sizeof ask[0][i].got), 
 			      "request %d got other tokens in run %d", i, d);
 }
 

@@ -38,6 +38,9 @@ struct moxie_model {
 	int n_ahead;                     /* its sequences; 0: there is none */
 	uint64_t ahead;                  /* its number; sessions in it know it */
 	const float *ahead_logits;       /* in ws */
+	/* What the caller of engine_step has to do anyway: done while a device computes, without m->lock.  NULL: nothing */
+	void (*meanwhile)(void *ud);
+	void *meanwhile_ud;
 	int n_layer_run;                 /* while the device is checked: layers to run; else 0, all */
 	uint64_t weight_bytes;           /* of the checkpoint */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */

@@ -214,27 +214,45 @@ static bool is_stop_id(const struct moxie_generate_params *p, int32_t id)
 	return false;
 }
 
-int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err)
+int reply_pick(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err)
 {
 	const struct moxie_generate_params *p = a->p;
 	int rc = pick(a, s, r->n_out, id, err);
 	if (rc < 0)
 		return rc;
 	r->n_out++;
-	bool over = a->guide && guide_run_over(a->guide), eos = over || (!p->ignore_eos && moxie_is_eos(s->m, *id));
-	bool stop = !eos && is_stop_id(p, *id);
-	rc = stop ? 0 : reply_take(a, *id, eos);
-	if (rc < 0)
-		return err_nomem(err, a->held.cap, "text of the answer");
-	if (a->stopped || stop)
+	a->is_due = true;
+	a->due = *id;
+	a->due_eos = (a->guide && guide_run_over(a->guide)) || (!p->ignore_eos && moxie_is_eos(s->m, *id));
+	a->due_stop = !a->due_eos && is_stop_id(p, *id);
+	if (a->due_stop)
 		r->finish = MOXIE_FINISH_STOP;
-	else if (a->refused)
-		r->finish = MOXIE_FINISH_CANCEL;
-	else if (eos)
+	else if (a->due_eos)
 		r->finish = MOXIE_FINISH_EOS;
 	else if ((p->max_tokens && r->n_out == (size_t)p->max_tokens) || s->tok.n == (size_t)s->n_ctx)
 		r->finish = MOXIE_FINISH_LENGTH; /* the step that would consume this token is saved */
 	return 0;
+}
+
+int reply_give(struct reply *a, struct moxie_generate_result *r, struct moxie_err *err)
+{
+	if (!a->is_due)
+		return 0;
+	a->is_due = false;
+	int rc = a->due_stop ? 0 : reply_take(a, a->due, a->due_eos);
+	if (rc < 0)
+		return err_nomem(err, a->held.cap, "text of the answer");
+	if (a->stopped)
+		r->finish = MOXIE_FINISH_STOP;
+	else if (a->refused)
+		r->finish = MOXIE_FINISH_CANCEL;
+	return 0;
+}
+
+int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err)
+{
+	int rc = reply_pick(a, s, r, id, err);
+	return rc < 0 ? rc : reply_give(a, r, err);
 }
 
 int reply_finish(struct reply *a)

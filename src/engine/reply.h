@@ -18,6 +18,8 @@ struct reply {
 	struct guide_run *guide;        /* or NULL */
 	int32_t *ban;                   /* [n_ban] tokens that may not come before min_tokens */
 	size_t n_ban;
+	bool is_due, due_eos, due_stop; /* a token was picked and not given yet, which ends the answer, as one of the model's or of stop_ids */
+	int32_t due;
 };
 
 /* A model without a tokenizer gives events without text.  p must outlive the reply.   MOXIE_E_NOMEM */
@@ -26,8 +28,13 @@ int reply_init(struct reply *a, const struct moxie_model *m, const struct moxie_
 bool reply_is_plain(const struct reply *a, size_t n_out);
 /* One id; eos says that the answer ends with it.  Afterwards stopped or refused may be set.   MOXIE_E_NOMEM */
 int reply_take(struct reply *a, int32_t id, bool eos);
-/* The next token of s: sampled from its kept logits, counted in r, handed out.  r->finish then says how the answer ended; while
- * it is NONE, *id is to be consumed.   MOXIE_E_NOMEM, MOXIE_E_ARG */
+/* The next token of s: sampled from its kept logits and counted in r.  r->finish then says how the answer ended; while it is NONE, *id
+ * is to be consumed.   MOXIE_E_ARG */
+int reply_pick(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err);
+/* Its text, if any: handed out.  r->finish may turn out to be STOP or CANCEL, though the token was consumed since.  Without a token picked
+ * since the last one: nothing.   MOXIE_E_NOMEM */
+int reply_give(struct reply *a, struct moxie_generate_result *r, struct moxie_err *err);
+/* Both. */
 int reply_next(struct reply *a, moxie_session *s, struct moxie_generate_result *r, int32_t *id, struct moxie_err *err);
 /* Whether n prompt tokens and p can be run at all.   MOXIE_E_ARG, or MOXIE_E_KV_FULL: the prompt alone exceeds n_ctx */
 int reply_check(const struct moxie_model *m, const struct moxie_generate_params *p, size_t n, int n_ctx, struct moxie_err *err);

@@ -81,6 +81,8 @@ static inline size_t job_zone(const struct moxie_engine *e, const struct job *j)
 void sched_job_fail(struct job *j, int status, const struct moxie_err *err);
 /* Takes every queued request that is cancelled, or all of them, out of the queue; tells their owners. */
 void sched_reap_queue(struct moxie_engine *e, bool all, const struct moxie_err *failed);
+/* Gives out the tokens that were picked and not given yet. */
+void sched_give_due(void *e);
 /* One step for all that run, if there is anything to do. */
 void sched_step(struct moxie_engine *e);
 

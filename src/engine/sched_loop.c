@@ -38,10 +38,10 @@ static void job_settle(struct job *j)
 		j->res.prefill_seconds = now - j->at_start;
 	else
 		j->res.queue_seconds = now - j->at_submit;
-	if (j->has_reply && j->status == 0 && reply_finish(&j->reply) < 0) {
-		struct moxie_err err;
+	struct moxie_err err;
+	struct moxie_generate_result res = j->res; /* how it ended is known */
+	if (j->has_reply && j->status == 0 && (reply_give(&j->reply, &res, &err) < 0 || reply_finish(&j->reply) < 0))
 		sched_job_fail(j, err_nomem(&err, j->reply.held.cap, "text of the answer"), &err);
-	}
 	if (j->has_reply)
 		reply_free(&j->reply);
 	j->has_reply = false;

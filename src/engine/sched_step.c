@@ -138,11 +138,34 @@ static int plan_step(struct moxie_engine *e, int *n_few)
 	return n_part;
 }
 
+/* What was picked goes to its owner.  The request may turn out to be over. */
+static void job_give(struct job *j)
+{
+	struct moxie_err err;
+	int rc = reply_give(&j->reply, &j->res, &err);
+	if (j->res.n_out == 1 && j->res.first_token_seconds == 0)
+		j->res.first_token_seconds = host_now() - j->at_submit;
+	if (rc < 0)
+		sched_job_fail(j, rc, &err);
+	else if (j->res.finish != MOXIE_FINISH_NONE)
+		j->over = true;
+}
+
+/* Text and answers are made while a device computes the next step: see moxie_model.meanwhile.  A request that turns out to be over then
+ * has a row in that step, which is forgotten. */
+void sched_give_due(void *engine)
+{
+	struct moxie_engine *e = engine;
+	for (int i = 0; i < e->n_run; i++)
+		if (e->run[i]->job->has_reply && !e->run[i]->job->over)
+			job_give(e->run[i]->job);
+}
+
 /* A part of a step went well.  Returns the number of tokens generated. */
-static int job_advance(struct job *j, const struct part *part)
+static int job_advance(const struct moxie_engine *e, struct job *j, const struct part *part)
 {
 	struct moxie_session *s = part->s;
-	if (!part->want_logits)
+	if (!part->want_logits || j->over)
 		return 0;
 	if (j->res.n_out == 0) {
 		j->at_decode = host_now();
@@ -151,15 +174,13 @@ static int job_advance(struct job *j, const struct part *part)
 	int32_t id;
 	struct moxie_err err;
 	s->n_out = s->tok.n - j->req.n;
-	int rc = reply_next(&j->reply, s, &j->res, &id, &err);
-	if (j->res.n_out == 1)
-		j->res.first_token_seconds = host_now() - j->at_submit;
+	int rc = reply_pick(&j->reply, s, &j->res, &id, &err);
 	if (rc < 0)
 		sched_job_fail(j, rc, &err);
-	else if (j->res.finish != MOXIE_FINISH_NONE)
-		j->over = true;
-	else
+	else if (j->res.finish == MOXIE_FINISH_NONE)
 		s->tok.v[j->n_known++] = id; /* the context is not full, or the answer had ended */
+	if (rc == 0 && (!e->m->kern->dev || j->res.finish != MOXIE_FINISH_NONE))
+		job_give(j);
 	return rc == 0;
 }
 
@@ -204,7 +225,7 @@ static void pass(struct moxie_engine *e, const struct part *part, struct job **j
 	pthread_mutex_unlock(&e->m->lock);
 	for (int i = 0; i < n; i++)
 		if (rc == 0) {
-			n_tok += job_advance(job[i], &part[i]);
+			n_tok += job_advance(e, job[i], &part[i]);
 			session_drop_logits(part[i].s);
 		} else {
 			sched_job_fail(job[i], rc, &err);

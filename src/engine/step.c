@@ -305,6 +305,11 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	}
 	if (rc == 0)
 		go_ahead(m, part, n_part);
+	if (k->dev && m->meanwhile) {
+		pthread_mutex_unlock(&m->lock);
+		m->meanwhile(m->meanwhile_ud);
+		pthread_mutex_lock(&m->lock);
+	}
 	int rc_wait = rc < 0 || !k->dev ? k->sync(k, rc == 0 ? err : NULL)
 	                                : k->dev->outcome(k, m->n_ahead > 0, m->best, k->sample ? n_out : 0, err);
 	rc = rc_wait == MOXIE_E_DEVICE || rc == 0 ? rc_wait : rc;

@@ -15,6 +15,7 @@ struct load {
 	struct client *client;
 	int n, width, slow;      /* requests or closes; how many at once; slow clients of each kind */
 	double seconds;          /* 0: by n */
+	int load;                /* per cent of what the server can do; 0: all */
 	int pid;                 /* of the server; 0: unknown */
 	uint64_t rng;
 };
