@@ -155,10 +155,11 @@ static void take_generate(struct flight *f, const json_t *j, double t)
 	r->n_in = int_of(meta, "prompt_tokens", r->n_in);
 	r->n_out = int_of(meta, "completion_tokens", r->n_out);
 	r->n_cached = int_of(meta, "cached_tokens", r->n_cached);
-	if (!json_string_length(text))
+	int n_tok = int_of(meta, "completion_tokens", 0);
+	if (!json_string_length(text) && n_tok <= f->n_seen) /* a token whose text is held back is one all the same */
 		return;
 	keep_text(f, text, true);
-	take_text(f, t, int_of(meta, "completion_tokens", 0));
+	take_text(f, t, n_tok);
 }
 
 static void take_json(struct flight *f, const char *text, size_t n)

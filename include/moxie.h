@@ -179,6 +179,7 @@ struct moxie_guide_params {
 	const struct moxie_tool *tools; /* calls that may be made instead, arguments by their schemas */
 	size_t n_tool;
 	int must_call;                  /* 1: nothing but a call of one of tools may come, after some analysis */
+	const char *regex;              /* the final text matches this as a whole; NULL: any.  Not with json */
 };
 
 /* Which schemas can be held to: docs/serving.md.

@@ -130,6 +130,25 @@ TEST(takes_and_refuses)
 		{ "{\"type\":\"number\",\"minimum\":0.1,\"maximum\":0.1}", "0.1", 2 }, { "{\"type\":\"number\",\"minimum\":0.1,\"maximum\":0.1}", "0.2", 0 },
 		{ "{\"type\":\"number\",\"exclusiveMinimum\":-1,\"maximum\":0}", "-0.5", 2 }, { "{\"type\":\"number\",\"exclusiveMinimum\":-1,\"maximum\":0}", "-1", 0 },
 		{ "{\"type\":\"number\",\"exclusiveMaximum\":1e3}", "999.9999", 2 }, { "{\"type\":\"number\",\"exclusiveMaximum\":1e3}", "1000", 0 },
+		{ "{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":50,\"maximum\":70}", "56", 2 }, { "{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":50,\"maximum\":70}", "57", 0 },
+		{ "{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":50,\"maximum\":70}", "7", 1 }, { "{\"type\":\"integer\",\"multipleOf\":7,\"minimum\":50,\"maximum\":70}", "8", 0 },
+		{ "{\"type\":\"integer\",\"multipleOf\":5,\"maximum\":-7}", "-10", 2 }, { "{\"type\":\"integer\",\"multipleOf\":5,\"maximum\":-7,\"minimum\":-19}", "-5", 0 },
+		{ "{\"type\":\"integer\",\"multipleOf\":2.5}", "15", 2 }, { "{\"type\":\"integer\",\"multipleOf\":2.5}", "12", 1 },
+		{ "{\"type\":\"number\",\"multipleOf\":0.25,\"minimum\":0}", "3.75", 2 }, { "{\"type\":\"number\",\"multipleOf\":0.25,\"minimum\":0}", "3.7", 1 },
+		{ "{\"type\":\"number\",\"multipleOf\":0.25,\"minimum\":0}", "3.76", 0 }, { "{\"type\":\"number\",\"multipleOf\":0.01}", "19.99", 2 },
+		{ "{\"type\":\"number\",\"multipleOf\":0.01}", "19.999", 0 }, { "{\"type\":\"number\",\"multipleOf\":3}", "-9", 2 },
+		{ "{\"type\":\"string\",\"pattern\":\"^[A-Z]{2}\\\\d+$\"}", "\"AB12\"", 2 }, { "{\"type\":\"string\",\"pattern\":\"^[A-Z]{2}\\\\d+$\"}", "\"AB\"", 0 },
+		{ "{\"type\":\"string\",\"pattern\":\"^[A-Z]{2}\\\\d+$\"}", "\"ABC", 0 }, { "{\"pattern\":\"b+\"}", "\"abba\"", 2 }, { "{\"pattern\":\"b+\"}", "\"ac\"", 0 },
+		{ "{\"pattern\":\"^a.c$\"}", "\"a\xe2\x82\xac" "c\"", 2 }, { "{\"pattern\":\"^a[^x]c$\"}", "\"a\\\"c\"", 2 }, { "{\"pattern\":\"^a[^x]c$\"}", "\"a\\nc\"", 2 },
+		{ "{\"pattern\":\"^a\\\\\\\\c$\"}", "\"a\\\\c\"", 2 }, { "{\"pattern\":\"^a.c$\"}", "\"a\\nc\"", 0 }, { "{\"pattern\":\"^a.c$\"}", "\"a\\u0041c\"", 0 },
+		{ "{\"pattern\":\"^[a-z]*$\",\"minLength\":2,\"maxLength\":3}", "\"a\"", 0 }, { "{\"pattern\":\"^[a-z]*$\",\"minLength\":2,\"maxLength\":3}", "\"abc\"", 2 },
+		{ "{\"pattern\":\"^[a-z]*$\",\"minLength\":2,\"maxLength\":3}", "\"abcd", 0 },
+		{ "{\"type\":\"object\",\"properties\":{\"d\":{\"type\":\"string\",\"format\":\"date\"}},\"required\":[\"d\"]}", "{\"d\":\"2024-02-29\"}", 2 },
+		{ "{\"type\":\"string\",\"format\":\"date\"}", "\"2023-02-29", 0 }, { "{\"type\":\"string\",\"format\":\"date-time\"}", "\"2026-11-30T23:59:59.5+01:00\"", 2 },
+		{ "{\"type\":\"string\",\"format\":\"uuid\"}", "\"123e4567-e89b-12d3-a456-426614174000\"", 2 }, { "{\"type\":\"string\",\"format\":\"ipv4\"}", "\"192.168.1.255\"", 2 },
+		{ "{\"type\":\"string\",\"format\":\"ipv4\"}", "\"256", 0 }, { "{\"type\":\"string\",\"format\":\"email\"}", "\"a.b+c@x-y.example.org\"", 2 },
+		{ "{\"type\":\"string\",\"format\":\"duration\"}", "\"P1DT2H\"", 2 }, { "{\"type\":\"string\",\"format\":\"uri\"}", "\"any\"", 2 },
+		{ "{\"type\":\"string\",\"format\":\"ipv6\"}", "\"1:2:3:4:5:6:7:8\"", 2 }, { "{\"type\":\"string\",\"format\":\"hostname\"}", "\"a-b.example\"", 2 },
 		{ "{\"allOf\":[{\"type\":\"null\"}],\"title\":\"x\"}", "null", 2 }, { "{}", "[1,{\"a\":[]}]", 2 }, { "{\"properties\":{\"a\":{}}}", "{\"a\":1}", 2 },
 		{ "{\"type\":\"object\",\"properties\":{\"a\":{},\"b\":{},\"c\":{}},\"required\":[\"b\"]}", "{\"b\":1,\"a\"", 0 },
 		{ "{\"type\":\"object\",\"properties\":{\"a\":{},\"b\":{},\"c\":{}},\"required\":[\"b\"]}", "{\"b\":1,\"c\":2}", 2 },
@@ -144,7 +163,11 @@ TEST(takes_and_refuses)
 TEST(refused_schemas)
 {
 	static const struct { const char *schema, *word; } cases[] = {
-		{ "{\"type\":\"string\",\"pattern\":\"a+\"}", "pattern" }, { "{\"type\":\"number\",\"multipleOf\":2}", "multipleOf" },
+		{ "{\"type\":\"string\",\"pattern\":\"(a)\\\\1\"}", "pattern" }, { "{\"type\":\"number\",\"multipleOf\":0}", "multipleOf" },
+		{ "{\"type\":\"string\",\"pattern\":\"(?=a)\"}", "look-around" }, { "{\"type\":\"string\",\"pattern\":\"^a$\",\"minLength\":2}", "no text" },
+		{ "{\"type\":\"string\",\"pattern\":\"a(\"}", "without )" }, { "{\"type\":\"string\",\"pattern\":5}", "pattern" },
+		{ "{\"type\":\"integer\",\"multipleOf\":5,\"minimum\":6,\"maximum\":9}", "bounds" }, { "{\"type\":\"number\",\"multipleOf\":1e-12}", "multipleOf" },
+		{ "{\"type\":\"string\",\"format\":\"date\",\"maxLength\":9}", "no text" },
 		{ "{\"type\":\"object\",\"properties\":{\"x\":{\"not\":{}}}}", "/x: \"not\"" }, { "{\"if\":{}}", "if" }, { "{\"patternProperties\":{}}", "patternProperties" },
 		{ "{\"type\":\"array\",\"uniqueItems\":true}", "uniqueItems" }, { "{\"type\":\"array\",\"contains\":{}}", "contains" },
 		{ "{\"allOf\":[{},{}]}", "allOf" }, { "{\"anyOf\":[{}],\"minLength\":3}", "minLength" }, { "{\"$ref\":\"#/$defs/x\"}", "$ref" },
@@ -240,7 +263,10 @@ static const char *const schemas[] = { NULL, PERSON, OPEN, TREE, SHAPE, "{}", "{
 	"{\"type\":\"array\",\"items\":{\"enum\":[\"red\",\"green\"]},\"minItems\":1,\"maxItems\":3}", "{\"type\":\"string\",\"minLength\":2,\"maxLength\":5}",
 	"{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":3},\"named\":{\"type\":\"number\",\"minimum\":-1.5,\"maximum\":12}},"
 	"\"additionalProperties\":{\"type\":\"integer\",\"maximum\":10}}",
-	"{\"anyOf\":[{\"type\":\"string\",\"maxLength\":2},{\"type\":\"string\",\"minLength\":4},{\"type\":\"integer\"},{\"type\":\"number\"}]}" };
+	"{\"anyOf\":[{\"type\":\"string\",\"maxLength\":2},{\"type\":\"string\",\"minLength\":4},{\"type\":\"integer\"},{\"type\":\"number\"}]}",
+	"{\"type\":\"array\",\"items\":{\"type\":\"string\",\"pattern\":\"[^0-9]b\"},\"minItems\":1}",
+	"{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"pattern\":\"^(red|re|ab*c)?$\"},\"n\":{\"type\":\"integer\",\"multipleOf\":123,\"maximum\":9999}}}",
+	"{\"anyOf\":[{\"pattern\":\"^a.*$\",\"maxLength\":4},{\"type\":\"string\",\"minLength\":4},{\"type\":\"number\",\"multipleOf\":0.5}]}" };
 
 TEST(masks_match_bytes)
 {

@@ -500,8 +500,8 @@ def json_by_schema():
 @test
 def schemas_refused():
 	s = server()
-	for schema, word in (({"type": "string", "pattern": "a"}, "pattern"), ({"not": {}}, "not"), ({"type": "x"}, "type"),
-	                     ({"type": "object", "properties": {"a": {"multipleOf": 2}}}, "multipleOf"), ({"$ref": "#/no"}, "$ref")):
+	for schema, word in (({"type": "string", "pattern": "(?=a)"}, "pattern"), ({"not": {}}, "not"), ({"type": "x"}, "type"),
+	                     ({"type": "object", "properties": {"a": {"multipleOf": -2}}}, "multipleOf"), ({"$ref": "#/no"}, "$ref")):
 		assert "/a" in s.bad("/v1/chat/completions", chat(response_format=schema_format(schema)), 400, "response_format")["message"] or word != "multipleOf"
 		s.bad("/v1/chat/completions", chat(response_format=schema_format(schema)), 400, word if word != "type" else "")
 		s.bad("/v1/completions", {"prompt": "a", "json_schema": schema}, 400, "json_schema")
@@ -510,11 +510,41 @@ def schemas_refused():
 		s.bad("/v1/chat/completions", chat(response_format=bad), 400, "response_format")
 	s.bad("/v1/chat/completions", chat(response_format={"type": "json_object"}, json_schema={}), 400, "json_schema")
 	s.bad("/v1/completions", {"prompt": "a", "guided_json": "{"}, 400, "guided_json")
-	s.bad("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "a"}}, 400, "structured_outputs")
+	s.bad("/v1/completions", {"prompt": "a", "structured_outputs": {"grammar": "a"}}, 400, "structured_outputs")
+	s.bad("/v1/completions", {"prompt": "a", "structured_outputs": {"regex": "a", "choice": ["b"]}}, 400, "structured_outputs")
+	for bad in 3, "(", "(a)\\1", "a\0b", "(?:.{100}){100}", "x{9999}":
+		s.bad("/v1/completions", {"prompt": "a", "regex": bad}, 400, "regex")
+		s.bad("/v1/chat/completions", chat(guided_regex=bad), 400, "guided_regex")
+	for bad in 3, [], [3], "a":
+		s.bad("/v1/completions", {"prompt": "a", "guided_choice": bad}, 400, "guided_choice")
 	deep = {"type": "integer"}
 	for _ in range(60):
 		deep = {"type": "array", "items": deep, "minItems": 1}
 	s.bad("/v1/completions", {"prompt": "a", "json_schema": deep}, 400, "json_schema")
+
+
+@test
+def answers_match_patterns():
+	s = server()
+	pattern = r"\d{3}-[a-f]{2,4}(\.x)?"
+	for i in range(4):
+		for path, body in (("/v1/completions", {"regex": pattern}), ("/v1/completions", {"guided_regex": pattern}), ("/v1/completions", {"structured_outputs": {"regex": pattern}}),
+		                   ("/generate", {"sampling_params": {"regex": pattern, "temperature": 2, "sampling_seed": i}})):
+			t = s.ok(path, {**({"text": "Maya"} if path == "/generate" else {"prompt": "Maya", "temperature": 2, "seed": i, "max_tokens": 40}), **body})
+			text = t["text"] if path == "/generate" else t["choices"][0]["text"]
+			assert re.fullmatch(pattern, text), text
+		c = s.ok("/v1/chat/completions", chat(i, guided_regex=pattern, temperature=[0, 1][i % 2], seed=i))["choices"][0]
+		assert re.fullmatch(pattern, c["message"]["content"]) and c["message"]["reasoning_content"] and c["finish_reason"] == "stop", c
+		c = s.ok("/v1/chat/completions", chat(i, structured_outputs={"choice": ["yes", "no (really?)", "a/b"]}))["choices"][0]
+		assert c["message"]["content"] in ("yes", "no (really?)", "a/b"), c
+		t = s.ok("/v1/completions", {"prompt": "Maya", "temperature": 1, "seed": i, "guided_choice": ["a\nb", "a\"b", "+"]})["choices"][0]
+		assert t["text"] in ("a\nb", "a\"b", "+") and t["finish_reason"] == "stop", t
+	schema = {"type": "object", "required": ["code", "when", "n"], "properties": {"code": {"type": "string", "pattern": "^[A-Z]{2}-\\d+$", "maxLength": 8},
+	          "when": {"type": "string", "format": "date-time"}, "n": {"type": "integer", "multipleOf": 25, "minimum": 10, "maximum": 90}}}
+	for i in range(4):
+		t = s.ok("/v1/completions", {"prompt": "Maya", "temperature": 1.5, "seed": i, "max_tokens": 200, "json_schema": schema})["choices"][0]
+		v = json.loads(t["text"])
+		assert re.fullmatch(r"[A-Z]{2}-\d{1,5}", v["code"]) and v["n"] in (25, 50, 75) and re.match(r"\d{4}-\d\d-\d\dT\d\d:", v["when"]), v
 
 
 CALLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "required": ["city", "days"], "properties": {
@@ -556,7 +586,7 @@ def calls_are_made():
 	assert free["finish_reason"] in ("stop", "tool_calls"), free
 	both = s.ok("/v1/chat/completions", chat(tools=CALLS, response_format=schema_format(ANSWER)))["choices"][0]
 	follows(json.loads(both["message"]["content"])) if both["finish_reason"] == "stop" else check_call(both["message"]["tool_calls"][0])
-	odd = [{"type": "function", "function": {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"pattern": "x"}}}}}]
+	odd = [{"type": "function", "function": {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"pattern": "x(?!y)"}}}}}]
 	s.ok("/v1/chat/completions", chat(tools=odd, tool_choice="auto", max_tokens=4)) # not strict: as well as it can be done
 	s.ok("/v1/chat/completions", chat(tools=odd, tool_choice="required", max_tokens=4))
 	odd[0]["function"]["strict"] = True
@@ -720,14 +750,14 @@ def wrong_numbers():
 @test
 def unsupported_is_said():
 	s = server()
-	for name, value in (("regex", "a+"), ("ebnf", "x"), ("grammar", "root"), ("guided_choice", ["a"]), ("top_logprobs", 3), ("echo", True),
+	for name, value in (("ebnf", "x"), ("guided_grammar", "root"), ("grammar", "root"), ("top_logprobs", 3), ("echo", True),
 	                    ("no_stop_trim", True), ("prompt_logprobs", 1)):
 		s.bad("/v1/chat/completions", chat(**{name: value}), 400, name)
 	for name, value in ("best_of", 2), ("suffix", "x"), ("include_stop_str_in_output", True), ("logprobs", True):
 		s.bad("/v1/completions", {"prompt": "a", name: value}, 400, name)
 	s.bad("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, 400, "echo")
 	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": 0}, 400, "logprob_start_len")
-	s.bad("/generate", {"text": "a", "sampling_params": {"regex": "a"}}, 400, "regex")
+	s.bad("/generate", {"text": "a", "sampling_params": {"ebnf": "a"}}, 400, "ebnf")
 
 
 @test

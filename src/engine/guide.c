@@ -16,7 +16,7 @@ struct moxie_guide {
 	const moxie_model *m;
 	const struct token_trie *trie;
 	bool raw;
-	struct grammar *json;     /* of the final text, or NULL: free */
+	struct grammar *json;     /* of the final text, JSON or what a pattern matches; NULL: free */
 	struct grammar **args;    /* [n_tool] */
 	size_t n_tool;
 	struct header *header;    /* [n_header]; none: raw */
@@ -99,7 +99,7 @@ static int add_headers(moxie_guide *g, const struct moxie_guide_params *p, struc
 	struct header final = { .body = g->json ? BODY_JSON : BODY_TEXT, .first = true, .later = true };
 	if (rc == 0 && !p->must_call)
 		rc = add_header(g, final, "<|channel|>final<|message|>", err);
-	if (rc == 0 && !p->must_call && g->json)
+	if (rc == 0 && !p->must_call && p->json)
 		rc = add_header(g, final, "<|channel|>final <|constrain|>json<|message|>", err);
 	for (size_t i = 0; rc == 0 && i < p->n_tool; i++) {
 		const char *name = p->tools[i].name;
@@ -127,7 +127,8 @@ static int compile_args(struct grammar **out, const struct moxie_tool *t, struct
 static int compile(moxie_guide *g, const struct moxie_guide_params *p, struct moxie_err *err)
 {
 	const moxie_model *m = g->m;
-	int rc = p->json ? grammar_compile(&g->json, p->schema, p->schema ? strlen(p->schema) : 0, err) : 0;
+	int rc = p->json ? grammar_compile(&g->json, p->schema, p->schema ? strlen(p->schema) : 0, err)
+	       : p->regex ? grammar_compile_regex(&g->json, p->regex, strlen(p->regex), err) : 0;
 	if (rc < 0)
 		return rc;
 	if (!(g->text = calloc(n_word(m), sizeof *g->text)) || !(g->args = calloc(p->n_tool + 1, sizeof *g->args)))
@@ -157,8 +158,10 @@ MOXIE_API int moxie_guide_create(moxie_guide **out, moxie_model *m, const struct
 	*out = NULL;
 	if (p->struct_size != sizeof *p)
 		return err_set(err, MOXIE_E_ARG, "struct_size of the guide parameters is %zu, wanted %zu", p->struct_size, sizeof *p);
-	if (p->raw ? p->n_tool || !p->json : p->must_call && !p->n_tool)
-		return err_set(err, MOXIE_E_ARG, p->raw ? "a raw answer can be guided to JSON alone" : "a call is wanted, but of no tool");
+	if (p->raw ? p->n_tool || !(p->json || p->regex) : p->must_call && !p->n_tool)
+		return err_set(err, MOXIE_E_ARG, p->raw ? "a raw answer can be guided to JSON or a pattern alone" : "a call is wanted, but of no tool");
+	if (p->json && p->regex)
+		return err_set(err, MOXIE_E_ARG, "the answer is to be JSON and to match a pattern");
 	if (!m->tokenizer)
 		return err_set(err, MOXIE_E_UNSUPPORTED, "this model has no tokenizer.json: it takes token ids only");
 	moxie_guide *g = calloc(1, sizeof *g);

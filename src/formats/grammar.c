@@ -21,7 +21,9 @@ enum place {
 	AT_NEXT,   /* behind a comma; a = the same */
 	AT_STRING, /* lex; a = characters so far, where they count */
 	AT_NUMBER, /* lex = phase; a = digits so far of the phase, its high bit: minus; b = all digits as a number (fixed) */
-	AT_WORD    /* a = the first word it may still be, b = bytes of it */
+	AT_WORD,   /* a = the first word it may still be, b = bytes of it */
+	AT_REGEX,  /* in a string that follows a table: a = its state */
+	AT_RAW     /* the same, without quotes: the whole text */
 };
 enum phase { PH_MINUS, PH_ZERO, PH_INT, PH_DOT, PH_FRAC, PH_E, PH_SIGN, PH_EXP };
 #define MINUS 0x80000000u
@@ -86,7 +88,22 @@ static int64_t power(int n)
 	return p;
 }
 
-/* Is some number of units lo .. hi written by these digits, and more behind them?  f digits stand behind the point (in_frac). */
+static bool has_multiple(int64_t lo, int64_t hi, int64_t of)
+{
+	return lo <= hi && (hi >= 0 ? hi - hi % of >= lo : -(-hi + of - 1) / of * of >= lo);
+}
+
+static int64_t greater(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+static int64_t lesser(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Is some number that n allows written by these digits, and more behind them?  f digits stand behind the point (in_frac). */
 static bool may_become(const struct gram_node *n, bool minus, int64_t digits, int f, bool in_frac)
 {
 	for (int more = 0;; more++) {
@@ -97,7 +114,8 @@ static bool may_become(const struct gram_node *n, bool minus, int64_t digits, in
 			return false; /* no leading zeros */
 		if (minus && low == 0 && high == 0)
 			return false; /* -0 */
-		if (minus ? -high <= n->hi && (low ? -low : -1) >= n->lo : low <= n->hi && high >= n->lo)
+		if (minus ? has_multiple(greater(n->lo, -high), lesser(n->hi, low ? -low : -1), n->multiple)
+		          : has_multiple(greater(n->lo, low), lesser(n->hi, high), n->multiple))
 			return true;
 		if (in_frac)
 			return false;
@@ -111,7 +129,7 @@ static bool fixed_done(const struct gram_node *n, const struct frame *f)
 	int64_t x = (int64_t)f->b * power(n->frac - frac);
 	if (f->lex == PH_MINUS || f->lex == PH_DOT || (minus && x == 0))
 		return false;
-	return minus ? -x >= n->lo && -x <= n->hi : x >= n->lo && x <= n->hi;
+	return x % n->multiple == 0 && (minus ? -x >= n->lo && -x <= n->hi : x >= n->lo && x <= n->hi);
 }
 
 static bool fixed_step(const struct gram_node *n, struct frame *f, unsigned char c)
@@ -340,6 +358,12 @@ static void begin(struct grammar_run *r, uint32_t parent, uint32_t node, unsigne
 		if (c == '"')
 			add(out, put(r, parent, f));
 		return;
+	case GRAM_REGEX:
+		f.place = AT_REGEX;
+		f.a = 1;
+		if (c == '"')
+			add(out, put(r, parent, f));
+		return;
 	case GRAM_WORDS:
 		f.a = n->first;
 		word_step(r, parent, f, c, out);
@@ -459,6 +483,16 @@ static void step(struct grammar_run *r, uint32_t top, unsigned char c, struct se
 		add(out, put(r, at.parent, f));
 		break;
 	}
+	case AT_REGEX:
+	case AT_RAW: {
+		const struct dfa *d = &r->g->dfa[n->first];
+		if (f.place == AT_REGEX && c == '"' && d->accept[f.a])
+			add(out, at.parent);
+		f.a = dfa_step(d, (uint16_t)f.a, c);
+		if (f.a)
+			add(out, put(r, at.parent, f));
+		break;
+	}
 	case AT_NUMBER:
 		number_step(r, at.parent, f, c, out);
 		break;
@@ -491,7 +525,8 @@ int grammar_run_create(struct grammar_run **out, const struct grammar *g, const 
 		return err_nomem(err, MAX_FRAME * sizeof *r->link, "a schema's run");
 	}
 	r->n = 1;
-	add(&r->top, put(r, 0, (struct frame){ .node = (uint16_t)g->root, .place = AT_VALUE }));
+	bool raw = g->node[g->root].raw;
+	add(&r->top, put(r, 0, (struct frame){ .node = (uint16_t)g->root, .place = raw ? AT_RAW : AT_VALUE, .a = raw }));
 	*out = r;
 	return 0;
 }
@@ -563,7 +598,9 @@ bool grammar_done(const struct grammar_run *r)
 {
 	for (int i = 0; i < r->top.n; i++) {
 		uint32_t top = r->top.v[i];
-		if (top == 0 || (r->link[top].parent == 0 && number_done(r, &r->link[top].f)))
+		const struct frame *f = &r->link[top].f;
+		if (top == 0 || (r->link[top].parent == 0 && number_done(r, f)) ||
+		    (f->place == AT_RAW && r->g->dfa[r->g->node[f->node].first].accept[f->a]))
 			return true;
 	}
 	return false;
@@ -571,14 +608,14 @@ bool grammar_done(const struct grammar_run *r)
 
 /* ---- masks -------------------------------------------------------------------------------------------------------------------- */
 
-/* Sets the bits of all that f has and that may come where one of from is the top. */
-static void walk(struct grammar_run *r, const struct flat_trie *f, const struct set *from, uint32_t *bits)
+/* Sets the bits of those of f's nodes i .. end, which lie below one of depth `above`, that may come where one of from is the top. */
+static void walk_part(struct grammar_run *r, const struct flat_trie *f, uint32_t i, uint32_t end, int above, const struct set *from, uint32_t *bits)
 {
 	struct set level[TRIE_MAX_BYTES + 1];
 	uint32_t n_link[TRIE_MAX_BYTES + 1];
-	level[0] = *from;
-	n_link[0] = r->n;
-	for (uint32_t i = 0; i < f->n;) {
+	level[above] = *from;
+	n_link[above] = r->n;
+	while (i < end) {
 		int d = f->depth[i];
 		r->n = n_link[d - 1];
 		level[d].n = 0;
@@ -589,7 +626,33 @@ static void walk(struct grammar_run *r, const struct flat_trie *f, const struct 
 			bits[f->id[i] / 32] |= 1u << f->id[i] % 32;
 		i = level[d].n ? i + 1 : f->skip[i];
 	}
-	r->n = n_link[0];
+	r->n = n_link[above];
+}
+
+static void walk(struct grammar_run *r, const struct flat_trie *f, const struct set *from, uint32_t *bits)
+{
+	walk_part(r, f, 0, f->n, 0, from, bits);
+}
+
+/* Where text follows a table, without the table's frames: for each byte of the vocabulary one step. */
+static void mask_regex(struct grammar_run *r, uint32_t top, uint32_t *bits)
+{
+	const struct frame at = r->link[top].f;
+	const struct dfa *d = &r->g->dfa[r->g->node[at.node].first];
+	const struct flat_trie *f = &r->trie->all;
+	struct set behind = { .v = { r->link[top].parent }, .n = 1 };
+	uint16_t state[TRIE_MAX_BYTES + 1];
+	state[0] = (uint16_t)at.a;
+	for (uint32_t i = 0; i < f->n;) {
+		int depth = f->depth[i];
+		uint16_t s = state[depth] = dfa_step(d, state[depth - 1], f->byte[i]);
+		bool closes = at.place == AT_REGEX && f->byte[i] == '"' && d->accept[state[depth - 1]];
+		if ((s || closes) && f->id[i] >= 0)
+			bits[f->id[i] / 32] |= 1u << f->id[i] % 32;
+		if (closes)
+			walk_part(r, f, i + 1, f->skip[i], depth, &behind, bits);
+		i = s ? i + 1 : f->skip[i];
+	}
 }
 
 /* Would a token that closes the name be one of the schema's? */
@@ -645,6 +708,8 @@ void grammar_mask(struct grammar_run *r, uint32_t *bits)
 		uint8_t place = r->link[r->top.v[i]].f.place;
 		if (r->top.v[i] && (place == AT_STRING || place == AT_OTHER))
 			mask_string(r, r->top.v[i], bits);
+		else if (r->top.v[i] && (place == AT_REGEX || place == AT_RAW))
+			mask_regex(r, r->top.v[i], bits);
 		else if (r->top.v[i])
 			add(&others, r->top.v[i]);
 	}

@@ -6,7 +6,8 @@
  * What is written is one way to write it, which every reader of the schema accepts: properties in the schema's order, those that
  * may be left out or not; where additionalProperties is not given, an object with properties gets no others, one without any may
  * have all; between two signs one space or a line end and an indent, none around the whole, before a colon or before a comma;
- * integers of at most 17 digits; at most 48 levels.  oneOf is anyOf, format says nothing.
+ * integers of at most 17 digits; in strings with a pattern or a format no escape that is not needed; at most 48 levels.  oneOf is
+ * anyOf.
  *
  * Bounds: a compiled schema has at most 8192 nodes, a run takes 0.6 MB, and grammar_mask's time does not grow with the text
  * written so far (measured in docs/serving.md).
@@ -23,6 +24,8 @@ struct grammar; /* compiled; read-only, so good for many runs at once */
  *   MOXIE_E_UNSUPPORTED  a keyword that this cannot hold an answer to, by its name; too large; or nothing follows the schema
  *   MOXIE_E_NOMEM */
 int grammar_compile(struct grammar **out, const char *schema, size_t n, struct moxie_err *err);
+/* The text itself, no JSON, matches a pattern (regex.h) as a whole.  Errors as above. */
+int grammar_compile_regex(struct grammar **out, const char *pattern, size_t n, struct moxie_err *err);
 void grammar_free(struct grammar *g);
 
 struct grammar_run;

@@ -16,6 +16,8 @@ struct compiler {
 	const json_t *schema;
 	struct { const json_t *to; uint32_t node; } ref[MAX_REF]; /* what was compiled through a reference, or is being */
 	int n_ref;
+	struct { char *pattern; bool search; uint32_t min, max, node; } regex[GRAM_MAX_PATTERN]; /* of each dfa */
+	size_t work;           /* left for patterns */
 	char path[200];
 	struct moxie_err *err;
 	int rc; /* < 0: why node numbers no longer count */
@@ -154,6 +156,37 @@ static uint32_t count_of(struct compiler *c, const json_t *s, const char *keywor
 	return x < 1 << 30 ? (uint32_t)x : UINT32_MAX;
 }
 
+/* multipleOf as n units of 10^-frac.  false: an error was set */
+static bool unit_of(struct compiler *c, const json_t *v, int64_t *n, int *frac)
+{
+	double x = json_number_value(v);
+	if (!json_is_number(v) || !(x > 0)) {
+		fail(c, MOXIE_E_FORMAT, "\"multipleOf\" is not a number > 0");
+		return false;
+	}
+	long double u = (long double)x;
+	for (*frac = 0; *frac <= 9; ++*frac, u *= 10)
+		if (u < 1e15L && roundl(u) > 0 && fabsl(u - roundl(u)) <= u * 0x1p-50L) {
+			*n = (int64_t)roundl(u);
+			return true;
+		}
+	fail(c, MOXIE_E_UNSUPPORTED, "\"multipleOf\" has more than 9 decimals or 15 digits");
+	return false;
+}
+
+/* Whole numbers that are multiples of n units of 10^-frac. */
+static int64_t whole_multiple(int64_t n, int frac)
+{
+	int64_t a = n, b = 1;
+	for (int i = 0; i < frac; i++)
+		b *= 10;
+	while (b) {
+		int64_t rest = a % b;
+		a = b, b = rest;
+	}
+	return n / a;
+}
+
 /* x in units of 10^-frac, rounded into the bound; what is a whole number of units but for the last bits is that number. */
 static int64_t to_units(double x, int frac, bool up, bool exclusive)
 {
@@ -174,8 +207,10 @@ static uint32_t number(struct compiler *c, const json_t *s, bool integer)
 	static const struct { const char *name; bool low, exclusive; } bounds[] = {
 		{ "minimum", true, false }, { "exclusiveMinimum", true, true }, { "maximum", false, false }, { "exclusiveMaximum", false, true },
 	};
+	const json_t *unit = json_object_get(s, "multipleOf");
 	double most = 0;
 	int n = 0, frac = 0;
+	int64_t multiple = 1;
 	for (size_t i = 0; i < 4; i++) {
 		const json_t *v = json_object_get(s, bounds[i].name);
 		if (v && !json_is_number(v))
@@ -183,13 +218,17 @@ static uint32_t number(struct compiler *c, const json_t *s, bool integer)
 		n += v != NULL;
 		most = fmax(most, fabs(json_number_value(v)));
 	}
-	if (!n && !integer)
+	if (unit && !unit_of(c, unit, &multiple, &frac))
+		return 0;
+	if (unit && integer)
+		multiple = whole_multiple(multiple, frac), frac = 0;
+	if (!n && !integer && !unit)
 		return ANY_NUMBER;
 	/* As many decimals as leave room for the bound, and some where there is none. */
-	if (!integer)
+	if (!integer && !unit)
 		for (frac = n > 1 ? 9 : 4; frac > 0 && most * pow(10, frac) > 1e16;)
 			frac--;
-	struct gram_node node = { .kind = GRAM_FIXED, .frac = frac, .lo = -FIXED_MAX, .hi = FIXED_MAX };
+	struct gram_node node = { .kind = GRAM_FIXED, .frac = frac, .lo = -FIXED_MAX, .hi = FIXED_MAX, .multiple = multiple };
 	for (size_t i = 0; i < 4; i++) {
 		const json_t *v = json_object_get(s, bounds[i].name);
 		int64_t x = v ? to_units(json_number_value(v), frac, bounds[i].low, bounds[i].exclusive) : 0;
@@ -198,16 +237,90 @@ static uint32_t number(struct compiler *c, const json_t *s, bool integer)
 		else if (v)
 			node.hi = x < node.hi ? x : node.hi;
 	}
+	node.lo += node.lo > 0 ? (multiple - node.lo % multiple) % multiple : -node.lo % multiple;
+	node.hi -= node.hi > 0 ? node.hi % multiple : (multiple - -node.hi % multiple) % multiple;
 	if (node.lo > node.hi)
 		return fail(c, MOXIE_E_UNSUPPORTED, "no number is within its bounds");
 	return new_node(c, node);
 }
 
+/* A table for pattern, the one there is or a new one.  false: an error was set */
+static bool add_regex(struct compiler *c, const char *pattern, size_t n, const struct regex_how *how, const char *keyword)
+{
+	struct grammar *g = c->g;
+	struct moxie_err err;
+	if (g->n_dfa == GRAM_MAX_PATTERN) {
+		fail(c, MOXIE_E_UNSUPPORTED, "more than %d patterns", GRAM_MAX_PATTERN);
+		return false;
+	}
+	if (!g->dfa && !(g->dfa = calloc(GRAM_MAX_PATTERN, sizeof *g->dfa))) {
+		fail(c, MOXIE_E_NOMEM, "out of memory");
+		return false;
+	}
+	int rc = regex_compile(&g->dfa[g->n_dfa], pattern, n, how, &err);
+	if (rc < 0)
+		fail(c, rc, "\"%s\": %s", keyword, err.text);
+	g->n_dfa += rc == 0;
+	return rc == 0;
+}
+
+static uint32_t regex(struct compiler *c, const char *pattern, bool search, uint32_t min, uint32_t max, const char *keyword)
+{
+	struct regex_how how = { .in_json = true, .search = search, .min = min, .max = max, .work = &c->work };
+	for (size_t i = 0; i < c->g->n_dfa; i++)
+		if (!strcmp(c->regex[i].pattern, pattern) && c->regex[i].search == search && c->regex[i].min == min && c->regex[i].max == max)
+			return c->regex[i].node;
+	size_t i = c->g->n_dfa;
+	if (!add_regex(c, pattern, strlen(pattern), &how, keyword))
+		return 0;
+	c->regex[i].pattern = strdup(pattern);
+	c->regex[i].search = search;
+	c->regex[i].min = min;
+	c->regex[i].max = max;
+	if (!c->regex[i].pattern)
+		return fail(c, MOXIE_E_NOMEM, "out of memory");
+	return c->regex[i].node = new_node(c, (struct gram_node){ .kind = GRAM_REGEX, .first = (uint32_t)i });
+}
+
+/* Formats that are patterns, as wholes; NULL: this one says nothing. */
+static const char *pattern_of(const char *format)
+{
+#define DATE "(?:\\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))" \
+             "|(?:\\d\\d(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
+#define TIME "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,9})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)"
+#define HMS "T(?:\\d{1,9}H(?:\\d{1,9}M(?:\\d{1,9}S)?)?|\\d{1,9}M(?:\\d{1,9}S)?|\\d{1,9}S)"
+#define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
+#define OCTET "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
+	static const struct { const char *format, *pattern; } rows[] = {
+		{ "date", DATE }, { "time", TIME }, { "date-time", DATE "T" TIME },
+		{ "duration", "P(?:\\d{1,9}W|(?:\\d{1,9}Y(?:\\d{1,9}M(?:\\d{1,9}D)?)?|\\d{1,9}M(?:\\d{1,9}D)?|\\d{1,9}D)(?:" HMS ")?|" HMS ")" },
+		{ "uuid", "[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}" },
+		{ "ipv4", OCTET "(?:\\." OCTET "){3}" }, { "ipv6", "(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}" },
+		{ "hostname", LABEL "(?:\\." LABEL "){0,6}" },
+		{ "email", "[A-Za-z0-9_+-]{1,64}(?:\\.[A-Za-z0-9_+-]{1,64}){0,2}@" LABEL "(?:\\." LABEL "){1,6}" },
+	};
+	for (size_t i = 0; format && i < sizeof rows / sizeof *rows; i++)
+		if (!strcmp(format, rows[i].format))
+			return rows[i].pattern;
+	return NULL;
+}
+
+/* A pattern stands for itself; a format beside it says nothing more. */
 static uint32_t string(struct compiler *c, const json_t *s)
 {
 	struct gram_node node = { .kind = GRAM_STRING, .min = count_of(c, s, "minLength", 0), .max = count_of(c, s, "maxLength", UINT32_MAX) };
+	const json_t *pattern = json_object_get(s, "pattern");
+	const char *format = pattern_of(json_string_value(json_object_get(s, "format")));
 	if (node.min > node.max)
 		return fail(c, MOXIE_E_UNSUPPORTED, "minLength is above maxLength");
+	if (pattern && !json_is_string(pattern))
+		return fail(c, MOXIE_E_FORMAT, "\"pattern\" is not a string");
+	if (pattern && strlen(json_string_value(pattern)) != json_string_length(pattern))
+		return fail(c, MOXIE_E_FORMAT, "\"pattern\" has a NUL character");
+	if (pattern)
+		return regex(c, json_string_value(pattern), true, node.min, node.max, "pattern");
+	if (format)
+		return regex(c, format, false, node.min, node.max, "format");
 	return node.min == 0 && node.max == UINT32_MAX ? ANY_STRING : new_node(c, node);
 }
 
@@ -386,7 +499,7 @@ static const char *const says_nothing[] = { "title", "description", "default", "
 	"$comment", "deprecated", "readOnly", "writeOnly", "format", "contentMediaType", "contentEncoding", "discriminator", "$defs", "definitions" };
 static const char *const choice[] = { "$ref", "enum", "const", "anyOf", "oneOf", "allOf" };
 static const char *const typed[] = { "type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems",
-	"maxItems", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum" };
+	"maxItems", "minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf" };
 #define COUNT(a) (sizeof a / sizeof *a)
 
 static bool in(const char *const *list, size_t n, const char *word)
@@ -425,8 +538,9 @@ static const char *guess_type(const json_t *s)
 	static const struct { const char *keyword, *type; } rows[] = {
 		{ "properties", "object" }, { "required", "object" }, { "additionalProperties", "object" },
 		{ "items", "array" }, { "prefixItems", "array" }, { "minItems", "array" }, { "maxItems", "array" },
-		{ "minLength", "string" }, { "maxLength", "string" },
+		{ "minLength", "string" }, { "maxLength", "string" }, { "pattern", "string" },
 		{ "minimum", "number" }, { "maximum", "number" }, { "exclusiveMinimum", "number" }, { "exclusiveMaximum", "number" },
+		{ "multipleOf", "number" },
 	};
 	for (size_t i = 0; i < COUNT(rows); i++)
 		if (json_object_get(s, rows[i].keyword))
@@ -585,6 +699,7 @@ int grammar_compile(struct grammar **out, const char *schema, size_t n, struct m
 		c->g = g;
 		c->schema = s;
 		c->err = err;
+		c->work = REGEX_WORK;
 		add_builtins(c);
 		g->root = s ? compile(c, s) : ANY_OBJECT;
 		if (!c->rc)
@@ -593,8 +708,31 @@ int grammar_compile(struct grammar **out, const char *schema, size_t n, struct m
 	} else {
 		rc = err_nomem(err, sizeof *c, "a schema");
 	}
+	for (size_t i = 0; c && i < GRAM_MAX_PATTERN; i++)
+		free(c->regex[i].pattern);
 	free(c);
 	json_decref(s);
+	if (rc < 0)
+		grammar_free(g);
+	else
+		*out = g;
+	return rc;
+}
+
+int grammar_compile_regex(struct grammar **out, const char *pattern, size_t n, struct moxie_err *err)
+{
+	size_t work = REGEX_WORK;
+	struct regex_how how = { .max = UINT32_MAX, .work = &work };
+	struct grammar *g = calloc(1, sizeof *g);
+	*out = NULL;
+	if (!g || !(g->dfa = calloc(1, sizeof *g->dfa)) || !(g->node = calloc(1, sizeof *g->node))) {
+		grammar_free(g);
+		return err_nomem(err, sizeof *g, "a pattern");
+	}
+	int rc = regex_compile(g->dfa, pattern, n, &how, err);
+	g->n_dfa = rc == 0;
+	g->n_node = 1;
+	g->node[0] = (struct gram_node){ .kind = GRAM_REGEX, .raw = true, .height = 1 };
 	if (rc < 0)
 		grammar_free(g);
 	else
@@ -606,6 +744,9 @@ void grammar_free(struct grammar *g)
 {
 	if (!g)
 		return;
+	for (size_t i = 0; i < g->n_dfa; i++)
+		dfa_free(&g->dfa[i]);
+	free(g->dfa);
 	free(g->node);
 	free(g->prop);
 	free(g->link);

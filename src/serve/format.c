@@ -44,6 +44,28 @@ static const char *read_response_format(struct format *f, json_t *v)
 	return take_schema(f, schema, "response_format.json_schema.schema is not a schema");
 }
 
+static const char *take_regex(struct format *f, const json_t *v, const char *bad)
+{
+	if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+		return bad;
+	return (f->regex = strdup(json_string_value(v))) ? NULL : "out of memory";
+}
+
+/* One of some texts, as a pattern. */
+static const char *take_choice(struct format *f, const json_t *v, const char *bad)
+{
+	struct buf b = { 0 };
+	bool ok = json_array_size(v) > 0;
+	for (size_t i = 0; ok && i < json_array_size(v); i++) {
+		const char *s = json_string_value(json_array_get(v, i));
+		ok = s && buf_puts(&b, i ? "|" : "");
+		for (; ok && *s; s++)
+			ok = (!strchr("\\^$.*+?()[]{}|/", *s) || buf_puts(&b, "\\")) && buf_append(&b, s, 1);
+	}
+	f->regex = b.p;
+	return ok ? NULL : bad;
+}
+
 /* vLLM's newer form. */
 static const char *read_structured(struct format *f, json_t *v)
 {
@@ -52,17 +74,24 @@ static const char *read_structured(struct format *f, json_t *v)
 	if (!json_is_object(v))
 		return "structured_outputs is not an object";
 	json_object_foreach(v, key, x)
-		if (!json_is_null(x) && !json_is_false(x) && strcmp(key, "json") && strcmp(key, "json_object") && strncmp(key, "disable_", 8))
-			return "structured_outputs: only json and json_object are supported here";
+		if (!json_is_null(x) && !json_is_false(x) && strcmp(key, "json") && strcmp(key, "json_object") && strcmp(key, "regex") &&
+		    strcmp(key, "choice") && strncmp(key, "disable_", 8))
+			return "structured_outputs: only json, json_object, regex and choice are supported here";
+	json_t *json = json_object_get(v, "json"), *regex = json_object_get(v, "regex"), *choice = json_object_get(v, "choice");
+	bool has_json = json && !json_is_null(json), has_regex = regex && !json_is_null(regex), has_choice = choice && !json_is_null(choice);
 	if (json_is_true(json_object_get(v, "json_object")))
 		f->json = true;
-	x = json_object_get(v, "json");
-	return x && !json_is_null(x) ? take_schema(f, x, "structured_outputs.json is not a schema") : NULL;
+	if (has_json + has_regex + has_choice + f->json > 1)
+		return "structured_outputs asks for more than one form";
+	return has_json ? take_schema(f, json, "structured_outputs.json is not a schema")
+	     : has_regex ? take_regex(f, regex, "structured_outputs.regex is not a pattern")
+	     : has_choice ? take_choice(f, choice, "structured_outputs.choice is not a list of texts") : NULL;
 }
 
 const char *format_read(struct format *f, json_t *from, const char **param)
 {
-	static const char *const spelling[] = { "response_format", "structured_outputs", "json_schema", "guided_json" };
+	static const char *const spelling[] = { "response_format", "structured_outputs", "json_schema", "guided_json", "regex", "guided_regex",
+	                                        "guided_choice" };
 	const char *bad = NULL;
 	*f = (struct format){ .name = "answer" };
 	for (size_t i = 0; !bad && i < sizeof spelling / sizeof *spelling; i++) {
@@ -70,10 +99,11 @@ const char *format_read(struct format *f, json_t *from, const char **param)
 		if (!v || json_is_null(v))
 			continue;
 		*param = spelling[i];
-		if (f->json)
+		if (f->json || f->regex)
 			bad = "the form of the answer is given twice";
 		else
-			bad = i == 0 ? read_response_format(f, v) : i == 1 ? read_structured(f, v) : take_schema(f, v, "this is not a JSON schema");
+			bad = i == 0 ? read_response_format(f, v) : i == 1 ? read_structured(f, v) : i < 4 ? take_schema(f, v, "this is not a JSON schema")
+			    : i < 6 ? take_regex(f, v, "this is not a pattern") : take_choice(f, v, "guided_choice is not a list of texts");
 	}
 	return bad;
 }
@@ -81,6 +111,7 @@ const char *format_read(struct format *f, json_t *from, const char **param)
 void format_free(struct format *f)
 {
 	json_decref(f->schema);
+	free(f->regex);
 }
 
 /* ---- tools ---------------------------------------------------------------------------------------------------------------- */
@@ -145,8 +176,8 @@ static int make_guide(struct job *j, json_t *body, const struct format *f, const
 	bool any_strict = false;
 	int n = tools ? list_tools(tools, list, c, &any_strict) : -1, rc = n < 0 || (f->schema && !schema) ? MOXIE_E_NOMEM : 0;
 	struct moxie_guide_params p = { .struct_size = sizeof p, .raw = !is_talk(j->kind), .json = f->json, .schema = schema, .tools = tools,
-		.n_tool = n > 0 ? (size_t)n : 0, .must_call = c->must };
-	if (rc == 0 && (f->json || c->must || any_strict)) /* else the model is free, and no token has to be checked */
+		.n_tool = n > 0 ? (size_t)n : 0, .must_call = c->must, .regex = f->regex };
+	if (rc == 0 && (f->json || f->regex || c->must || any_strict)) /* else the model is free, and no token has to be checked */
 		rc = moxie_guide_create(&j->guide, j->s->m, &p, err);
 	for (size_t i = 0; tools && i < json_array_size(list); i++)
 		free((char *)tools[i].parameters);

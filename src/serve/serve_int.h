@@ -247,6 +247,7 @@ bool job_read_params(struct job *j, json_t *body, int default_max);
 
 struct format { /* of the answer's text */
 	bool json;
+	char *regex;          /* owned; a pattern it matches as a whole; NULL: none */
 	json_t *schema;       /* owned; NULL: any object */
 	char name[68];
 };

@@ -1,5 +1,5 @@
-/* Any bytes as a JSON schema, up to a NUL; what follows picks the answer's bytes.  A schema that compiles must never lead into a dead
- * end, whatever is picked, and what it calls whole must be JSON. */
+/* Any bytes as a JSON schema, or behind a '/' as a pattern, up to a NUL; what follows picks the answer's bytes.  What compiles must never
+ * lead into a dead end, whatever is picked, and what a schema calls whole must be JSON. */
 #include <jansson.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@ static unsigned char byte_of(unsigned pick)
 	return pick < 128 ? (unsigned char)likely[pick % (sizeof likely - 1)] : (unsigned char)(pick * 37);
 }
 
-static void answer(const struct grammar *g, const uint8_t *pick, size_t n)
+static void answer(const struct grammar *g, bool is_json, const uint8_t *pick, size_t n)
 {
 	struct grammar_run *r;
 	char text[MAX_ANSWER];
@@ -37,7 +37,7 @@ static void answer(const struct grammar *g, const uint8_t *pick, size_t n)
 		}
 		text[n_text++] = c;
 	}
-	if (grammar_done(r)) {
+	if (grammar_done(r) && is_json) {
 		json_error_t e;
 		json_t *v = json_loadb(text, n_text, JSON_DECODE_ANY, &e);
 		MUST(v);
@@ -52,10 +52,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	size_t n_schema = end ? (size_t)(end - p) : n;
 	struct grammar *g;
 	struct moxie_err err = { 0 };
-	int rc = grammar_compile(&g, (const char *)p, n_schema, &err);
+	bool is_regex = n_schema && p[0] == '/';
+	int rc = is_regex ? grammar_compile_regex(&g, (const char *)p + 1, n_schema - 1, &err) : grammar_compile(&g, (const char *)p, n_schema, &err);
 	MUST(rc == 0 || (!g && err.text[0] && (rc == MOXIE_E_FORMAT || rc == MOXIE_E_UNSUPPORTED)));
 	if (rc == 0)
-		answer(g, p + n_schema + (end != NULL), n - n_schema - (end != NULL));
+		answer(g, !is_regex, p + n_schema + (end != NULL), n - n_schema - (end != NULL));
 	grammar_free(g);
 	return 0;
 }
