@@ -318,6 +318,11 @@ struct moxie_request {
 	struct moxie_generate_params p;   /* on_event runs on the engine's thread: it must not block or call the engine */
 	/* Called exactly once, on the engine's thread, after the last on_event.  status: 0, or what went wrong (err). */
 	void (*on_finish)(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *err);
+	/* Unless NULL: how likely the model finds ids[i], with the p.n_top likeliest in its place, for each i of max(1, prompt_from) .. n - 1 in
+	 * this order, before the first on_event and under its rules.  Those tokens are computed even if the prefix cache has them, at most as
+	 * many in a step as requests can run. */
+	void (*on_prompt)(void *ud, size_t i, const struct moxie_logprobs *probs);
+	size_t prompt_from;
 };
 
 /*   MOXIE_E_TOO_SMALL  n_queued requests are waiting; try later

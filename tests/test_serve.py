@@ -524,6 +524,65 @@ def schemas_refused():
 
 
 @test
+def prompts_are_scored():
+	s = server()
+	ids = s.ok("/tokenize", {"prompt": "Maya has 24 apples. She gives 9 to her brother and then buys 3 bags of them." * 3})["tokens"]
+	made = s.ok("/generate", {"input_ids": ids, "return_logprob": True, "top_logprobs_num": 3, "sampling_params": {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}})
+	out, top = (made["meta_info"]["output_" + k + "_logprobs"] for k in ("token", "top"))
+	longer = ids + [t[1] for t in out]
+	ask = {"input_ids": longer, "return_logprob": True, "top_logprobs_num": 3, "logprob_start_len": len(ids) - 1, "sampling_params": {"max_new_tokens": 0}}
+	for again in range(2): # the second finds the prompt in the cache, up to where it counts
+		m = s.ok("/generate", ask)["meta_info"]
+		assert m["input_token_logprobs"] == [[None, ids[-1], None]] + out and m["input_top_logprobs"] == [None] + top, (m, out)
+		assert m["completion_tokens"] == 0 and m["output_token_logprobs"] == [] and m["finish_reason"]["type"] == "length", m
+	assert m["cached_tokens"] > 0 and m["cached_tokens"] < len(ids)
+	whole = s.ok("/generate", {**ask, "logprob_start_len": 0, "sampling_params": {"max_new_tokens": 3, "temperature": 0}})
+	assert whole["meta_info"]["cached_tokens"] == 0 and whole["meta_info"]["completion_tokens"] == 3 and len(whole["output_ids"]) == 3
+	rows = whole["meta_info"]["input_token_logprobs"]
+	assert [r[1] for r in rows] == longer and rows[0][0] is None and rows[len(ids):] == out and all(r[0] <= 0 for r in rows[1:])
+	many = [longer[:n] for n in (1, 2, 40, 120, len(longer))]
+	with concurrent.futures.ThreadPoolExecutor(12) as pool: # others run beside, chunks and batches differ, and the numbers do not
+		beside = [pool.submit(s.ok, "/v1/completions", {"prompt": [i + 5] * 90, "max_tokens": 40, "ignore_eos": True}) for i in range(6)]
+		got = list(pool.map(lambda v: s.ok("/generate", {**ask, "input_ids": v, "logprob_start_len": 0}), many * 2))
+		[b.result() for b in beside]
+	for v, g, twin in zip(many, got, got[len(many):]): # whole groups of a longer prompt go through other kernels: there the last bits differ
+		p = g["meta_info"]["input_token_logprobs"]
+		assert p == twin["meta_info"]["input_token_logprobs"] and (len(v) < len(longer) or p == rows), len(v)
+		assert len(p) == len(v) and all(a[1] == b[1] for a, b in zip(p, rows))
+		far = sum(abs(a[0] - b[0]) > 0.01 for a, b in zip(p[1:], rows[1:])) # near ties of the router
+		assert far <= len(p) // 10, (far, p, rows)
+	stream = s.stream("/generate", {**ask, "logprob_start_len": 0, "stream": True, "sampling_params": {"max_new_tokens": 2}})
+	assert stream[-1]["meta_info"]["input_token_logprobs"] == rows
+
+	text = "Maya has 24 apples. \u20ac"
+	want = s.ok("/generate", {"text": text, "return_logprob": True, "top_logprobs_num": 2, "logprob_start_len": 0, "return_text_in_logprobs": True, "sampling_params": {"max_new_tokens": 0}})
+	rows = want["meta_info"]["input_token_logprobs"]
+	for most, stream in (0, False), (4, False), (4, True):
+		body = {"prompt": text, "echo": True, "logprobs": 2, "max_tokens": most, "temperature": 0, "ignore_eos": True}
+		if stream:
+			chunks = [c["choices"][0] for c in s.stream("/v1/completions", body)]
+			c = {"text": "".join(x["text"] for x in chunks), "logprobs": {k: sum((x["logprobs"][k] for x in chunks if x["logprobs"]), [])
+			     for k in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}}
+		else:
+			whole = s.ok("/v1/completions", body)
+			c = whole["choices"][0]
+			assert whole["usage"]["completion_tokens"] == most and c["finish_reason"] == "length"
+		p = c["logprobs"]
+		assert c["text"].startswith(text) and (most or c["text"] == text)
+		assert len(p["tokens"]) == len(p["token_logprobs"]) == len(p["top_logprobs"]) == len(p["text_offset"]) == len(rows) + most, (p, most)
+		assert p["token_logprobs"][:len(rows)] == [r[0] for r in rows] and p["top_logprobs"][0] is None and p["text_offset"][0] == 0
+		for t, at in zip(p["tokens"], p["text_offset"]):
+			assert t.startswith("bytes:") or c["text"][at:at + len(t)] == t, (t, at)
+		for i, r in enumerate(rows[1:], 1):
+			assert max(p["top_logprobs"][i].values()) >= r[0] - 1e-6
+	s.bad("/v1/completions", {"prompt": "a", "max_tokens": 0}, 400, "max_tokens")
+	s.bad("/v1/completions", {"prompt": "a", "max_tokens": 0, "echo": True}, 400, "max_tokens")
+	s.bad("/generate", {"text": "a", "sampling_params": {"max_new_tokens": 0}}, 400, "max_new_tokens")
+	two = s.ok("/v1/completions", {"prompt": [text, "Tom"], "n": 2, "echo": True, "logprobs": 0, "max_tokens": 1, "temperature": 1})["choices"]
+	assert len(two) == 4 and two[0]["logprobs"]["token_logprobs"][:len(rows)] == two[1]["logprobs"]["token_logprobs"][:len(rows)] == [r[0] for r in rows]
+
+
+@test
 def answers_match_patterns():
 	s = server()
 	pattern = r"\d{3}-[a-f]{2,4}(\.x)?"
@@ -755,8 +814,9 @@ def unsupported_is_said():
 		s.bad("/v1/chat/completions", chat(**{name: value}), 400, name)
 	for name, value in ("best_of", 2), ("suffix", "x"), ("include_stop_str_in_output", True), ("logprobs", True):
 		s.bad("/v1/completions", {"prompt": "a", name: value}, 400, name)
-	s.bad("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, 400, "echo")
-	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": 0}, 400, "logprob_start_len")
+	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": 9}, 400, "logprob_start_len")
+	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": -2}, 400, "logprob_start_len")
+	s.bad("/generate", {"text": "a", "return_logprob": True, "logprob_start_len": "0"}, 400, "logprob_start_len")
 	s.bad("/generate", {"text": "a", "sampling_params": {"ebnf": "a"}}, 400, "ebnf")
 
 

@@ -81,7 +81,8 @@ struct moxie_session {
 };
 
 /* The step of the engine: rows of one or more sessions through the model, positions following each session's tok.
- * part[i]: n_row tokens at ids for session s; logits of the last row of every part go to its session where want_logits.
+ * part[i]: n_row tokens at ids for session s; logits of the last row of every part go to its session where want_logits.  Those of the
+ * n_before rows before it are made too: see engine_row.  Logits of one step are of at most m->n_seq rows.
  * All parts of a step have the same kind of rows.  Pages are taken as they are needed.
  * All or nothing: on error no session consumed anything.  Caller holds m->lock.
  *   MOXIE_E_KV_FULL  the pools have no page left */
@@ -90,9 +91,12 @@ struct part {
 	const int32_t *ids; /* may be s->tok.v + s->tok.n itself */
 	int n_row;
 	bool want_logits;
+	int n_before;
 	enum row_kind rows;
 };
 int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err);
+/* Logits [n_vocab] of the row-th wanted row of the last step, counted over all its parts.   MOXIE_E_DEVICE */
+int engine_row(struct moxie_model *m, int row, float *to, struct moxie_err *err);
 
 /* Tokens of s will be sampled so: a step may then pick the next one itself.  n_more: see moxie_session_expect. */
 void session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more);

@@ -132,6 +132,7 @@ static struct job *job_create(const struct moxie_request *r, struct moxie_err *e
 	j->req.ids = ids;
 	j->req.p.stop = stop;
 	j->res = (struct moxie_generate_result){ .struct_size = sizeof j->res, .n_prompt = r->n };
+	j->n_scored = r->prompt_from > 1 ? r->prompt_from : 1;
 	j->at_submit = host_now();
 	return j;
 }

@@ -26,6 +26,7 @@ struct job {
 	struct moxie_err err;
 	struct reply reply;
 	struct moxie_generate_result res;
+	size_t n_scored;             /* tokens of the prompt up to here want no on_prompt any more */
 	size_t n_known;              /* tokens of its timeline, in s->tok.v: the prompt, then what was sampled; s->tok.n are consumed */
 	double at_submit, at_start, at_decode;
 };
@@ -34,6 +35,8 @@ struct slot {
 	moxie_session *s;            /* NULL until the first request; idle: without pages */
 	struct job *job;             /* NULL: idle */
 	int n_row;                   /* in the step being planned */
+	int n_before;                /* of them before the last, whose logits are wanted too */
+	bool scores;                 /* ... for on_prompt, all of them */
 	double retry_at;             /* s == NULL: no memory was found, not to be asked for again before */
 };
 
@@ -76,6 +79,14 @@ struct moxie_engine {
 static inline size_t job_zone(const struct moxie_engine *e, const struct job *j)
 {
 	return prompt_zone(e->m, j->req.n);
+}
+
+/* How many of the tokens that j knows it may take from the prefix cache: the last is computed for its logits, and so are those before
+ * tokens whose likelihood is asked for. */
+static inline size_t job_reusable(const struct job *j)
+{
+	size_t n = j->active ? j->n_known - 1 : j->req.n - 1;
+	return j->req.on_prompt && j->n_scored < j->req.n && j->n_scored - 1 < n ? j->n_scored - 1 : n;
 }
 
 void sched_job_fail(struct job *j, int status, const struct moxie_err *err);

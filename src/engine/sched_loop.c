@@ -164,6 +164,7 @@ static int pages_of(const struct moxie_engine *e, size_t n)
  * still going to take for theirs.  Alone it always has.  Caller holds the model's lock. */
 static bool fits(struct moxie_engine *e, const struct job *j, const int32_t *ids, size_t n_known)
 {
+	size_t reusable = job_reusable(j);
 	int n_idle = 0, room = e->m->kv.full.n_free + e->prefix.n_idle - 1, n_active = 0;
 	for (int i = 0; i < e->n_run; i++) {
 		const struct job *other = e->run[i]->job;
@@ -178,7 +179,7 @@ static bool fits(struct moxie_engine *e, const struct job *j, const int32_t *ids
 	/* The first in line is asked about before every step: nothing new, the same answer. */
 	if (j->id == e->blocked_id && room <= e->blocked_room && e->prefix.n_node == e->blocked_node)
 		return false;
-	int found = e->no_reuse ? 0 : prefix_match(&e->prefix, ids, n_known - 1, job_zone(e, j), &n_idle);
+	int found = e->no_reuse ? 0 : prefix_match(&e->prefix, ids, reusable < n_known - 1 ? reusable : n_known - 1, job_zone(e, j), &n_idle);
 	int need = pages_of(e, n_known) - found;
 	if (need + n_idle <= room)
 		return true;

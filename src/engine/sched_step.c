@@ -35,7 +35,7 @@ struct planned {
 static void extend(struct moxie_engine *e, struct slot *slot, struct planned *d)
 {
 	struct job *j = slot->job;
-	size_t gained = e->no_reuse ? 0 : prefix_extend(&e->prefix, slot->s, j->n_known - 1, job_zone(e, j));
+	size_t gained = e->no_reuse ? 0 : prefix_extend(&e->prefix, slot->s, job_reusable(j), job_zone(e, j));
 	if (!gained || j->resumed)
 		return;
 	d->n_hits += j->res.n_reused == 0;
@@ -43,12 +43,30 @@ static void extend(struct moxie_engine *e, struct slot *slot, struct planned *d)
 	j->res.n_reused += gained;
 }
 
+/* Rows of a prompt as far as they go on without logits, or of which all give some: of these no more than *spare besides one. */
+static int score_rows(struct slot *slot, int n_row, int *spare)
+{
+	const struct job *j = slot->job;
+	size_t pos = slot->s->tok.n;
+	if (!j->req.on_prompt || j->n_scored >= j->req.n)
+		return n_row;
+	if (pos + 1 < j->n_scored) /* rows before the first that counts */
+		return pos + (size_t)n_row + 1 <= j->n_scored ? n_row : (int)(j->n_scored - 1 - pos);
+	slot->n_before = n_row - 1 < *spare ? n_row - 1 : *spare;
+	*spare -= slot->n_before;
+	slot->scores = true;
+	return slot->n_before + 1;
+}
+
 /* n_row of every slot: one for each decoding request; then prompts in order of arrival, together n_chunk. */
 static void share_rows(struct moxie_engine *e)
 {
+	int spare = e->m->n_seq - e->n_run; /* rows with logits beyond one for everybody */
 	int n_chunk = e->m->n_chunk, few = n_chunk > e->m->n_seq ? n_chunk : e->m->n_seq, left = n_chunk;
 	for (int i = 0; i < e->n_run; i++) {
 		struct slot *slot = e->run[i];
+		slot->n_before = 0;
+		slot->scores = false;
 		slot->n_row = slot->job->active && !slot->job->over && slot->job->n_known - slot->s->tok.n == 1 && slot->job->res.n_out > 0;
 		few -= slot->n_row;
 	}
@@ -60,6 +78,8 @@ static void share_rows(struct moxie_engine *e)
 		int most = many || left < few ? left : few;
 		size_t ahead = most > 0 ? rows_ahead(e, slot) : 0;
 		slot->n_row = ahead < (size_t)most ? (int)ahead : most > 0 ? most : 0;
+		if (slot->n_row)
+			slot->n_row = score_rows(slot, slot->n_row, &spare);
 		left -= slot->n_row;
 		few -= many ? 0 : slot->n_row;
 	}
@@ -125,7 +145,8 @@ static int plan_step(struct moxie_engine *e, int *n_few)
 			enum row_kind kind = slot_kind(e, slot);
 			if (!slot->n_row || (kind == ROWS_PROMPT) != many)
 				continue;
-			e->part[n_part] = (struct part){ s, s->tok.v + s->tok.n, slot->n_row, s->tok.n + (size_t)slot->n_row == slot->job->n_known, kind };
+			bool want = slot->scores || s->tok.n + (size_t)slot->n_row == slot->job->n_known;
+			e->part[n_part] = (struct part){ s, s->tok.v + s->tok.n, slot->n_row, want, slot->n_before, kind };
 			e->part_job[n_part++] = slot->job;
 		}
 		*n_few = many ? *n_few : n_part;
@@ -161,11 +182,33 @@ void sched_give_due(void *engine)
 			job_give(e->run[i]->job);
 }
 
+/* The likelihoods that the rows of part tell; row: the first of its wanted rows among all of the step. */
+static void job_score(struct job *j, const struct part *part, int row)
+{
+	struct moxie_session *s = part->s;
+	struct moxie_err err;
+	size_t n_vocab = (size_t)s->m->config.n_vocab, first = s->tok.n - (size_t)part->n_before; /* the token after the first wanted row */
+	for (int i = 0; i <= part->n_before && !j->over; i++) {
+		size_t at = first + (size_t)i;
+		if (at < j->n_scored || at >= j->req.n)
+			continue;
+		struct moxie_logprobs probs;
+		int rc = engine_row(s->m, row + i, s->logits, &err); /* free until the session's own are fetched */
+		if (rc < 0) {
+			sched_job_fail(j, rc, &err);
+			return;
+		}
+		sampler_logprobs(s->logits, (int)n_vocab, j->req.ids[at], j->req.p.n_top, &probs);
+		j->req.on_prompt(j->req.p.ud, at, &probs);
+		j->n_scored = at + 1;
+	}
+}
+
 /* A part of a step went well.  Returns the number of tokens generated. */
 static int job_advance(const struct moxie_engine *e, struct job *j, const struct part *part)
 {
 	struct moxie_session *s = part->s;
-	if (!part->want_logits || j->over)
+	if (!part->want_logits || j->over || s->tok.n < j->n_known)
 		return 0;
 	if (j->res.n_out == 0) {
 		j->at_decode = host_now();
@@ -223,8 +266,11 @@ static void pass(struct moxie_engine *e, const struct part *part, struct job **j
 		session_trim(part[i].s);
 	}
 	pthread_mutex_unlock(&e->m->lock);
-	for (int i = 0; i < n; i++)
+	for (int i = 0, row = 0; i < n; i++)
 		if (rc == 0) {
+			if (part[i].want_logits && job[i]->req.on_prompt && !job[i]->over)
+				job_score(job[i], &part[i], row);
+			row += part[i].want_logits ? 1 + part[i].n_before : 0;
 			n_tok += job_advance(e, job[i], &part[i]);
 			session_drop_logits(part[i].s);
 		} else {
@@ -236,8 +282,19 @@ static void pass(struct moxie_engine *e, const struct part *part, struct job **j
 		fail_all(e, &err);
 }
 
+/* A step that reads prompts is long, and its launches are many: whoever waits for text shall not wait for those too. */
+static bool reads_prompt(const struct moxie_engine *e)
+{
+	for (int i = 0; i < e->n_run; i++)
+		if (e->run[i]->job->active && !e->run[i]->job->over && e->run[i]->job->n_known - e->run[i]->s->tok.n > 1)
+			return true;
+	return false;
+}
+
 void sched_step(struct moxie_engine *e)
 {
+	if (reads_prompt(e))
+		sched_give_due(e);
 	int n_few = 0, n_part = plan_step(e, &n_few);
 	pass(e, e->part, e->part_job, n_few);
 	if (e->failed.code == 0) /* this thread alone writes it */

@@ -85,7 +85,7 @@ int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n
 	for (size_t i = 0; i < n;) {
 		size_t pos = s->tok.n, most = pos < zone && zone - pos < n - i ? zone - pos : n - i;
 		int n_row = most < (size_t)m->n_chunk ? (int)most : m->n_chunk;
-		struct part part = { s, ids + i, n_row, i + (size_t)n_row == n, row_kind_at(m, pos, n_prompt) };
+		struct part part = { s, ids + i, n_row, i + (size_t)n_row == n, 0, row_kind_at(m, pos, n_prompt) };
 		if (cancelled(s))
 			return err_set(err, MOXIE_E_CANCELLED, "cancelled after %zu of %zu tokens", i, n);
 		pthread_mutex_lock(&s->m->lock);
@@ -127,7 +127,7 @@ MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, str
 			return rc;
 		if (cancelled(s[i]))
 			return err_set(err, MOXIE_E_CANCELLED, "session %d was cancelled", i);
-		part[i] = (struct part){ s[i], ids + i, 1, true, row_kind_at(m, s[i]->tok.n, 0) };
+		part[i] = (struct part){ s[i], ids + i, 1, true, 0, row_kind_at(m, s[i]->tok.n, 0) };
 	}
 	pthread_mutex_lock(&m->lock);
 	int rc = engine_step(m, part, n, err);

@@ -20,22 +20,22 @@ struct step_mem {
 	int32_t *best;      /* [n_seq of the model] ws only, at the same place in every step */
 	int32_t *tok, *pos, *seq, *out_row, *full, *ring;
 	struct span *span;
-	struct sample_row *row; /* [n_seq] of wanted logits */
+	struct sample_row *row; /* [n_out] of wanted logits */
 	size_t n_in;        /* bytes from tok to the end of row */
-	float *logits;      /* [n_seq, n_vocab] */
+	float *logits;      /* [n_out, n_vocab] */
 };
 
-static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq, int n_page, int ring_pages)
+static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq, int n_out, int n_page, int ring_pages)
 {
-	size_t t = (size_t)n_tok, q = (size_t)n_seq, begin = a->n;
+	size_t t = (size_t)n_tok, q = (size_t)n_seq, o = (size_t)n_out, begin = a->n;
 	s->tok = arena_take(a, t, sizeof *s->tok);
 	s->pos = arena_take(a, t, sizeof *s->pos);
 	s->seq = arena_take(a, t, sizeof *s->seq);
-	s->out_row = arena_take(a, q, sizeof *s->out_row);
+	s->out_row = arena_take(a, o, sizeof *s->out_row);
 	s->span = arena_take(a, q, sizeof *s->span);
 	s->full = arena_take(a, q * (size_t)n_page, sizeof *s->full);
 	s->ring = arena_take(a, q * (size_t)ring_pages, sizeof *s->ring);
-	s->row = arena_take(a, q, sizeof *s->row);
+	s->row = arena_take(a, o, sizeof *s->row);
 	s->n_in = a->n - begin;
 	return s->row && s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
 }
@@ -45,9 +45,9 @@ static bool step_take_best(struct step_mem *s, struct arena *a, int n_seq)
 	return (s->best = arena_take(a, (size_t)n_seq, sizeof *s->best)) != NULL;
 }
 
-static bool step_take_out(struct step_mem *s, struct arena *a, int n_seq, int n_vocab)
+static bool step_take_out(struct step_mem *s, struct arena *a, int n_out, int n_vocab)
 {
-	return (s->logits = arena_take(a, (size_t)n_seq * (size_t)n_vocab, sizeof *s->logits)) != NULL;
+	return (s->logits = arena_take(a, (size_t)n_out * (size_t)n_vocab, sizeof *s->logits)) != NULL;
 }
 
 size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page, size_t *n_in, struct moxie_err *err)
@@ -56,7 +56,7 @@ size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page
 	struct step_mem mem;
 	struct batch b = { .n_tok = n_tok, .n_seq = n_seq, .n_out = n_seq };
 	step_take_best(&mem, &dry, n_seq);
-	step_take(&mem, &dry, n_tok, n_seq, n_page, m->kv.plan.ring_pages);
+	step_take(&mem, &dry, n_tok, n_seq, n_seq, n_page, m->kv.plan.ring_pages);
 	step_take_out(&mem, &dry, n_seq, m->config.n_vocab);
 	m->ops->forward(m->model, m->kern, &(struct forward_args){ .batch = &b, .ws = &dry }, err);
 	if (n_in)
@@ -109,6 +109,16 @@ int session_fetch_logits(moxie_session *s, struct moxie_err *err)
 	return rc;
 }
 
+int engine_row(struct moxie_model *m, int row, float *to, struct moxie_err *err)
+{
+	size_t n_vocab = (size_t)m->config.n_vocab;
+	pthread_mutex_lock(&m->lock);
+	copy_out(m, to, m->logits + (size_t)row * n_vocab, n_vocab * sizeof *to);
+	int rc = m->kern->dev ? m->kern->sync(m->kern, err) : 0;
+	pthread_mutex_unlock(&m->lock);
+	return rc;
+}
+
 void session_drop_logits_locked(moxie_session *s)
 {
 	if (s->in_arena)
@@ -124,6 +134,11 @@ void session_drop_logits(moxie_session *s)
 }
 
 /* ---- the step ------------------------------------------------------------------------------------------------------------ */
+
+static int n_wanted(const struct part *p)
+{
+	return p->want_logits ? 1 + p->n_before : 0;
+}
 
 /* Rows, spans and page lists of part into mem, which the host can write; ahead: of the tokens that the step under way picks.  Returns
  * the number of rows whose logits are wanted. */
@@ -144,6 +159,10 @@ static int fill(const struct moxie_model *m, const struct step_mem *mem, const s
 		memset(mem->full + (size_t)i * (size_t)n_page + n_copy, 0, (size_t)(n_page - n_copy) * sizeof *s->page);
 		for (int j = 0; j < ring_pages; j++) /* where none is nobody reads */
 			mem->ring[(size_t)i * (size_t)ring_pages + (size_t)j] = s->ring[j] < 0 ? 0 : s->ring[j];
+		for (int r = part[i].n_before; r > 0; r--) {
+			mem->row[n_out] = (struct sample_row){ 0 };
+			mem->out_row[n_out++] = row - 1 - r;
+		}
 		if (part[i].want_logits) {
 			struct sample_row *pick = ahead ? &s->ahead_pick : &s->pick;
 			bool can_pick = sampler_row(&s->expect, (uint64_t)(pos0 + n_row), pick);
@@ -207,17 +226,18 @@ static int start(struct moxie_model *m, const struct part *part, int n_part, boo
 {
 	struct kern *k = m->kern;
 	struct arena *ws = &m->ws;
-	int n_tok = 0, n_page = 1, ring_pages = m->kv.plan.ring_pages;
+	int n_tok = 0, n_want = 0, n_page = 1, ring_pages = m->kv.plan.ring_pages;
 	for (int i = 0; i < n_part; i++) {
 		n_tok += part[i].n_row;
+		n_want += n_wanted(&part[i]);
 		int used = (int)((part[i].s->tok.n + ahead + (size_t)part[i].n_row + KV_PAGE - 1) / KV_PAGE);
 		n_page = used > n_page ? used : n_page;
 	}
 	n_page = k->dev ? page_bucket(m, n_page) : n_page;
 	struct step_mem mem, host;
 	ws->n = m->in.n = 0;
-	if (!step_take_best(&mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_part, n_page, ring_pages) ||
-	    !step_take_out(&mem, ws, n_part, m->config.n_vocab) || (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_page, ring_pages)))
+	if (!step_take_best(&mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_part, n_want, n_page, ring_pages) ||
+	    !step_take_out(&mem, ws, n_want, m->config.n_vocab) || (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_want, n_page, ring_pages)))
 		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_part);
 	for (int i = 0; i < n_part; i++) {
 		struct kv_lack lack;
@@ -294,7 +314,7 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	if (rc < 0)
 		return rc;
 	for (int i = 0; i < n_part; i++) {
-		n_out += part[i].want_logits;
+		n_out += n_wanted(&part[i]);
 		if (ran)
 			part[i].s->pick = part[i].s->ahead_pick;
 		part[i].s->has_best = false;
@@ -326,6 +346,9 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 		s->n_more -= s->n_more < n_row ? s->n_more : n_row;
 		if (!part[i].want_logits)
 			continue;
+		for (int r = 0; r < part[i].n_before; r++, row++)
+			if (m->n_ahead == 0)
+				m->kept[m->n_kept++] = NULL;
 		s->best = m->best[row];
 		s->has_best = k->sample != NULL;
 		s->has_logits = s->in_arena = m->n_ahead == 0; /* the step that runs ahead writes where they lie */

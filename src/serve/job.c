@@ -63,6 +63,8 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 {
 	struct part *p = ud;
 	struct server *s = p->job->s;
+	if (p->job->scores_only)
+		return 0;
 	bool is_end = ev->kind == MOXIE_EV_END || ev->kind == MOXIE_EV_CALL || ev->kind == MOXIE_EV_RETURN;
 	struct item it = { .id = id, .time = host_now(), .is_token = id >= 0 && !(is_end && id == p->last_id) };
 	p->last_id = id;
@@ -87,6 +89,18 @@ static int on_event(void *ud, const struct moxie_event *ev, int32_t id)
 	return !ok; /* the loop is far behind, or memory is gone: stop */
 }
 
+static void on_prompt(void *ud, size_t i, const struct moxie_logprobs *probs)
+{
+	struct part *p = ud;
+	struct server *s = p->job->s;
+	struct item it = { .kind = IT_PROMPT, .id = (int32_t)i };
+	pthread_mutex_lock(&s->lock);
+	bool wanted = queue_add(&p->in, it, "", 0, probs) && make_ready(s, p); /* without memory the list is short */
+	pthread_mutex_unlock(&s->lock);
+	if (wanted)
+		wake(s);
+}
+
 static void on_finish(void *ud, const struct moxie_generate_result *r, int status, const struct moxie_err *err)
 {
 	struct part *p = ud;
@@ -94,6 +108,8 @@ static void on_finish(void *ud, const struct moxie_generate_result *r, int statu
 	pthread_mutex_lock(&s->lock);
 	if (r)
 		p->result = *r;
+	if (p->job->scores_only)
+		p->result.n_out = 0;
 	p->status = status;
 	if (status < 0 && err)
 		p->err = *err;
@@ -311,6 +327,8 @@ void job_submit(struct job *j)
 		r.p.sampling.seed += (uint64_t)(i % j->n); /* the first of n answers is the one given alone */
 		r.p.on_event = on_event;
 		r.p.ud = p;
+		r.on_prompt = j->scores ? on_prompt : NULL;
+		r.prompt_from = j->score_from;
 		int rc = moxie_engine_submit(s->e, &r, &p->engine_id, &err);
 		if (rc < 0) {
 			const char *text;

@@ -179,6 +179,8 @@ static bool keep(struct part *p, const struct item *it, const char *text)
 		return false;
 	if (it->n_probs && !probs_add(p, it))
 		return false;
+	if (it->kind == IT_PROMPT)
+		return true;
 	if (it->kind == IT_CALL)
 		return add_call(p, text, it->n_text);
 	if (!it->n_text || j->kind == JOB_RESPONSE || (j->stream && j->kind != JOB_GENERATE))
@@ -195,7 +197,7 @@ bool out_item(struct part *p, const struct item *it, const char *text)
 		return false;
 	if (j->kind == JOB_RESPONSE)
 		return resp_item(p, it, text);
-	if (!j->stream)
+	if (!j->stream || it->kind == IT_PROMPT)
 		return true;
 	if (j->kind == JOB_GENERATE)
 		return !it->is_token && !it->n_text ? true : chunk_generate(p, text, it->n_text);

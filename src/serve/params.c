@@ -8,7 +8,7 @@
 
 struct knobs {
 	struct moxie_sampling sp;
-	int max_tokens, max_completion_tokens, max_new_tokens, min_tokens, n, top;
+	int max_tokens, max_completion_tokens, max_new_tokens, min_tokens, n, top, score_from;
 	bool ignore_eos, skip_special, echo, probs, probs_text;
 };
 #define AT(field) offsetof(struct knobs, field)
@@ -23,9 +23,9 @@ static const struct field knob[] = {
 	{ "frequency_penalty", FIELD_FLOAT, AT(sp.frequency_penalty), -2, 2 },
 	{ "seed", FIELD_U64, AT(sp.seed), 0, 9223372036854775807.0 },
 	{ "sampling_seed", FIELD_U64, AT(sp.seed), 0, 9223372036854775807.0 },
-	{ "max_tokens", FIELD_INT, AT(max_tokens), 1, MANY },
-	{ "max_completion_tokens", FIELD_INT, AT(max_completion_tokens), 1, MANY },
-	{ "max_new_tokens", FIELD_INT, AT(max_new_tokens), 1, MANY },
+	{ "max_tokens", FIELD_INT, AT(max_tokens), 0, MANY },
+	{ "max_completion_tokens", FIELD_INT, AT(max_completion_tokens), 0, MANY },
+	{ "max_new_tokens", FIELD_INT, AT(max_new_tokens), 0, MANY },
 	{ "min_tokens", FIELD_INT, AT(min_tokens), 0, MANY },
 	{ "min_new_tokens", FIELD_INT, AT(min_tokens), 0, MANY },
 	{ "n", FIELD_INT, AT(n), 1, MAX_PARTS },
@@ -44,6 +44,7 @@ static const struct field generate_knob[] = {
 	{ "return_logprob", FIELD_BOOL, AT(probs), 0, 1 },
 	{ "top_logprobs_num", FIELD_INT, AT(top), 0, MOXIE_MAX_TOP },
 	{ "return_text_in_logprobs", FIELD_BOOL, AT(probs_text), 0, 1 },
+	{ "logprob_start_len", FIELD_INT, AT(score_from), -1, MANY },
 };
 #define COUNT(a) (sizeof a / sizeof *a)
 
@@ -118,7 +119,7 @@ static bool read_echo(struct part *p)
 		return n == 0;
 	bool ok = moxie_detokenize(m, p->prompt.v, p->prompt.n, 1, text, n, &n, NULL) == 0 && buf_append(&p->echo, text, n);
 	free(text);
-	for (size_t i = 0; i < p->echo.n; i++)
+	for (size_t i = 0; i < p->echo.n && !p->job->scores; i++) /* else its tokens are in the lists, and count */
 		p->probs.n_char += ((unsigned char)p->echo.p[i] & 0xc0) != 0x80;
 	return ok;
 }
@@ -135,17 +136,19 @@ static bool refuse(struct job *j, const char *name, const char *why)
 /* Fields whose sense hangs on one another. */
 static bool check_knobs(struct job *j, json_t *body, json_t *from, struct knobs *k)
 {
-	const json_t *best_of = json_object_get(from, "best_of"), *start = json_object_get(body, "logprob_start_len");
+	const json_t *best_of = json_object_get(from, "best_of");
 	if (j->kind == JOB_COMPLETION)
 		k->probs = json_is_integer(json_object_get(body, "logprobs"));
 	if (k->top && !k->probs)
 		return refuse(j, j->kind == JOB_CHAT ? "top_logprobs" : "top_logprobs_num",
 		              "top log-probabilities are asked for, but no log-probabilities");
-	if (k->echo && k->probs)
-		return refuse(j, "echo", "log-probabilities of the prompt are not supported here: echo or logprobs, not both");
-	if (k->probs && json_is_integer(start) && json_integer_value(start) >= 0)
-		return refuse(j, "logprob_start_len",
-		              "log-probabilities of the prompt are not supported here: logprob_start_len is -1 or left out");
+	if (k->probs && (k->echo || k->score_from >= 0)) {
+		j->scores = true;
+		j->score_from = k->echo ? 1 : (size_t)k->score_from + 1;
+	}
+	for (int i = 0; j->scores && i < j->n_part; i++)
+		if (j->score_from > j->part[i].prompt.n && j->part[i].prompt.n)
+			return refuse(j, "logprob_start_len", "logprob_start_len is beyond the end of the prompt");
 	if (best_of && !json_is_null(best_of) && !(json_is_integer(best_of) && json_integer_value(best_of) == k->n))
 		return refuse(j, "best_of", "best_of is not supported here beyond n");
 	if (k->n * j->n_part > MAX_PARTS) {
@@ -155,13 +158,29 @@ static bool check_knobs(struct job *j, json_t *body, json_t *from, struct knobs 
 	return true;
 }
 
-static void set_knobs(struct job *j, struct knobs *k, int default_max)
+/* Nothing to generate is something to ask for where the prompt's likelihood is. */
+static bool check_most(struct job *j, const struct knobs *k, const char **name)
+{
+	const struct { const char *name; int n; } most[] = { { "max_new_tokens", k->max_new_tokens }, { "max_completion_tokens", k->max_completion_tokens },
+	                                                     { "max_tokens", k->max_tokens } };
+	for (size_t i = 0; i < COUNT(most); i++)
+		if (most[i].n >= 0) {
+			j->gen.max_tokens = most[i].n;
+			*name = most[i].name;
+			break;
+		}
+	if (j->gen.max_tokens || !*name)
+		return true;
+	j->scores_only = j->scores;
+	j->gen.max_tokens = 1;
+	return j->scores;
+}
+
+static void set_knobs(struct job *j, struct knobs *k)
 {
 	if (k->sp.top_k < 0)
 		k->sp.top_k = 0;
 	j->gen.sampling = k->sp;
-	j->gen.max_tokens = k->max_new_tokens ? k->max_new_tokens : k->max_completion_tokens ? k->max_completion_tokens
-	                  : k->max_tokens ? k->max_tokens : default_max;
 	j->gen.min_tokens = k->min_tokens;
 	j->gen.ignore_eos = k->ignore_eos;
 	j->gen.skip_special = k->skip_special;
@@ -184,7 +203,8 @@ bool job_read_params(struct job *j, json_t *body, int default_max)
 		[JOB_COMPLETION] = { completion_knob, COUNT(completion_knob) },
 		[JOB_GENERATE] = { generate_knob, COUNT(generate_knob) },
 	};
-	struct knobs k = { .sp = j->gen.sampling, .n = 1, .skip_special = true };
+	struct knobs k = { .sp = j->gen.sampling, .n = 1, .skip_special = true, .max_tokens = -1, .max_completion_tokens = -1, .max_new_tokens = -1,
+	                   .score_from = -1 };
 	struct buf why = { 0 };
 	const char *name = NULL, *bad;
 	if (!fields_read(knob, COUNT(knob), from, &k, &name, &why) || !fields_read(own[j->kind].f, own[j->kind].n, body, &k, &name, &why)) {
@@ -198,13 +218,23 @@ bool job_read_params(struct job *j, json_t *body, int default_max)
 		return refuse(j, name, bad);
 	if (!check_knobs(j, body, from, &k))
 		return false;
-	set_knobs(j, &k, default_max);
+	j->gen.max_tokens = default_max;
+	name = NULL;
+	if (!check_most(j, &k, &name)) {
+		job_refuse(j, 400, name, "%s is 0, wanted at least 1 where the likelihood of the prompt is not asked for", name);
+		return false;
+	}
+	set_knobs(j, &k);
 	struct moxie_err err = { 0 };
 	if (moxie_sampling_check(&j->gen.sampling, &err) < 0)
 		return refuse(j, NULL, err.text);
 	bool ok = k.n == 1 || job_copy_parts(j, k.n);
 	for (int i = 0; ok && k.echo && i < j->n_part; i++)
 		ok = read_echo(&j->part[i]);
+	for (int i = 0; ok && j->scores && i < j->n_part; i++) {
+		const struct ids *prompt = &j->part[i].prompt; /* an empty one is refused by the engine */
+		ok = j->score_from > prompt->n || probs_add_first(&j->part[i], prompt->v[j->score_from - 1]);
+	}
 	j->is_batch |= k.n > 1;
 	return ok || refuse(j, NULL, "out of memory");
 }

@@ -68,20 +68,40 @@ static bool add_completion(struct part *p, const struct moxie_token_prob *t, siz
 	return ok && buf_puts(&l->tops, "}");
 }
 
+static bool add_first_completion(struct part *p, int32_t id)
+{
+	const struct server *s = p->job->s;
+	struct prob_lists *l = &p->probs;
+	size_t n_byte;
+	const char *text = moxie_token_bytes(s->m, id, &n_byte, NULL);
+	bool ok = put_token(s, &l->tokens, id, true) && buf_puts(&l->probs, "null") && buf_puts(&l->offsets, "0") && buf_puts(&l->tops, "null");
+	for (size_t i = 0; i < n_byte; i++)
+		l->n_char += ((unsigned char)text[i] & 0xc0) != 0x80;
+	return ok;
+}
+
 static bool put_native(const struct part *p, struct buf *b, const struct moxie_token_prob *t)
 {
 	return buf_printf(b, "[%.7g,%d,", finite(t->logprob), t->id) &&
 	       (p->job->probs_text ? put_token(p->job->s, b, t->id, false) : buf_puts(b, "null")) && buf_puts(b, "]");
 }
 
-static bool add_native(struct part *p, const struct moxie_token_prob *t, size_t n)
+static bool add_native(const struct part *p, struct prob_lists *l, const struct moxie_token_prob *t, size_t n)
 {
-	struct prob_lists *l = &p->probs;
 	const char *comma = l->probs.n ? "," : "";
 	bool ok = buf_puts(&l->probs, comma) && put_native(p, &l->probs, t) && buf_printf(&l->tops, "%s[", comma);
 	for (size_t i = 1; ok && i < n; i++)
 		ok = buf_puts(&l->tops, i > 1 ? "," : "") && put_native(p, &l->tops, &t[i]);
 	return ok && buf_puts(&l->tops, "]");
+}
+
+bool probs_add_first(struct part *p, int32_t id)
+{
+	struct prob_lists *l = &p->prompt_probs;
+	if (p->job->kind != JOB_GENERATE)
+		return add_first_completion(p, id);
+	return buf_printf(&l->probs, "[null,%d,", id) && (p->job->probs_text ? put_token(p->job->s, &l->probs, id, false) : buf_puts(&l->probs, "null")) &&
+	       buf_puts(&l->probs, "]") && buf_puts(&l->tops, "null");
 }
 
 bool probs_add(struct part *p, const struct item *it)
@@ -92,7 +112,9 @@ bool probs_add(struct part *p, const struct item *it)
 	size_t n;
 	moxie_token_bytes(j->s->m, t->id, &n, &special);
 	if (j->kind == JOB_GENERATE)
-		return add_native(p, t, it->n_probs);
+		return add_native(p, it->kind == IT_PROMPT ? &p->prompt_probs : &p->probs, t, it->n_probs);
+	if (it->kind == IT_PROMPT)
+		return add_completion(p, t, it->n_probs);
 	if (!it->in_text || special) /* the lists go with the text */
 		return true;
 	return j->kind == JOB_CHAT ? add_chat(p, t, it->n_probs) : add_completion(p, t, it->n_probs);
@@ -133,12 +155,16 @@ void probs_put_native(const struct part *p, struct buf *b)
 {
 	if (!p->job->gen.logprobs)
 		return;
-	buf_puts(b, ",\"input_token_logprobs\":[],\"output_token_logprobs\":[");
+	buf_puts(b, ",\"input_token_logprobs\":[");
+	buf_puts(b, text_of(&p->prompt_probs.probs));
+	buf_puts(b, "],\"output_token_logprobs\":[");
 	buf_puts(b, text_of(&p->probs.probs));
 	buf_puts(b, "]");
 	if (!p->job->gen.n_top)
 		return;
-	buf_puts(b, ",\"input_top_logprobs\":[],\"output_top_logprobs\":[");
+	buf_puts(b, ",\"input_top_logprobs\":[");
+	buf_puts(b, text_of(&p->prompt_probs.tops));
+	buf_puts(b, "],\"output_top_logprobs\":[");
 	buf_puts(b, text_of(&p->probs.tops));
 	buf_puts(b, "]");
 }
@@ -149,4 +175,6 @@ void probs_free(struct part *p)
 	buf_free(&p->probs.probs);
 	buf_free(&p->probs.tops);
 	buf_free(&p->probs.offsets);
+	buf_free(&p->prompt_probs.probs);
+	buf_free(&p->prompt_probs.tops);
 }

@@ -32,7 +32,8 @@ static inline bool is_talk(enum job_kind kind)
 	return kind == JOB_CHAT || kind == JOB_RESPONSE;
 }
 
-enum item_kind { IT_NOTHING, IT_REASONING, IT_CONTENT, IT_CALL, IT_ARGUMENTS }; /* IT_CALL: a call begins, the text is its name */
+enum item_kind { IT_NOTHING, IT_REASONING, IT_CONTENT, IT_CALL, IT_ARGUMENTS, IT_PROMPT };
+/* IT_CALL: a call begins, the text is its name; IT_PROMPT: how likely a token of the prompt is */
 
 /* What the engine's thread says about a part. */
 struct item {
@@ -93,7 +94,7 @@ struct part { /* one prompt of a job */
 	struct ids output;
 	struct call *call;
 	size_t n_call;
-	struct prob_lists probs;
+	struct prob_lists probs, prompt_probs; /* the second: JOB_GENERATE alone, others put both into one */
 	struct buf echo;      /* the prompt's text, to stand before the answer */
 	struct resp_item *item;
 	size_t n_item;
@@ -117,6 +118,9 @@ struct job {
 	moxie_guide *guide;
 	int n;                      /* answers to each prompt: part i answers prompt i / n */
 	bool echo, probs_text;
+	bool scores;                /* how likely the prompt is is asked for, from token score_from on */
+	bool scores_only;           /* ... and nothing else: the one token that is generated is not given out */
+	size_t score_from;
 	struct buf echo_fields;     /* JOB_RESPONSE: what the answer tells of its request */
 	int n_event;                /* ... events sent */
 	struct moxie_generate_params gen;
@@ -268,6 +272,8 @@ bool job_read_format(struct job *j, json_t *body);
 
 /* A token's log-probabilities join the lists of p. */
 bool probs_add(struct part *p, const struct item *it);
+/* The first token of the prompt's lists, of which nothing can be said. */
+bool probs_add_first(struct part *p, int32_t id);
 /* ,"logprobs":... of OpenAI's kinds; a stream's lists begin anew. */
 void probs_put(struct part *p, struct buf *b);
 /* ,"output_token_logprobs":... of meta_info */
