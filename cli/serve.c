@@ -1,4 +1,5 @@
 /* serve.c - `moxie serve`: the engine behind HTTP.  The flags, the key and the service manager are here; the routes in src/serve. */
+#include <ctype.h>
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
@@ -257,6 +258,7 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 		.sampling_openai = o->sampling_defaults && !strcmp(o->sampling_defaults, "openai"),
 		.log_requests = o->log_requests,
 		.metrics_open = o->open_metrics,
+		.metrics_prefix = o->metrics_prefix,
 		.page_open = 1, /* it holds no secret, and asks for the key */
 		.model_name = s->name,
 		.model_path = *path ? path : o->model, /* clients load the tokenizer from there, from whatever directory they run in */
@@ -282,6 +284,22 @@ static int serve(struct opts *o, moxie_model *m, struct server *s, const char *k
 	return rc;
 }
 
+/* Flags of other servers that mean something only if they ask for something else.  o->model is chosen. */
+static int check_accepted(struct opts *o)
+{
+	static const char *const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
+	char model[PATH_MAX], other[PATH_MAX];
+	if (o->tokenizer && (!realpath(o->model, model) || !realpath(o->tokenizer, other) || strcmp(model, other)))
+		return bad_input("--tokenizer-path is %s: a tokenizer from elsewhere than the model is not supported", o->tokenizer);
+	if (o->metrics_prefix && (!*o->metrics_prefix || o->metrics_prefix[strspn(o->metrics_prefix, letters)] || isdigit((unsigned char)*o->metrics_prefix)))
+		return bad_input("--metrics-prefix is \"%s\", wanted a word of letters, digits and _", o->metrics_prefix);
+	if (o->n_prefill && (!o->n_chunk || o->n_prefill < o->n_chunk)) {
+		int usual = o->n_chunk ? o->n_chunk : 512;
+		o->n_chunk = o->n_prefill < usual ? o->n_prefill : o->n_chunk;
+	}
+	return 0;
+}
+
 int serve_main(struct opts *o)
 {
 	moxie_model *m;
@@ -289,6 +307,8 @@ int serve_main(struct opts *o)
 	if (!o->drain_seconds)
 		o->drain_seconds = 30;
 	int rc = model_choose(o, true);
+	if (!rc)
+		rc = check_accepted(o);
 	if (!rc)
 		rc = key_choose(o, &key);
 	if (!rc)

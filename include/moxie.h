@@ -345,6 +345,7 @@ struct moxie_engine_stats {
 	uint64_t cached_tokens;          /* in the prefix cache now, also those that running requests use */
 	int n_page, n_page_free, n_page_cached; /* KV pages of full-attention layers; with no request, free + cached is all */
 	int n_ring, n_ring_free, n_ring_cached; /* the same of sliding layers */
+	uint64_t evictable_tokens;       /* of cached_tokens those that no running request uses */
 };
 MOXIE_API int moxie_engine_get_stats(moxie_engine *e, struct moxie_engine_stats *st);
 /* Forgets every prefix that no request uses: at once when none runs or waits, else before the next step. */

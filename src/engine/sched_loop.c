@@ -109,6 +109,7 @@ void sched_count_pages(struct moxie_engine *e)
 	e->st.n_ring_free = kv->ring.n_free;
 	e->st.n_ring_cached = p->n_ring;
 	e->st.cached_tokens = (uint64_t)p->n_node * KV_PAGE;
+	e->st.evictable_tokens = (uint64_t)p->n_idle * KV_PAGE;
 	e->st.evicted_tokens = p->n_evicted * KV_PAGE;
 }
 

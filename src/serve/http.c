@@ -230,6 +230,8 @@ static int check(struct server *s, const struct serve_params *p, struct moxie_er
 		q->host = "127.0.0.1";
 	if (q->api_key && !*q->api_key)
 		q->api_key = NULL;
+	if (!q->metrics_prefix || !*q->metrics_prefix)
+		q->metrics_prefix = "sglang";
 	if (!q->reasoning_field || !*q->reasoning_field)
 		q->reasoning_field = "reasoning_content";
 	if (!q->admin_key || !*q->admin_key)

@@ -31,6 +31,7 @@ struct serve_params {
 	int sampling_openai;      /* 1: a request that says nothing is sampled at temperature 1, whatever the model's config says */
 	int log_requests;         /* 1: a line (SERVE_INFO) for each request that ends */
 	int metrics_open;         /* 1: /metrics needs no key */
+	const char *metrics_prefix; /* names in /metrics begin with it and a colon; NULL: "sglang" */
 	int page_open;            /* 1: / needs no key (the page itself asks for the key and sends it along) */
 	const char *model_name;   /* as /v1/models and every reply call it; NULL: "moxie" */
 	const char *model_path;   /* as /get_model_info tells it; NULL: the name again */
