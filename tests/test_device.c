@@ -140,6 +140,47 @@ TEST(device_goes_ahead)
 	}
 }
 
+/* Sessions end one after the other: the step that runs ahead is taken over by those that are left, in any order. */
+TEST(device_goes_ahead_of_fewer)
+{
+	enum { N = 4 };
+	moxie_model *m[2] = { tiny("cpu:ref", 16, N), tiny("cuda", 16, N) };
+	moxie_session *s[2][N], *left[2][N];
+	int32_t id[60], next[2][N];
+	int *ran = device_steps();
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < N; i++) {
+			ids_of(id, 60, (uint32_t)i);
+			left[d][i] = s[d][i] = session(m[d]);
+			OK(moxie_session_append(s[d][i], id, (size_t)(20 + 13 * i), &err), err);
+			OK(moxie_session_expect(s[d][i], NULL, 64, &err), err);
+		}
+	int before = *ran, n = N;
+	for (int step = 0; step < 40; step++) {
+		if (step % 10 == 9) { /* the second is out, the others turn round */
+			n--;
+			for (int d = 0; d < 2; d++) {
+				moxie_session *first = left[d][0];
+				left[d][0] = left[d][n], left[d][1 < n ? 1 : 0] = n > 1 ? first : left[d][0];
+			}
+		}
+		if (!n)
+			break;
+		for (int d = 0; d < 2; d++) {
+			for (int i = 0; i < n; i++)
+				OK(moxie_session_sample(left[d][i], NULL, &next[d][i], &err), err);
+			OK(moxie_step(left[d], next[d], n, &err), err);
+		}
+		CHECK(!memcmp(next[0], next[1], (size_t)n * sizeof **next), "step %d: other tokens", step);
+		CHECK(*ran - before == step + 2, "after step %d the device ran %d", step, *ran - before);
+	}
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < N; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
+}
+
 /* And what comes of it when they do something else. */
 TEST(device_went_ahead_in_vain)
 {
@@ -167,7 +208,7 @@ TEST(device_went_ahead_in_vain)
 			case 0: /* another token */
 				next[d][1] = (next[d][1] + 1) % VOCAB;
 				break;
-			case 1: /* fewer sessions */
+			case 1: /* fewer sessions: what ran is taken over */
 				n = 2;
 				break;
 			case 2: { /* another order */

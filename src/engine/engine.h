@@ -72,6 +72,7 @@ struct moxie_session {
 	bool can_pick;                   /* that is all there is to it: no penalties */
 	bool has_best;
 	int32_t best;                    /* what it picked */
+	int row;                         /* of the last step's picks */
 	uint64_t ahead;                  /* number of the step that consumes best at position ahead_pos as its row ahead_row, if the model's */
 	size_t ahead_pos;
 	int ahead_row;

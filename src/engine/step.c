@@ -5,8 +5,8 @@
  * what its own rows would overwrite.
  *
  * Where sessions expect it (moxie_session_expect) a device is given the step after this one before the host waits for this one's picks,
- * which are then its tokens: the device never waits for the host.  If the caller comes back with the same sessions and these tokens that
- * step is taken over as it is; else it is forgotten.  It wrote nothing but rows of the cache behind the timelines' ends, and whoever is
+ * which are then its tokens: the device never waits for the host.  If the caller comes back with these tokens and the same sessions, or
+ * some of them, that step is taken over as it is; else it is forgotten.  It wrote nothing but rows of the cache behind the timelines' ends, and whoever is
  * given such a page later writes it later.
  */
 #include <string.h>
@@ -150,7 +150,7 @@ static int fill(const struct moxie_model *m, const struct step_mem *mem, const s
 		int pos0 = (int)s->tok.n + ahead, n_row = part[i].n_row;
 		mem->span[i] = (struct span){ .row0 = row, .n_row = n_row, .pos0 = pos0 };
 		for (int r = 0; r < n_row; r++, row++) {
-			mem->tok[row] = ahead ? -1 - i : part[i].ids[r];
+			mem->tok[row] = ahead ? -1 - s->row : part[i].ids[r];
 			mem->pos[row] = pos0 + r;
 			mem->seq[row] = i;
 		}
@@ -268,13 +268,13 @@ static int start(struct moxie_model *m, const struct part *part, int n_part, boo
 
 /* ---- ahead of the caller ------------------------------------------------------------------------------------------------ */
 
-/* Is what the caller wants the step that runs already? */
+/* Is what the caller wants in the step that runs already? */
 static bool runs_already(const struct moxie_model *m, const struct part *part, int n_part)
 {
-	bool same = n_part == m->n_ahead;
+	bool same = n_part && m->n_ahead;
 	for (int i = 0; same && i < n_part; i++) {
 		const struct moxie_session *s = part[i].s;
-		same = s->ahead == m->ahead && s->ahead_row == i && s->ahead_pos == s->tok.n && part[i].n_row == 1 && part[i].want_logits &&
+		same = s->ahead == m->ahead && s->ahead_pos == s->tok.n && part[i].n_row == 1 && part[i].want_logits &&
 		       part[i].ids[0] == s->best;
 	}
 	return same;
@@ -309,16 +309,19 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 {
 	struct kern *k = m->kern;
 	const float *logits = m->ahead_logits;
-	bool ran = n_part && runs_already(m, part, n_part);
-	int rc = save_logits(m, part, n_part, err), n_out = 0;
+	bool ran = runs_already(m, part, n_part);
+	int rc = save_logits(m, part, n_part, err), n_row = 0; /* rows of picks */
 	if (rc < 0)
 		return rc;
 	for (int i = 0; i < n_part; i++) {
-		n_out += n_wanted(&part[i]);
+		struct moxie_session *s = part[i].s;
+		n_row += n_wanted(&part[i]);
+		s->row = ran ? s->ahead_row : n_row - 1;
 		if (ran)
-			part[i].s->pick = part[i].s->ahead_pick;
-		part[i].s->has_best = false;
+			s->pick = s->ahead_pick;
+		s->has_best = false;
 	}
+	n_row = ran ? m->n_ahead : n_row;
 	if (!ran) {
 		m->n_ahead = 0;
 		rc = start(m, part, n_part, false, &logits, err);
@@ -331,30 +334,32 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 		pthread_mutex_lock(&m->lock);
 	}
 	int rc_wait = rc < 0 || !k->dev ? k->sync(k, rc == 0 ? err : NULL)
-	                                : k->dev->outcome(k, m->n_ahead > 0, m->best, k->sample ? n_out : 0, err);
+	                                : k->dev->outcome(k, m->n_ahead > 0, m->best, k->sample ? n_row : 0, err);
 	rc = rc_wait == MOXIE_E_DEVICE || rc == 0 ? rc_wait : rc;
 	if (rc < 0)
 		return rc;
 
 	m->logits = logits;
-	for (int i = 0, row = 0; i < n_part; i++) {
+	bool stay = m->n_ahead == 0; /* else the step that runs ahead writes where the logits lie */
+	if (stay) {
+		m->n_kept = n_row;
+		memset(m->kept, 0, (size_t)n_row * sizeof *m->kept);
+	}
+	for (int i = 0; i < n_part; i++) {
 		struct moxie_session *s = part[i].s;
-		size_t n_row = (size_t)part[i].n_row;
+		size_t n = (size_t)part[i].n_row;
 		if (part[i].ids != s->tok.v + s->tok.n) /* room was made by session_create */
-			memcpy(s->tok.v + s->tok.n, part[i].ids, n_row * sizeof *s->tok.v);
-		s->tok.n += n_row;
-		s->n_more -= s->n_more < n_row ? s->n_more : n_row;
+			memcpy(s->tok.v + s->tok.n, part[i].ids, n * sizeof *s->tok.v);
+		s->tok.n += n;
+		s->n_more -= s->n_more < n ? s->n_more : n;
 		if (!part[i].want_logits)
 			continue;
-		for (int r = 0; r < part[i].n_before; r++, row++)
-			if (m->n_ahead == 0)
-				m->kept[m->n_kept++] = NULL;
-		s->best = m->best[row];
+		s->best = m->best[s->row];
 		s->has_best = k->sample != NULL;
-		s->has_logits = s->in_arena = m->n_ahead == 0; /* the step that runs ahead writes where they lie */
-		s->logit_row = row++;
-		if (s->in_arena)
-			m->kept[m->n_kept++] = s;
+		s->has_logits = s->in_arena = stay;
+		s->logit_row = s->row;
+		if (stay)
+			m->kept[s->row] = s;
 	}
 	return 0;
 }
