@@ -85,6 +85,9 @@ struct moxie_router_args {
 	void *head;                /* out: struct moe_head */
 	int32_t *tok_done;         /* out [n_tok] zeros, or NULL */
 	void *ws;                  /* moxie_router_ws_bytes; contents undefined before and after */
+	const void *norm;          /* [n_embd] bf16 or NULL: x stands before RMSNorm with these weights, constants too, and eps; */
+	void *h;                   /*   out [n_tok, n_embd] bf16: normed.  Both 16-byte aligned; see moxie_router_norm_max */
+	float eps;
 };
 
 struct moxie_router_plan;
@@ -106,6 +109,9 @@ MOXIE_API void moxie_router_explain(const struct moxie_router_plan *plan, char *
  * must be current.  MOXIE_E_ARG: nothing was enqueued.  MOXIE_E_DEVICE: a launch failed, outputs are undefined. */
 MOXIE_API int moxie_router_run(const struct moxie_router_plan *plan, const struct moxie_router_args *args, void *stream,
                               struct moxie_err *err);
+
+/* Up to so many tokens args may have norm; 0: never. */
+MOXIE_API int32_t moxie_router_norm_max(const struct moxie_router_plan *plan);
 
 /* Only logits [n_tok, n_expert] f32 = x . w^T + b (b may be NULL).  Same rules. */
 MOXIE_API int moxie_router_gemm_run(const struct moxie_router_plan *plan, const void *x, const void *w, const void *b,

@@ -299,6 +299,11 @@ static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case
 	l.w.gate_up_b = half_weight(&l, 3, lim->n_expert, 2 * lim->n_ff, .5f);
 	l.w.down = bytes_weight(&l, 4, lim->n_embd, lim->n_ff, lim->n_expert);
 	l.w.down_b = half_weight(&l, 5, lim->n_expert, lim->n_embd, .5f);
+	struct weight norm = half_weight(&l, 6, lim->n_embd, 1, .1f), dnorm;
+	for (int i = 0; i < lim->n_embd; i++)
+		((bf16 *)l.block[6])[i] = bf16_from_f32(1 + bf16_to_f32(((bf16 *)l.block[6])[i]));
+	dnorm = norm;
+	dnorm.data = to_device(&t, norm.data, (size_t)lim->n_embd * sizeof(bf16));
 	struct moe_weights placed = l.w;
 	struct arena dry = { .cap = SIZE_MAX }, ws = { 0 };
 	OK(t.dev->dev->place_moe(t.dev, &dry, &placed, &l.c, &err), err);
@@ -314,8 +319,8 @@ static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case
 		void *dh = act_to_device(&t, h, n), *dx = act_to_device(&t, x, n);
 		struct arena step, dstep = { .base = t.dev->dev->take(t.dev, 16 << 20, &err), .cap = 16 << 20 };
 		CHECK(arena_init(&step, 64 << 20) && dstep.base, "arenas");
-		OK(moe_forward(t.cpu, &l.c, &l.w, x, h, n_tok[i], &step, &err), err);
-		OK(moe_forward(t.dev, &l.c, &placed, dx, dh, n_tok[i], &dstep, &err), err);
+		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, 1e-5f, x, h, n_tok[i], &step, &err), err);
+		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, 1e-5f, dx, dh, n_tok[i], &dstep, &err), err);
 		char what[64];
 		snprintf(what, sizeof what, "moe %d/%d, %d tokens", lim->n_embd, lim->n_ff, n_tok[i]);
 		compare(&t, dx, x, n, tol, what);

@@ -83,6 +83,8 @@ struct gemm_args {
 	const struct weight *b;  /* [n_out] or NULL */
 	int n_tok, n_out, n_in;  /* n_in % 32 == 0 */
 	bool add, d_f32;
+	const struct weight *norm; /* or NULL: a stands before RMSNorm with these weights [n_in] and eps.  See kern.norm_tok_max */
+	float eps;
 };
 
 /* cs[t][i] = (cos, sin)(pos[t] * inv_freq[i]) * mscale, the angle in fp32 as transformers has it. */
@@ -105,6 +107,8 @@ struct qkv_args {
 	const struct kv_view *kv;
 	const struct batch *batch;
 	int n_embd, n_head, n_head_kv, d_head;
+	const struct weight *norm; /* or NULL: h stands before RMSNorm with these weights [n_embd] and eps.  See kern.norm_tok_max */
+	float eps;
 };
 
 /* o[t,h] = sum_j p_j v_j,  p_j = exp(s_j - m) / (sum_k exp(s_k - m) + exp(sink_h - m)),  s_j = scale * q[t,h] . k_j,
@@ -177,10 +181,12 @@ struct moe_config {
 	float alpha, limit;      /* clamped SwiGLU */
 };
 
-/* The whole block: x[t] += sum over slots of topk_w * expert(h[t]), as route, moe_gate_up and moe_down make it. */
+/* The whole block: h = rmsnorm(x), x[t] += sum over slots of topk_w * expert(h[t]), as rmsnorm, route, moe_gate_up and moe_down make it. */
 struct moe_args {
 	void *x;                 /* [n_tok, n_embd] act, in/out */
-	const void *h;           /* [n_tok, n_embd] act; must not alias x */
+	void *h;                 /* [n_tok, n_embd] act, out: scratch; must not alias x */
+	const struct weight *norm; /* [n_embd] bf16 or f32 */
+	float eps;
 	const struct moe_config *c;
 	const struct moe_weights *w;
 	int n_tok;
@@ -308,6 +314,7 @@ struct kern {
 	enum dtype act;          /* activation type in memory */
 	enum row_kind rows;      /* set by the caller before a forward pass */
 	int many_rows;           /* rows of a batch from which ROWS_PROMPT is the faster kind; 0: one form, rows is ignored */
+	int norm_tok_min, norm_tok_max; /* so many rows qkv and gemm take before their RMSNorm (norm, bf16); 0: never */
 	int n_thread;
 	void (*embed)(struct kern *k, const struct embed_args *a);
 	void (*rmsnorm)(struct kern *k, const struct rmsnorm_args *a);

@@ -151,7 +151,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	size_t need = ws->n;
 	int rc = 0;
 	if (!ws->base) {
-		rc = moe_forward(k, &moe, &m->layer[0].moe, x, h, n_tok, ws, err);
+		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, c->norm_eps, x, h, n_tok, ws, err);
 		goto out;
 	}
 	if (!x || !h || !q || !o || !cs) {
@@ -169,8 +169,10 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 			rc = err_set(err, MOXIE_E_CANCELLED, "cancelled at layer %d of %d", il, n_layer);
 			goto out;
 		}
-		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->attn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
-		k->qkv(k, &(struct qkv_args){ .q = q, .h = h, .wq = &L->wq, .wk = &L->wk, .wv = &L->wv, .bq = &L->bq, .bk = &L->bk,
+		bool fused = n_tok >= k->norm_tok_min && n_tok <= k->norm_tok_max && L->attn_norm.dtype == DT_BF16;
+		if (!fused)
+			k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->attn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
+		k->qkv(k, &(struct qkv_args){ .q = q, .h = fused ? x : h, .norm = fused ? &L->attn_norm : NULL, .eps = c->norm_eps, .wq = &L->wq, .wk = &L->wk, .wv = &L->wv, .bq = &L->bq, .bk = &L->bk,
 			.bv = &L->bv, .cs = cs, .kv = &a->kv[il], .batch = b, .n_embd = n_embd, .n_head = c->n_head,
 			.n_head_kv = c->n_head_kv, .d_head = c->d_head });
 		k->attn(k, &(struct attn_args){ .o = o, .q = q, .sinks = &L->sinks, .kv = &a->kv[il], .batch = b, .n_head = c->n_head,
@@ -178,13 +180,16 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 			.scale = 1 / sqrtf((float)c->d_head) });
 		k->gemm(k, &(struct gemm_args){ .d = x, .a = o, .w = &L->wo, .b = &L->bo, .n_tok = n_tok, .n_out = n_embd, .n_in = n_q, .add = true });
 
-		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->ffn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
-		if ((rc = moe_forward(k, &moe, &L->moe, x, h, n_tok, ws, err)) < 0)
+		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, c->norm_eps, x, h, n_tok, ws, err)) < 0)
 			goto out;
 	}
 
-	k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &m->out_norm, .row = b->out_row, .eps = c->norm_eps, .n_tok = b->n_out, .n_embd = n_embd });
-	k->gemm(k, &(struct gemm_args){ .d = a->logits, .a = h, .w = &m->lm_head, .n_tok = b->n_out, .n_out = c->n_vocab, .n_in = n_embd, .d_f32 = true });
+	/* Where every row is wanted. */
+	bool fused = b->n_out == n_tok && n_tok >= k->norm_tok_min && n_tok <= k->norm_tok_max && m->out_norm.dtype == DT_BF16;
+	if (!fused)
+		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &m->out_norm, .row = b->out_row, .eps = c->norm_eps, .n_tok = b->n_out, .n_embd = n_embd });
+	k->gemm(k, &(struct gemm_args){ .d = a->logits, .a = fused ? x : h, .norm = fused ? &m->out_norm : NULL, .eps = c->norm_eps, .w = &m->lm_head,
+		.n_tok = b->n_out, .n_out = c->n_vocab, .n_in = n_embd, .d_f32 = true });
 out:
 	ws->n = mark;
 	return rc;

@@ -1,11 +1,11 @@
 #include "moe/moe.h"
 
-int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, void *x, const void *h, int n_tok,
-                struct arena *ws, struct moxie_err *err)
+int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm, float eps, void *x,
+                void *h, int n_tok, struct arena *ws, struct moxie_err *err)
 {
 	if (k->moe) {
 		if (ws->base)
-			k->moe(k, &(struct moe_args){ .x = x, .h = h, .c = c, .w = w, .n_tok = n_tok });
+			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok });
 		return 0;
 	}
 	size_t mark = ws->n, n_pair = (size_t)n_tok * (size_t)c->n_used;
@@ -23,6 +23,7 @@ int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_wei
 	if (!act || !t.pair || !t.expert_off || !t.topk_w || !t.topk_id)
 		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of an MoE block (%zu)", ws->cap, n_tok, need);
 
+	k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = norm, .eps = eps, .n_tok = n_tok, .n_embd = c->n_embd });
 	k->route(k, &(struct route_args){ .t = t, .h = h, .w = &w->router, .b = &w->router_b, .rule = c->rule,
 		.n_tok = n_tok, .n_embd = c->n_embd, .n_expert = c->n_expert, .n_used = c->n_used });
 	k->moe_gate_up(k, &(struct moe_gate_up_args){ .act = act, .h = h, .w = &w->gate_up, .b = &w->gate_up_b, .t = t,

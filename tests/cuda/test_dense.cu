@@ -91,6 +91,47 @@ template <class T> struct array {
 	}
 };
 
+/* What a product makes of rows before their norm: y = x g, rounded to bf16, and r of each row, by which the product is multiplied. */
+__global__ void oracle_norm(__nv_bfloat16 *y, double *r, const __nv_bfloat16 *x, const __nv_bfloat16 *g, double eps, int n_in)
+{
+	const int64_t row = (int64_t)blockIdx.x * n_in;
+	double sum = 0;
+	for (int k = 0; k < n_in; k++) {
+		const double v = (double)__bfloat162float(x[row + k]);
+		sum += v * v;
+		y[row + k] = __float2bfloat16_rn(__bfloat162float(x[row + k]) * __bfloat162float(g[k]));
+	}
+	*(r + blockIdx.x) = 1 / sqrt(sum / n_in + eps);
+}
+/* want = r want + b + old */
+__global__ void oracle_after(double *want, const double *r, const void *b, bool b_f32, const void *old, bool old_f32, int n_tok, int n_out)
+{
+	const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+	if (i < (int64_t)n_tok * n_out)
+		want[i] = want[i] * r[i / n_out] + (b ? oracle_value(b, b_f32, i % n_out) : 0) + (old ? oracle_value(old, old_f32, i) : 0);
+}
+constexpr float EPS = 1e-5f;
+/* oracle_gemm, of rows before norm where that is given. */
+static void oracle(double *want, const struct weight &x, const struct weight &w, const void *b, bool b_f32, const void *old, bool old_f32, int n_tok,
+                   int n_out, int n_in, const struct weight *norm)
+{
+	const unsigned grid = (unsigned)(((size_t)n_tok * n_out + 255) / 256);
+	const __nv_bfloat16 *const a = (const __nv_bfloat16 *)x.data, *const m = (const __nv_bfloat16 *)w.data;
+	if (!grid)
+		return;
+	if (!norm) {
+		oracle_gemm<<<grid, 256>>>(want, a, m, b, b_f32, old, old_f32, n_tok, n_out, n_in);
+	} else {
+		array<__nv_bfloat16> y((size_t)n_tok * n_in);
+		array<double> r(n_tok);
+		oracle_norm<<<n_tok, 1>>>(y.p, r.p, a, (const __nv_bfloat16 *)norm->data, (double)EPS, n_in);
+		oracle_gemm<<<grid, 256>>>(want, y.p, m, NULL, false, NULL, false, n_tok, n_out, n_in);
+		oracle_after<<<grid, 256>>>(want, r.p, b, b_f32, old, old_f32, n_tok, n_out);
+		CU(cudaDeviceSynchronize());
+	}
+	CU(cudaDeviceSynchronize());
+}
+
 struct shape {
 	int n_out, n_in;
 	bool bias, add, d_f32, b_f32;
@@ -111,14 +152,14 @@ static struct kern_limits limits_of(const struct shape &s, int n_tok)
 	return l;
 }
 
-static void gemm_case(const struct shape &s, enum path path, int most = 1024)
+static void gemm_case(const struct shape &s, enum path path, int most = 1024, bool normed = false)
 {
 	struct kern_limits lim = limits_of(s, most);
 	struct cuda_dev d;
 	dense_device(&d, &lim, path == LIB);
 	const uint64_t seed = rnd_u64();
 	struct weight w = dense_weight(s.n_out, s.n_in, seed, 0.05f), b = dense_weight(s.n_out, 0, seed + 1, 1, s.b_f32), x = dense_weight(most,
-	    s.n_in, seed + 2, 1);
+	    s.n_in, seed + 2, 1), norm = dense_weight(s.n_in, 0, seed + 4, 1);
 	const size_t size = s.d_f32 ? 4 : 2;
 	for (int n_tok : N_TOK) {
 		if (n_tok > most)
@@ -129,12 +170,8 @@ static void gemm_case(const struct shape &s, enum path path, int most = 1024)
 		struct weight old = dense_weight(n + 1, 0, seed + 3, 1, s.d_f32);
 		if (s.add)
 			CU(cudaMemcpy(out.p, old.data, n * size, cudaMemcpyDeviceToDevice));
-		if (n)
-			oracle_gemm<<<(unsigned)((n + 255) / 256), 256>>>(want.p, (const __nv_bfloat16 *)x.data, (const __nv_bfloat16 *)w.data, s.bias ? b.data
-			    : NULL, s.b_f32,
-			                                                  s.add ? old.data : NULL, s.d_f32, n_tok, s.n_out, s.n_in);
-		CU(cudaDeviceSynchronize());
-		struct gemm_args a = { out.p, x.data, &w, s.bias ? &b : NULL, n_tok, s.n_out, s.n_in, s.add, s.d_f32 };
+		oracle(want.p, x, w, s.bias ? b.data : NULL, s.b_f32, s.add ? old.data : NULL, s.d_f32, n_tok, s.n_out, s.n_in, normed ? &norm : NULL);
+		struct gemm_args a = { out.p, x.data, &w, s.bias ? &b : NULL, n_tok, s.n_out, s.n_in, s.add, s.d_f32, normed ? &norm : NULL, EPS };
 		run_gemm(&d, &a, path);
 		CU(cudaStreamSynchronize(d.stream));
 		const std::vector<uint8_t> got = out.get();
@@ -149,7 +186,7 @@ static void gemm_case(const struct shape &s, enum path path, int most = 1024)
 		CHECK(out.guard_ok(), "%d x %d, %d tokens: wrote past the end", s.n_out, s.n_in, n_tok);
 		CU(cudaFree((void *)old.data));
 	}
-	for (const void *p : { w.data, b.data, x.data })
+	for (const void *p : { w.data, b.data, x.data, norm.data })
 		CU(cudaFree((void *)p));
 	dense_device_free(&d);
 }
@@ -160,6 +197,11 @@ static void gemm_all(enum path path)
 		gemm_case(s, path);
 }
 TEST(gemm_small) { gemm_all(SMALL); }
+TEST(gemm_of_rows_before_norm)
+{
+	for (const struct shape &s : SHAPES)
+		gemm_case(s, OWN, CUDA_NORM_TOK, true);
+}
 TEST(gemm_wide) { gemm_all(WIDE); }
 TEST(gemm_own) { gemm_all(OWN); }
 TEST(gemm_lib) { gemm_all(LIB); }
@@ -200,7 +242,7 @@ static struct qkv_data qkv_batch(int n_tok, bool ring)
 	return q;
 }
 
-static void qkv_run(const struct qkv_case &c, enum path path, int n_tok)
+static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool normed = false)
 {
 	const int half = c.d_head / 2, n_head_all = c.n_head + 2 * c.n_head_kv, n_out = n_head_all * c.d_head;
 	struct kern_limits lim = {};
@@ -209,7 +251,7 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok)
 	dense_device(&d, &lim, path == LIB);
 	const uint64_t seed = rnd_u64();
 	struct weight w = dense_weight(n_out, c.n_embd, seed, 0.05f), b = dense_weight(n_out, 0, seed + 1, 1), x = dense_weight(n_tok + 1,
-	    c.n_embd, seed + 2, 1);
+	    c.n_embd, seed + 2, 1), norm = dense_weight(c.n_embd, 0, seed + 4, 1);
 	struct weight angle = dense_weight((int64_t)(n_tok + 1) * c.d_head, 0, seed + 3, 1, true); /* any numbers serve as cos and sin */
 	struct weight wk = w, wv = w, bk = b, bv = b;
 	const size_t n_q = (size_t)c.n_head * c.d_head, n_kv = (size_t)c.n_head_kv * c.d_head;
@@ -225,13 +267,9 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok)
 	batch.n_tok = n_tok, batch.n_seq = q.n_seq, batch.pos = pos.p, batch.seq = seq.p;
 	struct qkv_args a = { out.p, x.data, &w, &wk, &wv, c.bias ? &b : NULL, c.bias ? &bk : NULL, c.bias ? &bv : NULL,
 	    (const float *)angle.data, &kv, &batch,
-		              c.n_embd, c.n_head, c.n_head_kv, c.d_head };
+		              c.n_embd, c.n_head, c.n_head_kv, c.d_head, normed ? &norm : NULL, EPS };
 	array<double> product((size_t)n_tok * n_out);
-	if (n_tok)
-		oracle_gemm<<<(unsigned)(((size_t)n_tok * n_out + 255) / 256), 256>>>(product.p, (const __nv_bfloat16 *)x.data,
-		    (const __nv_bfloat16 *)w.data, c.bias ? b.data : NULL,
-		                                                              false, NULL, false, n_tok, n_out, c.n_embd);
-	CU(cudaDeviceSynchronize());
+	oracle(product.p, x, w, c.bias ? b.data : NULL, false, NULL, false, n_tok, n_out, c.n_embd, normed ? &norm : NULL);
 	run_qkv(&d, &a, path);
 	CU(cudaStreamSynchronize(d.stream));
 
@@ -268,7 +306,7 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok)
 		CHECK(owned[i / kv_size] || (got_k[i] == POISON && got_v[i] == POISON), "%d tokens: cache element %zu of no token was written", n_tok,
 		    i / kv_size);
 	CHECK(out.guard_ok() && k.guard_ok() && v.guard_ok(), "%d tokens: wrote past the end", n_tok);
-	for (const void *m : { w.data, b.data, x.data, angle.data })
+	for (const void *m : { w.data, b.data, x.data, norm.data, angle.data })
 		CU(cudaFree((void *)m));
 	dense_device_free(&d);
 }
@@ -281,6 +319,13 @@ static void qkv_all(enum path path, int most)
 				qkv_run(c, path, n_tok);
 }
 TEST(qkv_small) { qkv_all(SMALL, 257); }
+TEST(qkv_of_rows_before_norm)
+{
+	for (const struct qkv_case &c : QKV)
+		for (int n_tok : N_TOK)
+			if (n_tok <= CUDA_NORM_TOK)
+				qkv_run(c, OWN, n_tok, true);
+}
 TEST(qkv_wide) { qkv_all(WIDE, 1024); }
 TEST(qkv_own) { qkv_all(OWN, 257); }
 TEST(qkv_lib) { qkv_all(LIB, 1024); }
@@ -302,13 +347,14 @@ TEST(brief)
 static void bits_case(enum path path, int n_out, int n_in, const std::vector<int> &n_toks)
 {
 	const int most = n_toks.back(), n_alone = 24;
+	const size_t row_bytes = (size_t)n_out * 4;
 	struct kern_limits lim = limits_of({ n_out, n_in, true, true, true, false }, most);
 	struct cuda_dev d;
 	dense_device(&d, &lim, false);
 	struct weight w = dense_weight(n_out, n_in, rnd_u64(), 0.05f), x = dense_weight(most, n_in, rnd_u64(), 1);
 	std::vector<uint8_t> alone;
 	for (int t = 0; t < n_alone; t++) {
-		guarded out((size_t)n_out * 4);
+		guarded out(row_bytes);
 		struct gemm_args a = { out.p, (const uint16_t *)x.data + (size_t)t * n_in, &w, NULL, 1, n_out, n_in, false, true };
 		run_gemm(&d, &a, path);
 		CU(cudaStreamSynchronize(d.stream));
@@ -316,7 +362,7 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 		alone.insert(alone.end(), o.begin(), o.end());
 	}
 	for (int n_tok : n_toks) {
-		guarded out((size_t)n_tok * n_out * 4);
+		guarded out(n_tok * row_bytes);
 		std::vector<uint8_t> first;
 		for (int run = 0; run < 20; run++) {
 			out.poison();
@@ -328,7 +374,7 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 			CHECK(first == out.get(), "%d x %d, %d tokens: run %d differs from the first", n_out, n_in, n_tok, run);
 		}
 		const size_t same = std::min(n_tok, n_alone);
-		CHECK(!memcmp(first.data(), alone.data(), same * n_out * 4), "%d x %d, %d tokens: a token's bits are not those it has alone", n_out,
+		CHECK(!memcmp(first.data(), alone.data(), same * row_bytes), "%d x %d, %d tokens: a token's bits are not those it has alone", n_out,
 		    n_in, n_tok);
 	}
 	CU(cudaFree((void *)w.data));

@@ -551,6 +551,93 @@ static void gemm_case(int E, int K, int T, int bias_dtype)
 	check_tables(o, id, T, k, E, 16, "after the GEMM");
 }
 
+/* Rows before their norm: logits against double of what is multiplied, normed rows against double, alone as in a batch, tables right. */
+static void norm_case(int E, int K, int T)
+{
+	const int k = std::min(E, 4);
+	const float eps = 1e-5f;
+	std::vector<uint16_t> x((size_t)T * K), w((size_t)E * K), b(E), g(K);
+	for (auto &v : x)
+		v = to_bf16(rnd_normal() * 3);
+	for (auto &v : w)
+		v = to_bf16(rnd_normal() * 0.03f);
+	for (auto &v : b)
+		v = to_bf16(rnd_normal());
+	for (auto &v : g)
+		v = to_bf16(1 + rnd_normal() * 0.3f);
+	dev<uint16_t> dx(x), dw(w), db(b), dg(g), h((size_t)T * K), h_alone(K);
+	dev<float> la((size_t)T * E), lc(E);
+	struct moxie_router_shape s = shape_of(E, k, MOXIE_SCORE_SOFTMAX, 1);
+	s.n_tok_max = T, s.n_embd = K, s.bias_dtype = MOXIE_LOGIT_BF16;
+	const plan p(s);
+	if (T <= ROUTE_JOIN_TOK_MAX)
+		p.p->join_tok_max = ROUTE_JOIN_TOK_MAX;
+	if (T > moxie_router_norm_max(p.p)) {
+		CHECK(p.p->lib, "E %d K %d T %d: nothing norms", E, K, T);
+		return;
+	}
+	dev<uint8_t> ws(moxie_router_ws_bytes(p.p));
+	outputs o(T, k, E, 16), o_alone(1, k, E, 16);
+	struct moxie_router_args a = {};
+	struct moxie_err err = {};
+	a.n_tok = T, a.ws = ws.p, a.x = dx.p, a.w_router = dw.p, a.b_router = db.p, a.logits_out = la.p, a.norm = dg.p, a.h = h.p, a.eps = eps;
+	o.bind(a, 16);
+	OK(moxie_router_run(p.p, &a, 0, &err), err);
+	CU(cudaDeviceSynchronize());
+	const auto l = la.get();
+	const auto got = h.get();
+	CHECK(la.guard_ok() && h.guard_ok(), "E %d K %d T %d: guard", E, K, T);
+	double worst = 0;
+	for (int t = 0; t < T; t++) {
+		const uint16_t *const row = &x[(size_t)t * K];
+		double sq = 0;
+		for (int c = 0; c < K; c++)
+			sq += (double)from_bf16(row[c]) * from_bf16(row[c]);
+		const double r = 1 / sqrt(sq / K + eps);
+		for (int c = 0; c < K; c++) {
+			const double want = from_bf16(row[c]) * r * from_bf16(g[c]);
+			CHECK(fabs(from_bf16(got[(size_t)t * K + c]) - want) <= fabs(want) / 255, "E %d K %d T %d: h[%d][%d] is %g, wanted %g", E, K, T, t, c,
+			      from_bf16(got[(size_t)t * K + c]), want);
+		}
+		for (int e = 0; e < E; e++) {
+			double sum = 0, mag = fabs(from_bf16(b[e]));
+			for (int c = 0; c < K; c++) {
+				const double q = (double)from_bf16(to_bf16(from_bf16(row[c]) * from_bf16(g[c]))) * from_bf16(w[(size_t)e * K + c]);
+				sum += q, mag += fabs(q) * r;
+			}
+			worst = fmax(worst, fabs(l[(size_t)t * E + e] - (sum * r + from_bf16(b[e]))) / mag);
+		}
+	}
+	CHECK(worst < 2e-6, "E %d K %d T %d: error %.3g of the sum of magnitudes", E, K, T, worst);
+	struct ref_in in = {};
+	in.logits = l.data(), in.n_tok_real = T;
+	std::vector<int32_t> id((size_t)T * k);
+	std::vector<float> wt((size_t)T * k);
+	for (int t = 0; t < T; t++)
+		ref_route_token(&s, &in, t, &id[(size_t)t * k], &wt[(size_t)t * k]);
+	CHECK(o.id.get() == id, "E %d K %d T %d: routing of the logits", E, K, T);
+	check_tables(o, id, T, k, E, 16, "after the norm");
+	const int t = rnd_int(T);
+	p.p->join_tok_max = ROUTE_JOIN_TOK_MAX;
+	a.n_tok = 1, a.x = dx.p + (size_t)t * K, a.logits_out = lc.p, a.h = h_alone.p;
+	o_alone.bind(a, 16);
+	OK(moxie_router_run(p.p, &a, 0, &err), err);
+	CU(cudaDeviceSynchronize());
+	const auto one = lc.get();
+	const auto h_one = h_alone.get();
+	CHECK(!memcmp(one.data(), &l[(size_t)t * E], 4 * E) && !memcmp(h_one.data(), &got[(size_t)t * K], 2 * K), "E %d K %d T %d: token %d differs alone", E,
+	      K, T, t);
+}
+TEST(norm_and_gemm)
+{
+	for (int T : { 1, 2, 7, 8, 9, 16, 17, 31, 64, 65, 128, 200 }) {
+		norm_case(32, 2880, T);
+		norm_case(128, 2880, T);
+		norm_case(64, 4096, T);
+		norm_case(8, 64, T);
+	}
+}
+
 TEST(gemm_and_joined)
 {
 	for (int T : { 0, 1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 128, 257, 1024 }) {

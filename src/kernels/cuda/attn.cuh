@@ -13,7 +13,7 @@ __device__ __forceinline__ int attn_first_key(int pos, int window) { return wind
 /* Id of the page that holds positions i * KV_PAGE .. of sequence seq. */
 __device__ __forceinline__ int attn_page(const attn_param &p, int seq, int i)
 {
-	return p.page[(int64_t)seq * p.n_page_seq + (p.ring ? i % p.n_page_seq : i)];
+	return __ldcg(p.page + (int64_t)seq * p.n_page_seq + (p.ring ? i % p.n_page_seq : i));
 }
 /* Element offset of a page's rows of one KV head. */
 __device__ __forceinline__ int64_t attn_page_at(const attn_param &p, int page, int ihkv, int d_head)

@@ -124,6 +124,7 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	k->name = c->name;
 	k->act = DT_BF16;
 	k->n_thread = 1;
+	k->norm_tok_min = CUDA_NORM_TOK_MIN, k->norm_tok_max = CUDA_NORM_TOK;
 	k->embed = op_embed, k->rmsnorm = op_rmsnorm, k->gemm = op_gemm, k->rope = op_rope, k->qkv = op_qkv, k->attn = op_attn;
 	k->sample = op_sample, k->route = op_route, k->moe_gate_up = op_moe_gate_up, k->moe_down = op_moe_down;
 	k->dev = &cuda_device_hooks;

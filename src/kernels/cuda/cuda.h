@@ -6,7 +6,9 @@
  *
  * Programmatic dependent launch.  Every kernel of the chain is started by cuda_launch, so it may begin while the one before
  * still runs: it may read weights at once, and must call pdl_wait() before it touches anything another kernel wrote - x, KV
- * pages, tables, scratch, counters - and before it writes anything.  It calls pdl_launch() early.
+ * pages, tables, scratch, counters - and before it writes anything.  It calls pdl_launch() early, but for the kernels that write K and V
+ * or that stand between them and attn_decode: these call it after their wait.  When attn_decode starts, all that was before them has
+ * ended then, and it fetches old rows of K and V, page lists and spans before its own wait.
  * The first CUDA_COUNTER_BYTES of scratch are int32 counters, zero between ops: whoever uses one leaves it zero.  Data lies
  * behind them, and cuda_<op>_scratch counts both.
  *
@@ -34,6 +36,10 @@ struct cuda_dev {
 };
 
 #define RMSNORM_MAX_EMBD 16384
+/* The dense products make their RMSNorm themselves up to so many tokens, and should from the least on: one token's waits for nothing
+ * but the norm's instructions, which a kernel before it has done while weights arrive. */
+#define CUDA_NORM_TOK 16
+#define CUDA_NORM_TOK_MIN 2
 
 #ifdef __cplusplus
 extern "C" {

@@ -12,8 +12,8 @@
 
 constexpr int SMALL_TOK = 32, SMALL_TOK_HEAD = 16; /* HEAD: where CTAs have many row blocks, and read activations again for each */
 /* Up to ROOM_TOK tokens dense_small leaves shared memory for a CTA of attention beside it, so that it starts before that ends. */
-constexpr int ROOM_TOK = 16;
-constexpr size_t ROOM_SHARED = 160 << 10;
+constexpr int ROOM_TOK = 16, ROOM_FEW = 2; /* a CTA of attention of FEW sequences takes more */
+constexpr size_t ROOM_SHARED = 160 << 10, ROOM_SHARED_FEW = 134 << 10;
 
 /* Scratch behind the counters. */
 static char *data_of(const struct cuda_dev *d) { return static_cast<char *>(d->scratch) + CUDA_COUNTER_BYTES; }
@@ -49,6 +49,14 @@ static int check_bias(struct moxie_err *err, const char *op, const struct weight
 	return 0;
 }
 
+static int take_norm(struct dense_job *j, struct moxie_err *err, const char *op, const struct weight *norm, float eps)
+{
+	if (norm && (norm->dtype != DT_BF16 || !aligned(norm->data)))
+		return err_set(err, MOXIE_E_SHAPE, "%s: norm weights are %s at %p, wanted BF16 and 16-byte alignment", op, dtype_name(norm->dtype), norm->data);
+	j->norm = norm ? norm->data : NULL, j->eps = eps;
+	return 0;
+}
+
 extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, struct moxie_err *err)
 {
 	int rc = check_operands(err, "gemm", a->a, a->w, a->n_out, a->n_in);
@@ -61,14 +69,14 @@ extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, st
 	j->out.d = a->d, j->out.n_tok = a->n_tok, j->out.n_out = a->n_out, j->out.add = a->add, j->out.d_f32 = a->d_f32;
 	if (a->b)
 		j->out.b = a->b->data, j->out.b_f32 = a->b->dtype == DT_F32;
-	return 0;
+	return take_norm(j, err, "gemm", a->norm, a->eps);
 }
 
 /* The part of qkv after the product: p [n_tok, n_out] bf16, bias included.  A thread does one pair. */
 __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
 {
-	pdl_launch();
 	pdl_wait();
+	pdl_launch(); /* in this order: cuda.h */
 	const int half = o.d_head / 2, n_pair = o.n_out / 2;
 	const int64_t n = (int64_t)o.n_tok * n_pair;
 	for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
@@ -81,8 +89,8 @@ __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __n
 /* The same, eight neighbouring pairs a thread: d_head % 16 == 0, a cache of bf16.  blockIdx.x: token. */
 __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
 {
-	pdl_launch();
 	pdl_wait();
+	pdl_launch(); /* in this order: cuda.h */
 	const int half = o.d_head / 2, per = half / 8, n = o.n_out / 16, t = blockIdx.x;
 	const int j = blockIdx.y * blockDim.x + threadIdx.x, ih = j / per, i = (j - ih * per) * 8;
 	if (j >= n)
@@ -158,7 +166,7 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 	o->k = a->kv->k, o->v = a->kv->v, o->kv_f32 = a->kv->dtype == DT_F32, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq,
 	    o->ring = a->kv->ring;
 	o->cs = a->cs, o->pos = a->batch->pos, o->seq = a->batch->seq;
-	return 0;
+	return take_norm(j, err, "qkv", a->norm, a->eps);
 }
 
 /* Most tokens for which dense_small is the fastest; measured on an H200. */
@@ -167,10 +175,10 @@ static int small_tok(const struct cuda_dev *d, int n_out) { return n_out > 64 * 
 /* What the library does not serve. */
 static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
 {
-	if (j->out.n_tok > small_tok(d, j->out.n_out) && dense_wide_serves(j))
+	if (!j->norm && j->out.n_tok > small_tok(d, j->out.n_out) && dense_wide_serves(j))
 		return dense_wide(d, j);
 	struct dense_job small = *j;
-	small.shared_max = j->out.n_tok <= ROOM_TOK ? ROOM_SHARED : 0;
+	small.shared_max = j->out.n_tok <= ROOM_TOK ? j->out.n_tok <= ROOM_FEW ? ROOM_SHARED_FEW : ROOM_SHARED : 0;
 	return dense_small(d, &small);
 }
 
@@ -178,8 +186,10 @@ extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct m
 {
 	struct dense_job j;
 	const int rc = a->n_tok ? dense_gemm_job(&j, a, err) : 0;
-	if (rc || !a->n_tok || (a->n_tok > small_tok(d, a->n_out) && dense_lib_gemm(d, &j, data_of(d), data_bytes(d))))
+	if (rc || !a->n_tok)
 		return rc;
+	if (!j.norm && a->n_tok > small_tok(d, a->n_out) && dense_lib_gemm(d, &j, data_of(d), data_bytes(d)))
+		return 0;
 	return fail(err, "gemm", by_own(d, &j));
 }
 
@@ -190,7 +200,7 @@ extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct mox
 	const int n_tok = a->batch->n_tok, rc = n_tok ? dense_qkv_job(&j, a, err) : 0;
 	if (rc || !n_tok)
 		return rc;
-	if (n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
+	if (j.norm || n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
 		e = by_own(d, &j);
 	return fail(err, "qkv", e);
 }

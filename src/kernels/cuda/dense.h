@@ -24,6 +24,8 @@ struct dense_out {
 /* One product.  x, w: 16-byte aligned, n_in % 32 == 0. */
 struct dense_job {
 	const void *x, *w;           /* [n_tok, n_in] bf16, [n_out, n_in] bf16 */
+	const void *norm;            /* [n_in] bf16, or NULL: x stands before this RMSNorm; dense_small alone takes it */
+	float eps;
 	int n_in;
 	size_t shared_max;           /* of a CTA of dense_small with one row block, bytes; 0: no limit of ours */
 	struct dense_out out;

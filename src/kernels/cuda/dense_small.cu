@@ -23,10 +23,14 @@ constexpr int WARPS = 8, MATH = 32 * WARPS, THREADS = MATH + 32, CHUNK = 64, ROW
 
 struct small_param {
 	struct dense_out out;
-	int n_chunk;                 /* of k */
+	const uint4 *norm;           /* [n_in] bf16, or NULL */
+	float eps;
+	int n_in, n_chunk;           /* k, in chunks */
 	struct dense_rows rows;
 	int depth;                   /* stages of a warp's ring */
 	int w_stage, x_stage, x_box; /* bytes; x_box: tokens loaded, a power of two */
+	/* Shared memory, bytes from its beginning: activations, norm weights, sums of warp 0, barriers; floats from a warp's sums to the next's. */
+	int x_at, norm_at, red_at, bar_at, red_step;
 };
 
 /* d += a b, 16x16 times 16x8. */
@@ -57,9 +61,16 @@ template <int MT, int NT> struct lane_rows {
 	}
 };
 
-/* acc += the chunk in stage (w, x). */
-template <int MT, int NT>
-__device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], const lane_rows<MT, NT> &at, uint32_t w, uint32_t x)
+__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
+{
+	uint32_t d;
+	asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+	return d;
+}
+
+/* acc += the chunk in stage (w, x).  NORM: activations are multiplied by the weights at norm, and their squares added to sq first. */
+template <int MT, int NT, bool NORM>
+__device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], float (&sq)[NT], const lane_rows<MT, NT> &at, uint32_t w, uint32_t x, uint32_t norm)
 {
 	const int j = threadIdx.x >> 3 & 3;
 #pragma unroll
@@ -68,6 +79,18 @@ __device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], const lane_ro
 #pragma unroll
 		for (int n = 0; n < NT; n++)
 			ldmatrix4(b[n], swizzled(x + at.x[n], h * 4 + j));
+		if constexpr (NORM) {
+#pragma unroll
+			for (int i = 0; i < 4; i++) {
+				const uint32_t f = lds32(norm + (h * 4 + i) * 16);
+#pragma unroll
+				for (int n = 0; n < NT; n++) {
+					const float lo = __uint_as_float(b[n][i] << 16), hi = __uint_as_float(b[n][i] & 0xffff0000u);
+					sq[n] = fmaf(lo, lo, sq[n]), sq[n] = fmaf(hi, hi, sq[n]);
+					b[n][i] = mul_bf16x2(b[n][i], f);
+				}
+			}
+		}
 #pragma unroll
 		for (int s = 0; s < 2; s++)
 #pragma unroll
@@ -118,22 +141,23 @@ __device__ __forceinline__ float warps_sum(const float *p, int stride)
 	return ((p[0] + p[stride]) + (p[2 * stride] + p[3 * stride])) + ((p[4 * stride] + p[5 * stride]) + (p[6 * stride] + p[7 * stride]));
 }
 
-template <int MT, int NT>
+template <int MT, int NT, bool NORM>
 __global__ void __launch_bounds__(THREADS, 1)
 dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant__ CUtensorMap xm, const __grid_constant__ small_param p)
 {
 	extern __shared__ uint8_t shared[];
 	uint8_t *const base = shared + (-smem_u32(shared) & 1023);
 	const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
-	constexpr int RED = MT * 16 * red_row(NT); /* floats of a warp's sums */
 	const int n_stage = WARPS * p.depth;
-	uint8_t *const x_at = base + n_stage * p.w_stage;
-	float *const red = reinterpret_cast<float *>(x_at + n_stage * p.x_stage);
-	const uint32_t bars = smem_u32(red + WARPS * RED);
+	uint8_t *const x_at = base + p.x_at;
+	float *const red = reinterpret_cast<float *>(base + p.red_at);
+	const uint32_t bars = smem_u32(base + p.bar_at);
+	__shared__ float squares[NORM ? WARPS : 1][8 * NT]; /* of activations, [warp][token] */
 	ring ld = { &wm, &xm, smem_u32(base) + warp * p.depth * p.w_stage, smem_u32(x_at) + warp * p.depth * p.x_stage, bars + 8 * warp * p.depth,
 		    (int)blockIdx.y * p.x_box, (int)blockIdx.x, warp };
 
-	pdl_launch();
+	if (!p.out.qkv)
+		pdl_launch();
 	const uint64_t once = l2_evict_first(), keep = l2_evict_last();
 	if (warp < WARPS && lane == 0) {
 		for (int s = 0; s < p.depth; s++)
@@ -145,7 +169,16 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		/* Activations of every ring's first stages, by a warp of its own: it may be let go before all weights are asked for. */
 		if (lane == 0)
 			tma_prefetch_map(&xm);
+		if constexpr (NORM) {
+			/* Fetched while the others ask for weights: asked for before, it would keep them waiting for a trip to memory. */
+#pragma unroll 4
+			for (int i = lane; i < p.n_chunk * (CHUNK / 8); i += 32)
+				reinterpret_cast<uint4 *>(base + p.norm_at)[i] = i < p.n_in / 8 ? __ldg(p.norm + i) : make_uint4(0, 0, 0, 0);
+			__syncwarp();
+			asm volatile("bar.arrive 2, %0;" ::"n"(THREADS) : "memory");
+		}
 		pdl_wait();
+		pdl_launch(); /* of what writes K and V: attention counts on this order, see cuda.h */
 		for (int i = lane; i < n_stage; i += 32) {
 			const int w = i % WARPS, s = i / WARPS, n = (p.n_chunk - w + WARPS - 1) / WARPS, round = n > 0 ? s / n : 0;
 			const int at = w * p.depth + s;
@@ -165,12 +198,15 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		early = dense_item_at(p.out, p.rows, blockIdx.x, ld.t0, threadIdx.x);
 
 	const lane_rows<MT, NT> at(p.rows.rows, p.x_box);
+	const uint32_t norm = smem_u32(base + p.norm_at) + (lane & 3) * 4;
+	if constexpr (NORM)
+		asm volatile("bar.sync 2, %0;" ::"n"(THREADS) : "memory"); /* norm weights lie in shared memory */
 	int s = 0, parity = 0;
 	for (int tile = blockIdx.x; tile < p.rows.n_tile; tile += gridDim.x) {
-		float acc[MT][NT][4] = {};
+		float acc[MT][NT][4] = {}, sq[NT] = {};
 		for (int c = warp; c < p.n_chunk; c += WARPS) {
 			mbar_wait(ld.bar + 8 * s, parity);
-			chunk_mma<MT, NT>(acc, at, ld.w + s * p.w_stage, ld.x + s * p.x_stage);
+			chunk_mma<MT, NT, NORM>(acc, sq, at, ld.w + s * p.w_stage, ld.x + s * p.x_stage, norm + c * (CHUNK * 2));
 			__syncwarp();
 			if (lane == 0 && ld.more(p)) {
 				ld.load_w(p, s, once);
@@ -183,7 +219,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 			}
 		}
 		const int g = lane / 4, q = lane & 3;
-		float *const mine = red + warp * RED + g * red_row(NT) + q * 2;
+		float *const mine = red + warp * p.red_step + g * red_row(NT) + q * 2;
 		if (tile != (int)blockIdx.x)
 			math_sync(); /* the sums of the row block before have been read */
 #pragma unroll
@@ -193,6 +229,15 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 #pragma unroll
 				for (int i = 0; i < 4; i++)
 					mine[(m * 16 + (i >> 1) * 8) * red_row(NT) + n * 8 + (i & 1)] = acc[m][n][i];
+		if constexpr (NORM) {
+#pragma unroll
+			for (int n = 0; n < NT; n++) {
+				sq[n] += __shfl_xor_sync(~0u, sq[n], 1);
+				sq[n] += __shfl_xor_sync(~0u, sq[n], 2);
+				if (q == 0)
+					squares[warp][n * 8 + g] = sq[n];
+			}
+		}
 		math_sync();
 		for (int i = threadIdx.x; i < n_item; i += MATH) {
 			const bool known = i == (int)threadIdx.x && tile == (int)blockIdx.x;
@@ -200,21 +245,28 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 			const float *const sum = red + it.r * red_row(NT) + it.t;
 			if (!it.place.to)
 				continue;
+			float scale = 1;
+			if constexpr (NORM)
+				scale = 1 / sqrtf(warps_sum(&squares[0][it.t], 8 * NT) / (float)p.n_in + p.eps);
 			if (p.out.qkv)
-				dense_put(it.place, warps_sum(sum, RED), warps_sum(sum + 4 * red_row(NT), RED));
+				dense_put(it.place, scale * warps_sum(sum, p.red_step), scale * warps_sum(sum + 4 * red_row(NT), p.red_step));
 			else
-				dense_put(it.place, warps_sum(sum, RED));
+				dense_put(it.place, scale * warps_sum(sum, p.red_step));
 		}
 	}
 }
 
 typedef void (*small_kernel)(CUtensorMap, CUtensorMap, small_param);
-template <int NT> static small_kernel kernel_of(int mt)
+template <int NT, bool NORM> static small_kernel kernel_of(int mt)
 {
 	if constexpr (NT < 4)
 		if (mt == 4)
-			return dense_small_kernel<4, NT>;
-	return mt == 1 ? dense_small_kernel<1, NT> : mt == 2 ? dense_small_kernel<2, NT> : dense_small_kernel<3, NT>;
+			return dense_small_kernel<4, NT, NORM>;
+	return mt == 1 ? dense_small_kernel<1, NT, NORM> : mt == 2 ? dense_small_kernel<2, NT, NORM> : dense_small_kernel<3, NT, NORM>;
+}
+template <bool NORM> static small_kernel kernel_of(int nt, int mt)
+{
+	return nt == 1 ? kernel_of<1, NORM>(mt) : nt == 2 ? kernel_of<2, NORM>(mt) : kernel_of<4, NORM>(mt);
 }
 
 /* Boxes, row blocks and ring for this product; false where shared memory is too small for even one stage a warp. */
@@ -231,12 +283,27 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 	p->x_stage = p->x_box * ROW_BYTES;
 	const int mt = (p->rows.rows + 15) / 16, n_cta = p->rows.n_tile < d->n_sm ? p->rows.n_tile : d->n_sm;
 	const int most = (p->n_chunk + WARPS - 1) / WARPS * ((p->rows.n_tile + n_cta - 1) / n_cta);
-	const size_t fixed = 1024 + (size_t)WARPS * mt * 16 * red_row(nt) * 4, stage = WARPS * (size_t)(p->w_stage + p->x_stage + 8);
 	const bool short_lived = p->rows.n_tile <= n_cta; /* one row block a CTA: others want to start beside it */
-	const size_t limit = short_lived && j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
-	p->depth = limit > fixed + stage ? (int)((limit - fixed) / stage) : 1;
-	p->depth = p->depth < most ? p->depth : most;
-	*shared_bytes = fixed + p->depth * stage;
+	const int sums = mt * 16 * red_row(nt) * 4, norm_bytes = j->norm ? p->n_chunk * CHUNK * 2 : 0;
+	p->norm = static_cast<const uint4 *>(j->norm), p->eps = j->eps, p->n_in = j->n_in;
+	/* With one row block a warp's sums take the place of its ring. */
+	bool apart = !short_lived;
+	for (;; apart = true) {
+		const size_t fixed = 1024 + norm_bytes + (apart ? (size_t)WARPS * sums : 0), stage = WARPS * (size_t)(p->w_stage + p->x_stage + 8);
+		const size_t limit = short_lived && j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
+		const size_t room = limit - (j->norm ? (size_t)WARPS * 8 * nt * 4 : 0);
+		p->depth = room > fixed + stage ? (int)((room - fixed) / stage) : 1;
+		p->depth = p->depth < most ? p->depth : most;
+		*shared_bytes = fixed + p->depth * stage;
+		if (apart || p->depth * p->w_stage >= sums)
+			break;
+	}
+	const int n_stage = WARPS * p->depth;
+	p->x_at = n_stage * p->w_stage;
+	p->norm_at = p->x_at + n_stage * p->x_stage;
+	p->red_at = apart ? p->norm_at + norm_bytes : 0;
+	p->red_step = (apart ? sums : p->depth * p->w_stage) / 4;
+	p->bar_at = p->norm_at + norm_bytes + (apart ? WARPS * sums : 0);
 }
 
 extern "C" cudaError_t dense_small(const struct cuda_dev *d, const struct dense_job *j)
@@ -247,7 +314,7 @@ extern "C" cudaError_t dense_small(const struct cuda_dev *d, const struct dense_
 	size_t shared_bytes;
 	small_plan(d, j, nt, &p, &shared_bytes);
 	const int mt = (p.rows.rows + 15) / 16;
-	const small_kernel k = nt == 1 ? kernel_of<1>(mt) : nt == 2 ? kernel_of<2>(mt) : kernel_of<4>(mt);
+	const small_kernel k = j->norm ? kernel_of<true>(nt, mt) : kernel_of<false>(nt, mt);
 	CUtensorMap wm, xm;
 	cudaError_t rc = dense_rows_map(&wm, j, &p.rows);
 	if (!rc)

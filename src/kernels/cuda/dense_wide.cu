@@ -173,10 +173,10 @@ dense_wide_kernel(const __grid_constant__ CUtensorMap xm, const __grid_constant_
 		}
 		mbar_init_fence();
 	}
-	pdl_launch();
 	cluster_arrive_relaxed();
 	cluster_wait();
 	pdl_wait();
+	pdl_launch(); /* in this order: cuda.h */
 	if (group == 0) {
 		regs_dec<40>();
 		if (threadIdx.x == 0) {

@@ -1,6 +1,6 @@
-/* moe_block.cu - the moe op: router GEMM, top-k and tables by moxie_router_run, experts and residual by moxie_moe_run.
+/* moe_block.cu - the moe op: RMSNorm, which the router makes where it multiplies itself, router GEMM, top-k and tables by moxie_router_run, experts and residual by moxie_moe_run.
  *
- * x += experts of h, in place: the combine reads the residual where it writes the sum.
+ * x += experts of rmsnorm(x), in place: the combine reads the residual where it writes the sum.
  */
 #include "backend.h"
 
@@ -61,7 +61,14 @@ void cuda_moe_run(struct kern *k, const struct moe_args *a)
 
 	struct moxie_router_args r = {};
 	r.n_tok = n_tok, r.tile_n = tile_n;
-	r.x = a->h, r.w_router = a->w->router.data, r.b_router = a->w->router_b.data;
+	const bool normed = n_tok <= moxie_router_norm_max(c->router) && a->norm->dtype == DT_BF16;
+	if (normed) {
+		r.norm = a->norm->data, r.h = a->h, r.eps = a->eps;
+	} else {
+		const struct rmsnorm_args n = { a->h, a->x, a->norm, NULL, a->eps, n_tok, a->c->n_embd };
+		cuda_note(c, cuda_rmsnorm(&c->dev, &n, &err), &err);
+	}
+	r.x = normed ? a->x : a->h, r.w_router = a->w->router.data, r.b_router = a->w->router_b.data;
 	r.topk_id = t.topk_id, r.topk_w = t.topk_w, r.expert_off = t.expert_off, r.sorted_pair = t.sorted_pair;
 	r.tiles = t.tiles, r.head = t.head, r.tok_done = t.tok_done, r.ws = c->router_ws;
 	cuda_note(c, moxie_router_run(c->router, &r, c->dev.stream, &err), &err);

@@ -29,6 +29,9 @@ struct route_param {
 	int n_embd;
 	const void *x, *w_router;
 	const void *b_router; /* bias_dtype */
+	const void *norm;     /* [n_embd] bf16 or NULL: x stands before RMSNorm with these weights and eps, normed rows go to h; joined form */
+	void *h;
+	float eps;
 	float *logits_out;
 	/* chunk tokens per CTA or block; n_chunk of them hold tokens (at least 1) */
 	int chunk, n_chunk;
@@ -83,9 +86,16 @@ cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread, size_t sme
 int route_cluster_size(const struct moxie_router_plan *plan, int n_tok); /* 0: use chunks */
 void route_chunks(int n_tok, int *chunk, int *n_chunk);
 
-/* Own router GEMM, any n_tok. */
+/* x stands before RMSNorm with weights w [n_embd] bf16 and eps; normed rows go to h [n_tok, n_embd] bf16.  n_embd <= ROUTER_NORM_EMBD_MAX */
+#define ROUTER_NORM_EMBD_MAX 4096
+struct router_norm {
+	const void *w;
+	void *h;
+	float eps;
+};
+/* Own router GEMM, any n_tok.  norm: or NULL. */
 cudaError_t router_gemm_launch(const void *x, const void *w, const void *b, int bias_dtype, float *logits, int n_tok, int n_expert,
-                               int n_embd, int n_sm, cudaStream_t stream, bool pdl);
+                               int n_embd, int n_sm, const struct router_norm *norm, cudaStream_t stream, bool pdl);
 cudaError_t router_gemm_set_attributes(void);
 /* 8 * nt tokens and 1 / n_split of K per CTA. */
 void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta);

@@ -5,6 +5,9 @@
  * logits, one thread per expert, and go on as moe_route_cluster_kernel does (moe_route.cu has the rules).  W and the
  * biases are loaded before the wait for the previous kernel of the stream.
  *
+ * NORM: x stands before its RMSNorm.  The products take x times the norm's weights, rounded to bf16, and each owner multiplies its sums by
+ * its row's 1 / rms; it makes that row of h as well, with the bits of rmsnorm.cu.
+ *
  *   x [n_tok, n_embd] bf16   w_router [n_expert, n_embd] bf16   b_router [n_expert] f32 or bf16   logits_out f32 or NULL
  *
  * Numerics: bf16 products, f32 accumulation in 32 slices of K joined by a balanced tree: the bits of router_gemm.cu.
@@ -22,7 +25,8 @@ __host__ __device__ static int red_floats(const route_param &p, int nt) { return
 __host__ __device__ static int inbox_floats(const route_param &p) { return (p.n_split * p.n_expert + 3) & ~3; }
 __host__ __device__ static int mark_stride(const route_param &p) { return (p.n_expert_here + 3) & ~3; }
 
-template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1) router_route_kernel(const __grid_constant__ route_param p)
+template <int J, int MODE, int NT, bool NORM>
+__global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1) router_route_kernel(const __grid_constant__ route_param p)
 {
 	extern __shared__ __align__(16) float red[];
 	__shared__ uint32_t base[MOXIE_ROUTE_MAX_EXPERT], part[32];
@@ -31,6 +35,7 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 	__shared__ route_row_block block;
 	__shared__ float logit[ROUTE_JOIN_EXPERT_MAX]; /* BY_ID reads it as a row */
 	__shared__ uint64_t logits_in, marks_in;
+	__shared__ float squares[NORM ? ROUTE_JOIN_WARPS : 1];
 	float *const inbox = red + red_floats(p, NT);
 	uint32_t *const mark = reinterpret_cast<uint32_t *>(inbox + inbox_floats(p));
 	const int rank = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, q = lane & 3, e = threadIdx.x;
@@ -60,8 +65,13 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 		if (MODE == BY_SCORE && p.select_bias)
 			b_select = p.select_bias[e];
 	}
+	const bool norms = NORM && rank < p.n_tok && threadIdx.x < p.n_embd / 8; /* CTA t norms token t */
+	const uint4 g_norm = norms ? __ldg(static_cast<const uint4 *>(p.norm) + threadIdx.x) : make_uint4(0, 0, 0, 0);
 	pdl_wait();
 
+	uint4 row = {};
+	if (norms)
+		row = __ldcg(static_cast<const uint4 *>(p.x) + (size_t)rank * (p.n_embd / 8) + threadIdx.x);
 	if (works) {
 		const uint16_t *x[NT];
 #pragma unroll
@@ -72,9 +82,17 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 			float acc[NT][4] = {};
 			if (s != warp)
 				router_load_w(f, wr, hi_step, first, last);
-			router_slice<NT>(f, wr, hi_step, x, first, last, acc);
+			router_slice<NT, NORM>(f, wr, hi_step, x, first, last, acc, NORM ? static_cast<const uint16_t *>(p.norm) + q * 8 : nullptr);
 			router_put<NT>(red + s * red_slice(NT), acc);
 		}
+	}
+	if constexpr (NORM) {
+		float sum = norm_squares(row);
+#pragma unroll
+		for (int d = 16; d; d /= 2)
+			sum += __shfl_xor_sync(~0u, sum, d);
+		if (lane == 0)
+			squares[warp] = sum;
 	}
 	__syncthreads();
 	cluster_wait(); /* every CTA has started and opened its inboxes */
@@ -85,6 +103,16 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 				cluster_store(cluster_address(inbox + split * p.n_expert + to, t),
 				              tree_sum(red + (i & 15) * red_row(NT) + (i >> 4), red_slice(NT), n_local), cluster_address(&logits_in, t));
 		}
+	float r = 1;
+	if constexpr (NORM) { /* the bits of rmsnorm.cu */
+		float sum = 0;
+#pragma unroll
+		for (int i = 0; i < ROUTE_JOIN_WARPS; i++)
+			sum += squares[i];
+		r = 1 / sqrtf(sum / (float)p.n_embd + p.eps);
+		if (norms)
+			static_cast<uint4 *>(p.h)[(size_t)rank * (p.n_embd / 8) + threadIdx.x] = norm_apply(row, g_norm, r);
+	}
 	if (rank >= p.n_chunk)
 		return; /* gets nothing, routes nothing */
 	inbox_wait(&logits_in);
@@ -92,7 +120,10 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 	float w = 0.f, denominator = 0.f;
 	const int t = rank;
 	if (e < p.n_expert && p.n_tok > 0) {
-		const float l = route_add(tree_sum(inbox + e, p.n_expert, p.n_split), b_router);
+		float sum = tree_sum(inbox + e, p.n_expert, p.n_split);
+		if constexpr (NORM)
+			sum = __fmul_rn(sum, r);
+		const float l = route_add(sum, b_router);
 		if (MODE == BY_ID)
 			logit[e] = l;
 		else
@@ -136,20 +167,20 @@ template <int J, int MODE, int NT> __global__ void __launch_bounds__(32 * ROUTE_
 	route_tables(p, rank, p.n_chunk, 1, mark, stride, base, part, local);
 }
 
-template <int MODE, int NT> static const void *joined_mode(int n_expert)
+template <int MODE, int NT, bool NORM> static const void *joined_mode(int n_expert)
 {
 	switch (route_lane_experts(n_expert)) {
-	case 1: return reinterpret_cast<const void *>(&router_route_kernel<1, MODE, NT>);
-	case 2: return reinterpret_cast<const void *>(&router_route_kernel<2, MODE, NT>);
-	case 4: return reinterpret_cast<const void *>(&router_route_kernel<4, MODE, NT>);
-	default: return reinterpret_cast<const void *>(&router_route_kernel<8, MODE, NT>);
+	case 1: return reinterpret_cast<const void *>(&router_route_kernel<1, MODE, NT, NORM>);
+	case 2: return reinterpret_cast<const void *>(&router_route_kernel<2, MODE, NT, NORM>);
+	case 4: return reinterpret_cast<const void *>(&router_route_kernel<4, MODE, NT, NORM>);
+	default: return reinterpret_cast<const void *>(&router_route_kernel<8, MODE, NT, NORM>);
 	}
 }
-template <int NT> static const void *joined_of(int mode, int n_expert)
+template <int NT, bool NORM> static const void *joined_of(int mode, int n_expert)
 {
-	return mode == BY_LOGIT   ? joined_mode<BY_LOGIT, NT>(n_expert)
-	       : mode == BY_SCORE ? joined_mode<BY_SCORE, NT>(n_expert)
-	                          : reinterpret_cast<const void *>(&router_route_kernel<1, BY_ID, NT>);
+	return mode == BY_LOGIT   ? joined_mode<BY_LOGIT, NT, NORM>(n_expert)
+	       : mode == BY_SCORE ? joined_mode<BY_SCORE, NT, NORM>(n_expert)
+	                          : reinterpret_cast<const void *>(&router_route_kernel<1, BY_ID, NT, NORM>);
 }
 constexpr int NT_MAX = 2; /* token groups of 8 */
 
@@ -157,7 +188,8 @@ extern "C" cudaError_t route_joined_set_attributes(int smem_max)
 {
 	const int n_expert[] = { 32, 64, 128, ROUTE_JOIN_EXPERT_MAX };
 	for (int i = 0; i < 12; i++)
-		for (const void *kernel : { joined_of<1>(i / 4, n_expert[i % 4]), joined_of<NT_MAX>(i / 4, n_expert[i % 4]) }) {
+		for (const void *kernel : { joined_of<1, false>(i / 4, n_expert[i % 4]), joined_of<NT_MAX, false>(i / 4, n_expert[i % 4]),
+		                            joined_of<1, true>(i / 4, n_expert[i % 4]), joined_of<NT_MAX, true>(i / 4, n_expert[i % 4]) }) {
 			cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 			if (!rc)
 				rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem_max);
@@ -178,7 +210,9 @@ extern "C" cudaError_t route_launch_joined(const struct route_param *param, cuda
 	p.n_split = 1 << p.split_shift;
 	p.chunk = 1, p.n_chunk = p.n_tok ? p.n_tok : 1;
 	const size_t smem = 4 * ((size_t)red_floats(p, nt) + inbox_floats(p) + (size_t)p.n_chunk * mark_stride(p));
-	return route_launch(nt == 1 ? joined_of<1>(mode, p.n_expert) : joined_of<NT_MAX>(mode, p.n_expert), dim3(ROUTE_JOIN_CTAS),
+	const void *const kernel = p.norm ? (nt == 1 ? joined_of<1, true>(mode, p.n_expert) : joined_of<NT_MAX, true>(mode, p.n_expert))
+	                                  : (nt == 1 ? joined_of<1, false>(mode, p.n_expert) : joined_of<NT_MAX, false>(mode, p.n_expert));
+	return route_launch(kernel, dim3(ROUTE_JOIN_CTAS),
 	                    32 * ROUTE_JOIN_WARPS, smem, ROUTE_JOIN_CTAS, &p, stream, pdl);
 }
 
@@ -190,7 +224,7 @@ extern "C" int route_joined_max_clusters(void)
 	at.id = cudaLaunchAttributeClusterDimension;
 	at.val.clusterDim.x = ROUTE_JOIN_CTAS, at.val.clusterDim.y = at.val.clusterDim.z = 1;
 	c.gridDim = dim3(ROUTE_JOIN_CTAS), c.blockDim = 32 * ROUTE_JOIN_WARPS, c.dynamicSmemBytes = 64 << 10, c.attrs = &at, c.numAttrs = 1;
-	if (cudaOccupancyMaxActiveClusters(&n, joined_of<1>(BY_LOGIT, 128), &c)) {
+	if (cudaOccupancyMaxActiveClusters(&n, joined_of<1, false>(BY_LOGIT, 128), &c)) {
 		cudaGetLastError();
 		return 0;
 	}

@@ -136,13 +136,13 @@ extern "C" void moxie_router_plan_free(struct moxie_router_plan *plan)
 
 /* The logits by the library from lib_tok_min tokens on, else by our own kernel. */
 static cudaError_t make_logits(const struct moxie_router_plan *plan, const void *x, const void *w, const void *b, float *logits, int n_tok,
-                               void *ws, cudaStream_t stream)
+                               const struct router_norm *norm, void *ws, cudaStream_t stream)
 {
-	if (plan->lib && n_tok >= plan->lib_tok_min &&
+	if (!norm && plan->lib && n_tok >= plan->lib_tok_min &&
 	    router_lib_run(plan->lib, x, w, b, logits, n_tok, static_cast<char *>(ws) + plan->ws_lib, plan->ws_lib_bytes, stream))
 		return cudaSuccess;
-	return router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->n_sm, stream,
-	                          !(plan->s.flags & MOXIE_ROUTER_NO_PDL));
+	return router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->n_sm, norm,
+	                          stream, !(plan->s.flags & MOXIE_ROUTER_NO_PDL));
 }
 
 extern "C" size_t moxie_router_ws_bytes(const struct moxie_router_plan *plan) { return plan->ws_bytes; }
@@ -200,7 +200,7 @@ static int check_args(const struct moxie_router_plan *plan, const struct moxie_r
 		{ "logits", a->logits, s->n_embd == 0 && !given, 16 }, { "topk_id_in", a->topk_id_in, given, 4 },
 		{ "tok_id", a->tok_id, a->hash_table != NULL, 4 }, { "topk_id", a->topk_id, true, 4 }, { "topk_w", a->topk_w, !given, 4 },
 		{ "expert_off", a->expert_off, true, 4 }, { "sorted_pair", a->sorted_pair, true, 4 }, { "head", a->head, a->tiles != NULL, 16 },
-		{ "tiles", a->tiles, false, 16 }, { "logits_out", a->logits_out, false, 16 }, { "ws", a->ws, true, 16 },
+		{ "norm", a->norm, false, 16 }, { "h", a->h, a->norm != NULL, 16 }, { "tiles", a->tiles, false, 16 }, { "logits_out", a->logits_out, false, 16 }, { "ws", a->ws, true, 16 },
 	};
 	if (a->n_tok < 0 || a->n_tok > s->n_tok_max)
 		return err_set(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d", a->n_tok, s->n_tok_max);
@@ -211,6 +211,8 @@ static int check_args(const struct moxie_router_plan *plan, const struct moxie_r
 		if ((uintptr_t)q.p % q.align)
 			return err_set(err, MOXIE_E_ARG, "%s is %p, not aligned to %d bytes", q.name, q.p, q.align);
 	}
+	if (a->norm && a->n_tok > moxie_router_norm_max(plan))
+		return err_set(err, MOXIE_E_ARG, "rows before their norm: %d, wanted at most %d", a->n_tok, moxie_router_norm_max(plan));
 	if (a->tiles && (a->tile_n < 8 || a->tile_n % 8))
 		return err_set(err, MOXIE_E_ARG, "tile_n is %d, wanted a multiple of 8", a->tile_n);
 	if (a->hash_table && (s->score == MOXIE_SCORE_SOFTMAX || given))
@@ -218,6 +220,11 @@ static int check_args(const struct moxie_router_plan *plan, const struct moxie_r
 	if (a->select_bias && (s->score == MOXIE_SCORE_SOFTMAX || given))
 		return err_set(err, MOXIE_E_ARG, "select_bias goes with SIGMOID or SQRTSOFTPLUS, score is %d", s->score);
 	return MOXIE_OK;
+}
+
+extern "C" int32_t moxie_router_norm_max(const struct moxie_router_plan *plan)
+{
+	return plan->s.n_embd <= 0 || plan->s.n_embd > ROUTER_NORM_EMBD_MAX ? 0 : plan->lib ? plan->lib_tok_min - 1 : plan->s.n_tok_max;
 }
 
 static struct route_param param_of(const struct moxie_router_plan *plan, const struct moxie_router_args *a)
@@ -235,6 +242,7 @@ static struct route_param param_of(const struct moxie_router_plan *plan, const s
 	p.topk_id = a->topk_id, p.topk_w = a->topk_w, p.expert_off = a->expert_off, p.sorted_pair = a->sorted_pair;
 	p.tiles = static_cast<struct moe_tile *>(a->tiles), p.head = static_cast<struct moe_head *>(a->head), p.tok_done = a->tok_done;
 	p.n_embd = s->n_embd, p.x = a->x, p.w_router = a->w_router, p.b_router = a->b_router, p.logits_out = a->logits_out;
+	p.norm = a->norm, p.h = a->h, p.eps = a->eps;
 	p.hist = reinterpret_cast<uint16_t *>(ws + plan->ws_hist), p.rank = reinterpret_cast<uint16_t *>(ws + plan->ws_rank);
 	return p;
 }
@@ -252,8 +260,9 @@ extern "C" int moxie_router_run(const struct moxie_router_plan *plan, const stru
 		return rc ? cuda_failed(err, "joined routing", rc) : MOXIE_OK;
 	}
 	if (p.n_embd > 0) {
+		const struct router_norm norm = { a->norm, a->h, a->eps };
 		float *logits = a->logits_out ? a->logits_out : static_cast<float *>(a->ws);
-		cudaError_t rc = make_logits(plan, p.x, p.w_router, p.b_router, logits, p.n_tok, a->ws, stream);
+		cudaError_t rc = make_logits(plan, p.x, p.w_router, p.b_router, logits, p.n_tok, a->norm ? &norm : NULL, a->ws, stream);
 		if (rc)
 			return cuda_failed(err, "router GEMM", rc);
 		p.logits = logits;
@@ -270,6 +279,6 @@ extern "C" int moxie_router_gemm_run(const struct moxie_router_plan *plan, const
 		return err_set(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d tokens of %d", n_tok, plan->s.n_tok_max, plan->s.n_embd);
 	if (((uintptr_t)x | (uintptr_t)w) % 16 || (uintptr_t)logits % 4)
 		return err_set(err, MOXIE_E_ARG, "x %p and w %p must be aligned to 16 bytes, logits %p to 4", x, w, (void *)logits);
-	cudaError_t rc = make_logits(plan, x, w, b, logits, n_tok, ws, static_cast<cudaStream_t>(stream));
+	cudaError_t rc = make_logits(plan, x, w, b, logits, n_tok, NULL, ws, static_cast<cudaStream_t>(stream));
 	return rc ? cuda_failed(err, "router GEMM", rc) : MOXIE_OK;
 }

@@ -6,6 +6,7 @@
  * The 32 slice sums of an output are added as a balanced tree, whatever the grid: (s0+s1)+(s2+s3) ...
  */
 #pragma once
+#include <cuda_bf16.h>
 #include <stdint.h>
 
 #include "device/cluster.cuh"
@@ -49,11 +50,20 @@ __device__ __forceinline__ void router_load_w(router_w &f, const uint16_t *w, si
 	}
 }
 
+/* a * b, eight bf16 each, rounded. */
+__device__ __forceinline__ uint4 mul_bf16x8(uint4 a, uint4 b)
+{
+	uint4 d;
+	asm("mul.rn.bf16x2 %0, %4, %8;\nmul.rn.bf16x2 %1, %5, %9;\nmul.rn.bf16x2 %2, %6, %10;\nmul.rn.bf16x2 %3, %7, %11;"
+	    : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w));
+	return d;
+}
+
 /* acc += the slice's product.  f holds its first W_AHEAD blocks already.  x[n]: this lane's first 16 bytes of token g of
- * token group n. */
-template <int NT>
+ * token group n.  NORM: x is multiplied by the weights of which norm is this lane's first 16 bytes. */
+template <int NT, bool NORM = false>
 __device__ __forceinline__ void router_slice(router_w &f, const uint16_t *w, size_t hi_step, const uint16_t *const (&x)[NT], int first,
-                                             int last, float (&acc)[NT][4])
+                                             int last, float (&acc)[NT][4], const uint16_t *norm = nullptr)
 {
 	for (int b = first; b < last; b += W_AHEAD) {
 		if (b != first)
@@ -67,6 +77,15 @@ __device__ __forceinline__ void router_slice(router_w &f, const uint16_t *w, siz
 				if (b + i < last)
 					v[i][n] = *reinterpret_cast<const uint4 *>(x[n] + (size_t)(b + i) * 32);
 			}
+		if constexpr (NORM) {
+#pragma unroll
+			for (int i = 0; i < W_AHEAD; i++) {
+				const uint4 by = b + i < last ? __ldg(reinterpret_cast<const uint4 *>(norm + (size_t)(b + i) * 32)) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+				for (int n = 0; n < NT; n++)
+					v[i][n] = mul_bf16x8(v[i][n], by);
+			}
+		}
 #pragma unroll
 		for (int i = 0; i < W_AHEAD; i++)
 #pragma unroll
@@ -75,6 +94,34 @@ __device__ __forceinline__ void router_slice(router_w &f, const uint16_t *w, siz
 				mma_bf16(acc[n], f.lo[i].z, f.hi[i].z, f.lo[i].w, f.hi[i].w, v[i][n].z, v[i][n].w);
 			}
 	}
+}
+
+/* ---- RMSNorm of a row on the way, with the bits of rmsnorm.cu: eight channels at a time ------------------------------------ */
+
+__device__ __forceinline__ float2 norm_pair(uint32_t u) { return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u)); }
+__device__ __forceinline__ float norm_squares(uint4 x)
+{
+	const uint32_t u[4] = { x.x, x.y, x.z, x.w };
+	float sum = 0;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		const float2 v = norm_pair(u[i]);
+		sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum);
+	}
+	return sum;
+}
+/* x r g */
+__device__ __forceinline__ uint4 norm_apply(uint4 x, uint4 g, float r)
+{
+	const uint32_t a[4] = { x.x, x.y, x.z, x.w }, b[4] = { g.x, g.y, g.z, g.w };
+	uint32_t u[4];
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		const float2 v = norm_pair(a[i]), w = norm_pair(b[i]);
+		const __nv_bfloat162 p = __floats2bfloat162_rn(v.x * r * w.x, v.y * r * w.y);
+		u[i] = reinterpret_cast<const uint32_t &>(p);
+	}
+	return make_uint4(u[0], u[1], u[2], u[3]);
 }
 
 /* Floats of one slice's sums in shared memory: [16 experts][8 NT tokens], rows padded by 2 against bank conflicts. */

@@ -10,6 +10,7 @@
  * Numerics: f32 accumulation in 32 slices joined by a balanced tree, whatever n_tok: a token's bits do not depend on the
  *   batch (the library path does not promise that).
  * Cost: W once per token group of 8*NT, x once per 16 experts, all from L2 after the first; floor 2 n_expert n_embd bytes.
+ * NORM: as in moe_route_joined.cu, the products take x times the norm's weights, sums are multiplied by 1 / rms, normed rows are made too.
  * Test: build/cuda/test_route gemm    Bench: build/cuda/bench_route gemm
  */
 #include "moe_route.h"
@@ -20,14 +21,61 @@ struct gemm_param {
 	const void *b;
 	float *logits;
 	int n_tok, n_expert, n_embd, bias_dtype, n_split;
+	/* NORM: x stands before RMSNorm with weights norm [n_embd] bf16; its rows go to h.  A CTA needs 1 / rms of the tokens whose logits
+	 * it finishes, so it norms those; of the CTAs with the same tokens one stores each. */
+	const uint4 *norm;
+	uint4 *h;
+	float eps;
 };
+constexpr int NORM_VEC = ROUTER_NORM_EMBD_MAX / 8 / (32 * 8); /* eight channels each, of a thread and row */
 
 constexpr int GEMM_WARPS = 8;
 
-template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm_kernel(const __grid_constant__ gemm_param p)
+/* 1 / rms of rows t .. t + n - 1 into r, and normed rows i with i % n_writer == writer into h. */
+__device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int writer, int n_writer, float *r, float (*part)[NORM_VEC * GEMM_WARPS])
+{
+	const int per = p.n_embd / 8, warp = threadIdx.x / 32;
+	const uint4 *const x = reinterpret_cast<const uint4 *>(p.x);
+	for (int i = 0; i < n; i++) {
+		uint4 row[NORM_VEC];
+		float *const sums = part[i & 1];
+#pragma unroll
+		for (int v = 0; v < NORM_VEC; v++) {
+			const int at = v * 32 * GEMM_WARPS + threadIdx.x;
+			row[v] = at < per ? __ldcg(x + (size_t)(t + i) * per + at) : make_uint4(0, 0, 0, 0);
+		}
+#pragma unroll
+		for (int v = 0; v < NORM_VEC; v++) {
+			float sum = norm_squares(row[v]);
+#pragma unroll
+			for (int d = 16; d; d /= 2)
+				sum += __shfl_xor_sync(~0u, sum, d);
+			if (threadIdx.x % 32 == 0)
+				sums[v * GEMM_WARPS + warp] = sum;
+		}
+		__syncthreads();
+		float sum = 0;
+#pragma unroll
+		for (int j = 0; j < NORM_VEC * GEMM_WARPS; j++)
+			sum += sums[j];
+		const float by = 1 / sqrtf(sum / (float)p.n_embd + p.eps);
+		if (threadIdx.x == 0)
+			r[i] = by;
+		if (i % n_writer == writer)
+#pragma unroll
+			for (int v = 0; v < NORM_VEC; v++) {
+				const int at = v * 32 * GEMM_WARPS + threadIdx.x;
+				if (at < per)
+					p.h[(size_t)(t + i) * per + at] = norm_apply(row[v], __ldg(p.norm + at), by);
+			}
+	}
+}
+
+template <int NT, bool NORM> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm_kernel(const __grid_constant__ gemm_param p)
 {
 	extern __shared__ __align__(16) float red[]; /* n_local slices, then the inbox [n_split][share] */
 	__shared__ uint64_t barrier;
+	__shared__ float rms[NORM ? 8 * NT : 1], part[NORM ? 2 : 1][NORM_VEC * GEMM_WARPS];
 	constexpr int TILE = 16 * 8 * NT;
 	const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, q = lane & 3;
 	const int split = blockIdx.x, e0 = blockIdx.y * 16, t0 = blockIdx.z * 8 * NT;
@@ -56,7 +104,7 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 		float acc[NT][4] = {};
 		if (s != warp)
 			router_load_w(f, w, hi_step, first, last);
-		router_slice<NT>(f, w, hi_step, x, first, last, acc);
+		router_slice<NT, NORM>(f, w, hi_step, x, first, last, acc, NORM ? reinterpret_cast<const uint16_t *>(p.norm) + q * 8 : nullptr);
 		router_put<NT>(red + s * red_slice(NT), acc);
 	}
 	__syncthreads();
@@ -70,12 +118,20 @@ template <int NT> __global__ void __launch_bounds__(32 * GEMM_WARPS) router_gemm
 			const int owner = i / share;
 			cluster_store(cluster_address(inbox + split * share + (i - owner * share), owner), sum_of(i), cluster_address(&barrier, owner));
 		}
-		inbox_wait(&barrier);
 	}
+	if constexpr (NORM) { /* while sums travel */
+		const int first = t0 + split * share / 16;
+		norm_rows(p, first, min(share / 16, p.n_tok - first), blockIdx.y, gridDim.y, rms, part);
+		__syncthreads();
+	}
+	if (p.n_split > 1)
+		inbox_wait(&barrier);
 	for (int i = threadIdx.x; i < share; i += blockDim.x) {
 		const int at = split * share + i, e = e0 + (at & 15), t = t0 + (at >> 4);
 		if (e < p.n_expert && t < p.n_tok) {
-			const float v = p.n_split > 1 ? tree_sum(inbox + i, share, p.n_split) : sum_of(at);
+			float v = p.n_split > 1 ? tree_sum(inbox + i, share, p.n_split) : sum_of(at);
+			if constexpr (NORM)
+				v = __fmul_rn(v, rms[i >> 4]);
 			p.logits[(size_t)t * p.n_expert + e] = route_add(v, router_bias(p.b, p.bias_dtype, e));
 		}
 	}
@@ -91,27 +147,30 @@ extern "C" void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int
 	*n_cta = tiles * *n_split;
 }
 
-static const void *kernel_of(int nt)
+template <bool NORM> static const void *kernel_of(int nt)
 {
-	return nt == 1   ? reinterpret_cast<const void *>(&router_gemm_kernel<1>)
-	       : nt == 2 ? reinterpret_cast<const void *>(&router_gemm_kernel<2>)
-	                 : reinterpret_cast<const void *>(&router_gemm_kernel<4>);
+	return nt == 1   ? reinterpret_cast<const void *>(&router_gemm_kernel<1, NORM>)
+	       : nt == 2 ? reinterpret_cast<const void *>(&router_gemm_kernel<2, NORM>)
+	                 : reinterpret_cast<const void *>(&router_gemm_kernel<4, NORM>);
 }
 
 extern "C" cudaError_t router_gemm_set_attributes(void)
 {
 	for (int nt = 1; nt <= 4; nt *= 2) {
-		cudaError_t rc = cudaFuncSetAttribute(kernel_of(nt), cudaFuncAttributeMaxDynamicSharedMemorySize, 4 * (ROUTE_N_SLICE * red_slice(nt) + 128 * nt));
-		if (rc)
-			return rc;
+		for (const void *kernel : { kernel_of<false>(nt), kernel_of<true>(nt) }) {
+			cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 4 * (ROUTE_N_SLICE * red_slice(nt) + 128 * nt));
+			if (rc)
+				return rc;
+		}
 	}
 	return cudaSuccess;
 }
 
 extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const void *b, int bias_dtype, float *logits, int n_tok, int n_expert,
-                                          int n_embd, int n_sm, cudaStream_t stream, bool pdl)
+                                          int n_embd, int n_sm, const struct router_norm *norm, cudaStream_t stream, bool pdl)
 {
-	gemm_param p = { static_cast<const uint16_t *>(x), static_cast<const uint16_t *>(w), b, logits, n_tok, n_expert, n_embd, bias_dtype, 1 };
+	gemm_param p = { static_cast<const uint16_t *>(x), static_cast<const uint16_t *>(w), b, logits, n_tok, n_expert, n_embd, bias_dtype, 1,
+		norm ? static_cast<const uint4 *>(norm->w) : NULL, norm ? static_cast<uint4 *>(norm->h) : NULL, norm ? norm->eps : 0 };
 	int nt, n_cta;
 	if (n_tok == 0)
 		return cudaSuccess;
@@ -133,5 +192,5 @@ extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const vo
 	at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1;
 	c.numAttrs++;
 	void *args[] = { &p };
-	return cudaLaunchKernelExC(&c, kernel_of(nt), args);
+	return cudaLaunchKernelExC(&c, norm ? kernel_of<true>(nt) : kernel_of<false>(nt), args);
 }
