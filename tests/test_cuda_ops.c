@@ -289,6 +289,33 @@ static struct weight half_weight(struct layer *l, int i, int64_t n, int64_t k, f
 	return (struct weight){ .dtype = DT_BF16, .n_dim = 2, .shape = { n, k }, .data = l->block[i] };
 }
 
+/* A row whose n_used-th and next expert are well apart: rounding then has no say in who is picked. */
+static void decided_row(float *x, const struct kern_limits *lim, const bf16 *router, const bf16 *bias, const bf16 *norm)
+{
+	for (int tries = 0; tries < 1000; tries++) {
+		double squares = 0, logit[16];
+		for (int c = 0; c < lim->n_embd; c++) {
+			x[c] = bf16_to_f32(bf16_from_f32(value(1)));
+			squares += (double)x[c] * (double)x[c];
+		}
+		for (int e = 0; e < lim->n_expert; e++) {
+			logit[e] = 0;
+			for (int c = 0; c < lim->n_embd; c++)
+				logit[e] += (double)x[c] * (double)bf16_to_f32(norm[c]) * (double)bf16_to_f32(router[e * lim->n_embd + c]);
+			logit[e] = logit[e] / sqrt(squares / lim->n_embd) + (double)bf16_to_f32(bias[e]);
+		}
+		for (int i = 0; i < lim->n_expert; i++) /* falling */
+			for (int j = i + 1; j < lim->n_expert; j++)
+				if (logit[j] > logit[i]) {
+					double t = logit[i];
+					logit[i] = logit[j], logit[j] = t;
+				}
+		if (lim->n_expert == lim->n_used || logit[lim->n_used - 1] - logit[lim->n_used] > .1)
+			return;
+	}
+	CHECK(0, "no row of %d channels is decided", lim->n_embd);
+}
+
 static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case, double tol)
 {
 	struct two t = open_two(lim);
@@ -316,6 +343,8 @@ static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case
 	for (int i = 0; i < n_case; i++) {
 		size_t n = (size_t)n_tok[i] * (size_t)lim->n_embd;
 		float *h = floats(n, 1), *x = floats(n, 1);
+		for (int row = 0; row < n_tok[i]; row++)
+			decided_row(x + (size_t)row * (size_t)lim->n_embd, lim, l.block[0], l.block[1], l.block[6]);
 		void *dh = act_to_device(&t, h, n), *dx = act_to_device(&t, x, n);
 		struct arena step, dstep = { .base = t.dev->dev->take(t.dev, 16 << 20, &err), .cap = 16 << 20 };
 		CHECK(arena_init(&step, 64 << 20) && dstep.base, "arenas");
