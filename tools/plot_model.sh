@@ -6,9 +6,9 @@ out=${1:-docs/model_h200.svg}
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT
 
-# Ours, the last table of the file for each batch at 1024 tokens of prompt; floor = batch / floor time.
+# Ours, the last word on each batch at 1024 tokens of prompt; floor = batch / floor time.
 awk '/^# moxie/ { shape = $0 } shape ~ /gpt-oss-20b/ && $2 == 1024 && $5 == "|" { tok[$1] = $6; floor[$1] = 1000 * $1 / $(11) }
-	END { for (b in tok) print b, tok[b], floor[b] }' bench/results/2026-11-21-h200-model.txt | sort -n > "$T/ours"
+	END { for (b in tok) print b, tok[b], floor[b] }' bench/results/2026-11-21-h200-model.txt bench/results/2026-11-30-h200-model.txt | sort -n > "$T/ours"
 sed -n 's/.*"batch": \([0-9]*\),.*"tok_s": \([0-9.]*\).*/\1 \2/p' bench/results/2026-11-21-h200-transformers.jsonl > "$T/transformers"
 printf '1 311\n64 8377\n128 12539\n' > "$T/published"
 printf '1 800\n8 4000\n64 15000\n128 25000\n' > "$T/goal"
@@ -17,7 +17,7 @@ for f in ours transformers; do [ -s "$T/$f" ] || { echo "plot_model.sh: nothing 
 (cd "$T" && gnuplot) <<GP
 set terminal svg size 900,560 font "DejaVu Sans,13" background "#ffffff"
 set output "plot.svg"
-set title "gpt-oss-20b shape on one NVIDIA H200, 2026-11-21: decoding after 1024 tokens\n{/*0.85 Moxie: random weights, greedy, everything included.  Published: the best servers known, not measured by us}"
+set title "gpt-oss-20b shape on one NVIDIA H200, 2026-11-30 (2, 16, 32: 2026-11-21): decoding after 1024 tokens\n{/*0.85 Moxie: random weights, greedy, everything included.  Published: the best servers known, not measured by us}"
 set logscale xy
 set xlabel "requests in the batch"
 set ylabel "tokens a second, all requests"
