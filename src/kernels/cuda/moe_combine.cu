@@ -5,7 +5,8 @@
  *   out  [n_tok, n_embd]              bf16 out; may be residual
  *   y    [n_split, n_tok * k, n_embd] bf16 or fp32; rows of skipped slots (topk_id = -1) are never read
  *
- * Map: a thread has 8 channels of one token.  Slots (by fours) and parts are added in fixed order in fp32: bitwise repeatable.
+ * Map: a thread has 8 channels of one token.  Slots and parts are added in fixed order in fp32: bitwise repeatable.  SLOTS slots are
+ * read at once: one round trip for their rows, one for their y.
  * Cost: n_tok n_embd (k n_split sizeof y + 2..6) bytes.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
  */
@@ -13,34 +14,35 @@
 #include "device/ptx.cuh"
 #include "moe_experts.h"
 
-template <bool F32> __device__ __forceinline__ void add_y(float (&sum)[8], const void *y, size_t at, float w)
+/* 16 bytes past L1, or zeros without touching memory: a branch around a load would make the loads wait for each other. */
+__device__ __forceinline__ uint4 load_if(bool on, const void *p)
 {
-	if constexpr (F32) {
-		const float4 *p = (const float4 *)((const float *)y + at);
+	uint4 v;
+	asm volatile("{ .reg .pred p; setp.ne.s32 p, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0; mov.b32 %2, 0; mov.b32 %3, 0;\n"
+	             "@p ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+	             : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w) : "l"(p), "r"((int)on));
+	return v;
+}
+/* sum += w * 8 bf16. */
+__device__ __forceinline__ void add_bf16(float (&sum)[8], uint4 v, float w)
+{
+	const uint32_t u[4] = { v.x, v.y, v.z, v.w };
 #pragma unroll
-		for (int h = 0; h < 2; h++) {
-			const float4 v = __ldcg(p + h);
-			sum[4 * h + 0] = fmaf(w, v.x, sum[4 * h + 0]);
-			sum[4 * h + 1] = fmaf(w, v.y, sum[4 * h + 1]);
-			sum[4 * h + 2] = fmaf(w, v.z, sum[4 * h + 2]);
-			sum[4 * h + 3] = fmaf(w, v.w, sum[4 * h + 3]);
-		}
-	} else {
-		const uint4 v = __ldcg((const uint4 *)((const __nv_bfloat16 *)y + at));
-		const uint32_t u[4] = { v.x, v.y, v.z, v.w };
-#pragma unroll
-		for (int i = 0; i < 4; i++) {
-			sum[2 * i] = fmaf(w, __uint_as_float(u[i] << 16), sum[2 * i]);
-			sum[2 * i + 1] = fmaf(w, __uint_as_float(u[i] & 0xffff0000u), sum[2 * i + 1]);
-		}
+	for (int i = 0; i < 4; i++) {
+		sum[2 * i] = fmaf(w, __uint_as_float(u[i] << 16), sum[2 * i]);
+		sum[2 * i + 1] = fmaf(w, __uint_as_float(u[i] & 0xffff0000u), sum[2 * i + 1]);
 	}
 }
-__device__ __forceinline__ void add_row(float (&sum)[8], const __nv_bfloat16 *row)
+/* sum += w * 4 floats. */
+__device__ __forceinline__ void add_f32(float *sum, uint4 v, float w)
 {
-	if (row) add_y<false>(sum, row, 0, 1);
+	const uint32_t u[4] = { v.x, v.y, v.z, v.w };
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		sum[i] = fmaf(w, __uint_as_float(u[i]), sum[i]);
 }
 
-template <bool F32> __global__ void __launch_bounds__(256) moe_combine_kernel(const struct moe_combine_args a)
+template <bool F32, int SLOTS> __global__ void __launch_bounds__(256) moe_combine_kernel(const struct moe_combine_args a)
 {
 	const int per_tok = a.n_embd / 8;
 	const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -49,28 +51,46 @@ template <bool F32> __global__ void __launch_bounds__(256) moe_combine_kernel(co
 	pdl_wait();
 	if (t >= a.n_tok) return;
 	float sum[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
-	const size_t part = (size_t)a.n_tok * a.n_used * a.n_embd;
-	for (int s0 = 0; s0 < a.n_used; s0 += 4) { /* ids, weights and rows of four slots at once, then their y: two round trips */
-		int row[4];
-		float w[4];
+	const size_t at = (size_t)t * a.n_embd + ch, part = (size_t)a.n_tok * a.n_used * a.n_embd;
+	const uint4 shared = load_if(a.shared, a.shared + at), residual = load_if(a.residual, a.residual + at);
+	for (int s0 = 0; s0 < a.n_used; s0 += SLOTS) {
+		int row[SLOTS], id[SLOTS];
+		float w[SLOTS];
 #pragma unroll
-		for (int j = 0; j < 4; j++) {
+		for (int j = 0; j < SLOTS; j++) {
 			const int pair = t * a.n_used + min(s0 + j, a.n_used - 1);
 			row[j] = __ldcg(a.row_of_pair + pair);
 			w[j] = __ldcg(a.topk_w + pair);
-			if (s0 + j >= a.n_used || __ldcg(a.topk_id + pair) < 0) row[j] = -1;
+			id[j] = __ldcg(a.topk_id + pair);
 		}
-		for (int c = 0; c < a.n_split; c++)
+		for (int c = 0; c < a.n_split; c++) {
+			constexpr int VEC = F32 ? 2 : 1;
+			uint4 v[SLOTS][VEC];
+			bool on[SLOTS];
 #pragma unroll
-			for (int j = 0; j < 4; j++)
-				if (row[j] >= 0) add_y<F32>(sum, a.y, c * part + (size_t)row[j] * a.n_embd + ch, w[j]);
+			for (int j = 0; j < SLOTS; j++) {
+				on[j] = (id[j] >= 0) & (s0 + j < a.n_used);
+				const char *y = (const char *)a.y + (c * part + (size_t)(on[j] ? row[j] : 0) * a.n_embd + ch) * (F32 ? 4 : 2);
+#pragma unroll
+				for (int h = 0; h < VEC; h++)
+					v[j][h] = load_if(on[j], y + 16 * h);
+			}
+#pragma unroll
+			for (int j = 0; j < SLOTS; j++) {
+				const float weight = on[j] ? w[j] : 0; /* an unused slot's weight may be anything */
+				if constexpr (F32) {
+					add_f32(sum, v[j][0], weight);
+					add_f32(sum + 4, v[j][VEC - 1], weight);
+				} else
+					add_bf16(sum, v[j][0], weight);
+			}
+		}
 	}
 #pragma unroll
 	for (int j = 0; j < 8; j++)
 		sum[j] *= a.scale;
-	const size_t at = (size_t)t * a.n_embd + ch;
-	add_row(sum, a.shared ? a.shared + at : NULL);
-	add_row(sum, a.residual ? a.residual + at : NULL);
+	add_bf16(sum, shared, 1);
+	add_bf16(sum, residual, 1);
 	uint4 v;
 	uint32_t *u = (uint32_t *)&v;
 #pragma unroll
@@ -85,5 +105,6 @@ cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_
 {
 	const int threads = 256;
 	const int64_t n = (int64_t)a->n_tok * (a->n_embd / 8);
-	return cuda_launch(y_f32 ? moe_combine_kernel<true> : moe_combine_kernel<false>, dim3((unsigned)((n + threads - 1) / threads)), dim3(threads), 0, stream, *a);
+	const auto kernel = y_f32 ? moe_combine_kernel<true, 4> : a->n_used <= 4 ? moe_combine_kernel<false, 4> : moe_combine_kernel<false, 8>;
+	return cuda_launch(kernel, dim3((unsigned)((n + threads - 1) / threads)), dim3(threads), 0, stream, *a);
 }

@@ -10,10 +10,10 @@ extern "C" {
 #include "moxie_ops.h"
 
 /* By ascending width; see choose(). */
-enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N64, ROWS256_N128, ROWS256_N144, ROWS128_N256, N_INSTANCE };
+enum { LOOSE_N8, ROWS256_N16, ROWS256_N32, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, ROWS128_N256, N_INSTANCE };
 static const struct moe_instance *const instances[N_INSTANCE] = {
-	&moe_instance_loose_n8,      &moe_instance_rows256_n16,  &moe_instance_rows256_n40,  &moe_instance_rows256_n64,
-	&moe_instance_rows256_n128,  &moe_instance_rows256_n144, &moe_instance_rows128_n256,
+	&moe_instance_loose_n8,    &moe_instance_rows256_n16, &moe_instance_rows256_n32,  &moe_instance_rows256_n48,  &moe_instance_rows256_n64,
+	&moe_instance_rows256_n96, &moe_instance_rows256_n120, &moe_instance_rows256_n144, &moe_instance_rows128_n256,
 };
 
 struct moxie_moe_plan {
@@ -31,18 +31,17 @@ static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* The instance for n_tok tokens.  One token that choose_decode does not serve: loose items, so that all SMs have equal shares of few
- * experts.  Then the
- * narrowest instance whose tile holds the rows of nearly every expert under even routing (mean + 2 sigma): an expert with more
- * rows has two tiles and is read and expanded twice.  Past 128 rows: tiles of 144 while most experts fit one (mean + 1.4 sigma);
- * then one tile of up to 256 while that holds nearly all (mean <= 224); then tiles of 128 .. 144 again, which keep the tensor
- * cores busier than 256 (H200, 2880/2880/E32, 512 rows an expert: 1163 us against 1266). */
+/* The instance for n_tok tokens.  One token that choose_decode does not serve: loose items, so that all SMs have equal shares of
+ * few experts.  Then the narrowest instance whose tile holds the rows of most experts under even routing (mean + 1.6 sigma): an
+ * expert with more rows has two tiles and is read and expanded twice.  Past 120 rows: tiles of 144 while most experts fit one
+ * (mean + 1.4 sigma); then one tile of up to 256 while that holds nearly all (mean <= 224); then tiles of 128 .. 144 again, which
+ * keep the tensor cores busier than 256 (H200, 2880/2880/E32, 512 rows an expert: 1163 us against 1266). */
 static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_tok)
 {
 	if (n_tok <= p->loose_max_tok) return instances[LOOSE_N8];
 	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert, sigma = sqrt(mean); /* rows of an expert are nearly Poisson */
-	for (int i = ROWS256_N16; i <= ROWS256_N128; i++)
-		if (mean + 2 * sigma <= instances[i]->tile_n) return instances[i];
+	for (int i = ROWS256_N16; i <= ROWS256_N120; i++)
+		if (mean + 1.6 * sigma <= instances[i]->tile_n) return instances[i];
 	if (mean + 1.4 * sigma > 144 && mean <= 224) return instances[ROWS128_N256];
 	return instances[ROWS256_N144];
 }

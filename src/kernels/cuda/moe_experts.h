@@ -76,8 +76,8 @@ struct moe_instance {
 	int smem;
 	const void *kernel;
 };
-extern const struct moe_instance moe_instance_loose_n8, moe_instance_rows256_n16, moe_instance_rows256_n40, moe_instance_rows256_n64,
-	moe_instance_rows256_n128, moe_instance_rows256_n144, moe_instance_rows128_n256;
+extern const struct moe_instance moe_instance_loose_n8, moe_instance_rows256_n16, moe_instance_rows256_n32, moe_instance_rows256_n48,
+	moe_instance_rows256_n64, moe_instance_rows256_n96, moe_instance_rows256_n120, moe_instance_rows256_n144, moe_instance_rows128_n256;
 
 cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_t stream);
 

@@ -47,13 +47,15 @@ template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int N
 	static const int X_TILE = NMAX * 128;                  /* one k atom of a token tile */
 	static const int X_UNIT = KT * X_TILE, X_STAGE = UNITS * X_UNIT, W_STAGE = RB * KT * MOE_ATOM_BYTES;
 	static const int QUEUE = 2;                            /* items worked out ahead */
+	static const int ASK = 2;                              /* the next item is claimed this many stages before the last one is loaded */
+	static const int HALVES = WGS == 4 && NMAX > 32 ? 1 : 2; /* half items an SM: there two of four warpgroups take 2/3 of a whole one's time */
 	static const int WORK = UNITS * 32;                    /* bytes of an item in the queue */
-	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + STAGES * 16 + QUEUE * (WORK + 16);
+	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + STAGES * 16 + QUEUE * (WORK + 32);
 	/* Clocks by which warpgroup 1 starts late, to multiply while the other stores; gained 0.6 % at 4096 tokens on an H200. */
 	static const int SKEW = WGS == 2 ? 3000 : 0;
 	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
-	/* Shares of the registers given at launch: 96 x 5 warpgroups = 104 x 4 + 64; 168 x 3 = 208 x 2 + 88 = 224 x 2 + 56. */
-	static const int MATH_REGS = WGS == 4 ? 104 : NMAX <= 64 ? 208 : 224, PRODUCER_REGS = WGS == 4 ? 64 : NMAX <= 64 ? 88 : 56;
+	/* Shares of the registers given at launch: 96 x 5 warpgroups = 104 x 4 + 64 = 112 x 4 + 32; 168 x 3 = 224 x 2 + 56. */
+	static const int MATH_REGS = WGS == 2 ? 224 : NMAX > 32 ? 112 : 104, PRODUCER_REGS = WGS == 2 ? 56 : NMAX > 32 ? 32 : 64;
 	static_assert(SMEM <= 227 * 1024, "shared memory");
 	static_assert((NMAX - NMIN) % NSTEP == 0, "widths");
 	static_assert(MT == 1 || (MT == 2 && !LOOSE), "one row block, in pairs of k atoms, or two");
@@ -94,14 +96,16 @@ __device__ __forceinline__ moe_work moe_work_of(const struct moe_experts_args &a
 	return w;
 }
 
-/* The ring of stages and the queue of items, as one role sees them.  Barriers: stage full, stage empty; item known, stored. */
+/* The ring of stages and the queue of items, as one role sees them.  Barriers: stage full, stage empty; item known,
+ * stored, wanted. */
 template <class C> struct moe_ring {
 	uint32_t x, w, bars, queue;
 	int s = 0, parity = 0, item = 0;
 	__device__ uint32_t full() const { return bars + s * 16; }
 	__device__ uint32_t empty() const { return bars + s * 16 + 8; }
-	__device__ uint32_t known(int i) const { return bars + C::STAGES * 16 + i % C::QUEUE * 16; }
+	__device__ uint32_t known(int i) const { return bars + C::STAGES * 16 + i % C::QUEUE * 32; }
 	__device__ uint32_t stored(int i) const { return known(i) + 8; }
+	__device__ uint32_t wanted(int i) const { return known(i) + 16; }
 	__device__ void next()
 	{
 		if (++s == C::STAGES) {
@@ -120,9 +124,10 @@ template <class C> struct moe_ring {
 
 /* ---- producers ---------------------------------------------------------------------------------------------------- */
 /* The items of this CTA, one after the other; a warp calls it together, lane l answers for unit l.
- * LOOSE: a CTA has an equal share of consecutive row blocks of each phase, four at a time.  Else the first two items, which
- * fill the queue, are fixed and the rest are claimed from a counter: SMs differ in speed by several per cent.  What an item
- * computes does not depend on who computes it. */
+ * LOOSE: a CTA has an equal share of consecutive row blocks of each phase, four at a time.  Else the first item is fixed and the
+ * rest are claimed from a counter, late, while the last stages of the one before are being loaded: SMs differ in speed by several
+ * per cent, and whoever claims early holds items at the end that others are free for.  What an item computes does not depend on
+ * who computes it. */
 template <class C> struct moe_dealer {
 	const struct moe_experts_args &a;
 	const int n_tile;
@@ -159,14 +164,14 @@ template <class C> struct moe_dealer {
 			w.n_k = n_k;
 			at += n;
 		} else {
-			int ix = i * gridDim.x + blockIdx.x;
-			if (i >= 2) {
-				if (lane == 0) ix = 2 * gridDim.x + atomicAdd(&a.head->zero[0], 1);
+			int ix = blockIdx.x;
+			if (i > 0) {
+				if (lane == 0) ix = gridDim.x + atomicAdd(&a.head->zero[0], 1);
 				ix = __shfl_sync(0xffffffff, ix, 0);
 			}
-			/* The last items, two an SM or more in whole tiles, are half as long, so that the SMs end together. */
+			/* The last items, HALVES an SM or more in whole tiles, are half as long, so that the SMs end together. */
 			constexpr int HALF = C::RB / 2;
-			const int half_groups = (a.p[1].row_blocks + HALF - 1) / HALF, n_half = min(n_tile, (2 * (int)gridDim.x + half_groups - 1) / half_groups);
+			const int half_groups = (a.p[1].row_blocks + HALF - 1) / HALF, n_half = min(n_tile, (C::HALVES * (int)gridDim.x + half_groups - 1) / half_groups);
 			const int n0 = n_tile * a.p[0].n_group, n1 = (n_tile - n_half) * a.p[1].n_group, n2 = n_half * half_groups;
 			if (ix < n0) w = moe_work_of(a, near, !C::LOOSE, 0, ix, C::RB);
 			else if (ix < n0 + n1) w = moe_work_of(a, near, !C::LOOSE, 1, ix - n0, C::RB);
@@ -184,6 +189,7 @@ template <class C> __device__ void moe_deal_items(const struct moe_experts_args 
 	moe_dealer<C> dealer(a);
 	int tile[C::QUEUE]; /* of this lane's unit of the items in the queue; -1: nothing to count; NONE: not yet used; END */
 	const int NONE = -2, END = -3;
+	bool ended = false;
 #pragma unroll
 	for (int i = 0; i < C::QUEUE; i++)
 		tile[i] = NONE;
@@ -200,7 +206,10 @@ template <class C> __device__ void moe_deal_items(const struct moe_experts_args 
 				__syncwarp();
 			}
 			if (more) {
-				if (!C::LOOSE) w = dealer.get(i);
+				if (!C::LOOSE) {
+					if (i > 0 && !ended) mbar_wait(ring.wanted(i), (i - 1) / C::QUEUE & 1);
+					w = dealer.get(i);
+				}
 				if (lane < C::UNITS) {
 					const uint32_t at = ring.queue + q * C::WORK + lane * 32;
 					sts128(at, make_uint4(w.phase, w.tile, w.rb, w.part));
@@ -208,7 +217,8 @@ template <class C> __device__ void moe_deal_items(const struct moe_experts_args 
 				}
 				__syncwarp();
 				if (lane == 0) mbar_arrive(ring.known(i));
-				tile[q] = w.phase < 0 ? END : w.phase == 0 && w.n_row > 0 ? w.tile : -1;
+				ended = w.phase < 0;
+				tile[q] = ended ? END : w.phase == 0 && w.n_row > 0 ? w.tile : -1;
 			}
 		}
 }
@@ -225,8 +235,10 @@ template <class C> __device__ void moe_load_weights(const struct moe_experts_arg
 		const bool mine = lane < C::RB && (C::LOOSE ? w.n_row > 0 : rb < w.part);
 		const int n_block = __popc(__ballot_sync(0xffffffff, mine));
 		const uint8_t *src = p.w + ((size_t)(w.expert * p.row_blocks + rb) * p.k_atoms + k0) * MOE_ATOM_BYTES;
+		const int k_ask = max((w.n_k - 1) / C::KT - C::ASK, 0) * C::KT;
 		for (int k = 0; k < w.n_k; k += C::KT) {
 			const int bytes = min(C::KT, w.n_k - k) * MOE_ATOM_BYTES;
+			if (!C::LOOSE && k == k_ask && lane == 0) mbar_arrive(ring.wanted(ring.item + 1));
 			mbar_wait(ring.empty(), ring.parity ^ 1);
 			if (lane == 0) mbar_expect(ring.full(), n_block * bytes);
 			__syncwarp();
@@ -525,11 +537,14 @@ __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const
 	const moe_factors f = moe_load_factors<C>(a, w, rb, t);
 	float d[C::MT][HI / 2];
 	moe_multiply<C, LO, HI>(d, ring, w.n_k, w.n_row, wg, t);
+	/* The item is read again rather than kept in registers over the main loop. */
+	const moe_work v = ring.work(C::LOOSE ? wg : 0);
+	const int rb1 = v.rb + (C::LOOSE ? 0 : wg * C::MT);
 #pragma unroll
 	for (int m = 0; m < C::MT; m++)
-		if (C::LOOSE || rb + m < w.part) {
-			if (w.phase == 0) moe_store_act<HI>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
-			else moe_store_y<HI, C::LOOSE>(a, w, d[m], f.mul, f.bias[m], rb + m, t);
+		if (C::LOOSE || rb1 + m < v.part) {
+			if (v.phase == 0) moe_store_act<HI>(a, v, d[m], f.mul, f.bias[m], rb1 + m, t);
+			else moe_store_y<HI, C::LOOSE>(a, v, d[m], f.mul, f.bias[m], rb1 + m, t);
 		}
 }
 
@@ -551,6 +566,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_
 		for (int i = 0; i < C::QUEUE; i++) {
 			mbar_init(ring.known(i), 1);
 			mbar_init(ring.stored(i), C::MATH / 32);
+			mbar_init(ring.wanted(i), 1);
 		}
 		mbar_init_fence();
 	}

@@ -1,5 +1,0 @@
-#include "moe_experts_sm90.cuh"
-
-using shape = moe_shape<2, 2, false, 4, 2, 72, 128, 8>;
-const struct moe_instance moe_instance_rows256_n128 = { "rows256_n128", shape::NMAX, shape::RB, shape::LOOSE, shape::THREADS, shape::SMEM,
-	                                      (const void *)moe_experts_sm90_kernel<shape> };
