@@ -17,7 +17,7 @@ for f in ours transformers; do [ -s "$T/$f" ] || { echo "plot_model.sh: nothing 
 (cd "$T" && gnuplot) <<GP
 set terminal svg size 900,560 font "DejaVu Sans,13" background "#ffffff"
 set output "plot.svg"
-set title "gpt-oss-20b shape on one NVIDIA H200, 2026-11-30 (2, 16, 32: 2026-11-21): decoding after 1024 tokens\n{/*0.85 Moxie: random weights, greedy, everything included.  Published: the best servers known, not measured by us}"
+set title "gpt-oss-20b shape on one NVIDIA H200, 2026-11-30: decoding after 1024 tokens\n{/*0.85 Moxie: random weights, greedy, everything included.  Published: the best servers known, not measured by us}"
 set logscale xy
 set xlabel "requests in the batch"
 set ylabel "tokens a second, all requests"
