@@ -38,13 +38,12 @@ struct moxie_model {
 	int n_ahead;                     /* its sequences; 0: there is none */
 	uint64_t ahead;                  /* its number; sessions in it know it */
 	const float *ahead_logits;       /* in ws */
-	/* What the caller of engine_step has to do anyway: done while a device computes, without m->lock.  NULL: nothing */
-	void (*meanwhile)(void *ud);
-	void *meanwhile_ud;
 	int n_layer_run;                 /* while the device is checked: layers to run; else 0, all */
 	uint64_t weight_bytes;           /* of the checkpoint */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
-	bool lock_ready;
+	pthread_cond_t turn;             /* stepping has ended */
+	bool stepping;                   /* a step's owner does something else without the lock: other steps wait */
+	bool lock_ready;                 /* turn too */
 	int n_chunk, n_seq;
 	int n_idle_most;                 /* pages that the prefix cache keeps although no request uses them */
 	int group;                       /* positions that a prompt's rows take ROWS_PROMPT in; 0: rows are ROWS_ANY.  See prompt_zone */
@@ -95,7 +94,13 @@ struct part {
 	int n_before;
 	enum row_kind rows;
 };
-int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err);
+/* What the caller of engine_step has to do anyway: done while a device computes, without m->lock. */
+struct meanwhile {
+	void (*run)(void *ud);
+	void *ud;
+};
+/* also: or NULL. */
+int engine_step(struct moxie_model *m, const struct part *part, int n_part, const struct meanwhile *also, struct moxie_err *err);
 /* Logits [n_vocab] of the row-th wanted row of the last step, counted over all its parts.   MOXIE_E_DEVICE */
 int engine_row(struct moxie_model *m, int row, float *to, struct moxie_err *err);
 

@@ -303,6 +303,10 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	m->tokenizer = job->t;
 	job->t = NULL;
 	m->lock_ready = pthread_mutex_init(&m->lock, NULL) == 0;
+	if (m->lock_ready && pthread_cond_init(&m->turn, NULL) != 0) {
+		pthread_mutex_destroy(&m->lock);
+		m->lock_ready = false;
+	}
 	rc = m->lock_ready ? 0 : err_nomem(err, sizeof m->lock, "a lock");
 	if (rc == 0 && want)
 		rc = engine_check_device(m, want, err);
@@ -329,8 +333,10 @@ MOXIE_API void moxie_model_free(moxie_model *m)
 {
 	if (!m)
 		return;
-	if (m->lock_ready)
+	if (m->lock_ready) {
+		pthread_cond_destroy(&m->turn);
 		pthread_mutex_destroy(&m->lock);
+	}
 	engine_memory_free(m);
 	arena_release(&m->weights, m->kern);
 	if (m->kern)

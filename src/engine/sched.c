@@ -14,7 +14,6 @@ static void release(struct moxie_engine *e)
 	for (int i = 0; e->slot && i < e->m->n_seq; i++)
 		moxie_session_free(e->slot[i].s);
 	pthread_mutex_lock(&e->m->lock);
-	e->m->meanwhile = NULL;
 	prefix_free(&e->prefix);
 	pthread_mutex_unlock(&e->m->lock);
 	if (e->has_lock)
@@ -64,8 +63,6 @@ MOXIE_API int moxie_engine_create(moxie_engine **out, moxie_model *m, const stru
 		e->st.kv_capacity = m->kv.plan.n_full ? (uint64_t)m->kv.full.n_page * KV_PAGE : n_seq * (uint64_t)e->n_ctx;
 		pthread_mutex_lock(&m->lock);
 		sched_count_pages(e);
-		m->meanwhile = sched_give_due;
-		m->meanwhile_ud = e;
 		pthread_mutex_unlock(&m->lock);
 		sigset_t all, old; /* signals are for the caller's threads */
 		sigfillset(&all);

@@ -172,7 +172,7 @@ static void job_give(struct job *j)
 		j->over = true;
 }
 
-/* Text and answers are made while a device computes the next step: see moxie_model.meanwhile.  A request that turns out to be over then
+/* Text and answers are made while a device computes the next step: see struct meanwhile.  A request that turns out to be over then
  * has a row in that step, which is forgotten. */
 void sched_give_due(void *engine)
 {
@@ -259,7 +259,7 @@ static void pass(struct moxie_engine *e, const struct part *part, struct job **j
 	struct moxie_err err = { 0 };
 	int n_tok = 0;
 	pthread_mutex_lock(&e->m->lock);
-	int rc = engine_step(e->m, part, n, &err);
+	int rc = engine_step(e->m, part, n, &(struct meanwhile){ sched_give_due, e }, &err);
 	for (int i = 0; rc == 0 && i < n; i++) {
 		if (!e->no_reuse)
 			prefix_insert(&e->prefix, part[i].s, job_zone(e, job[i]));

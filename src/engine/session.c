@@ -89,7 +89,7 @@ int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n
 		if (cancelled(s))
 			return err_set(err, MOXIE_E_CANCELLED, "cancelled after %zu of %zu tokens", i, n);
 		pthread_mutex_lock(&s->m->lock);
-		rc = engine_step(s->m, &part, 1, err);
+		rc = engine_step(s->m, &part, 1, NULL, err);
 		pthread_mutex_unlock(&s->m->lock);
 		if (rc == MOXIE_E_CANCELLED) {
 			cancelled(s);
@@ -130,7 +130,7 @@ MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, str
 		part[i] = (struct part){ s[i], ids + i, 1, true, 0, row_kind_at(m, s[i]->tok.n, 0) };
 	}
 	pthread_mutex_lock(&m->lock);
-	int rc = engine_step(m, part, n, err);
+	int rc = engine_step(m, part, n, NULL, err);
 	pthread_mutex_unlock(&m->lock);
 	for (int i = 0; rc == 0 && i < n; i++)
 		s[i]->n_out++;

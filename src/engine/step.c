@@ -305,8 +305,21 @@ static void go_ahead(struct moxie_model *m, const struct part *part, int n_part)
 	}
 }
 
-int engine_step(struct moxie_model *m, const struct part *part, int n_part, struct moxie_err *err)
+/* The step of part is under way; others keep their hands off until it has been waited for. */
+static void do_meanwhile(struct moxie_model *m, const struct meanwhile *also)
 {
+	m->stepping = true;
+	pthread_mutex_unlock(&m->lock);
+	also->run(also->ud);
+	pthread_mutex_lock(&m->lock);
+	m->stepping = false;
+	pthread_cond_broadcast(&m->turn);
+}
+
+int engine_step(struct moxie_model *m, const struct part *part, int n_part, const struct meanwhile *also, struct moxie_err *err)
+{
+	while (m->stepping)
+		pthread_cond_wait(&m->turn, &m->lock);
 	struct kern *k = m->kern;
 	const float *logits = m->ahead_logits;
 	bool ran = runs_already(m, part, n_part);
@@ -328,11 +341,8 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, stru
 	}
 	if (rc == 0)
 		go_ahead(m, part, n_part);
-	if (k->dev && m->meanwhile) {
-		pthread_mutex_unlock(&m->lock);
-		m->meanwhile(m->meanwhile_ud);
-		pthread_mutex_lock(&m->lock);
-	}
+	if (k->dev && also)
+		do_meanwhile(m, also);
 	int rc_wait = rc < 0 || !k->dev ? k->sync(k, rc == 0 ? err : NULL)
 	                                : k->dev->outcome(k, m->n_ahead > 0, m->best, k->sample ? n_row : 0, err);
 	rc = rc_wait == MOXIE_E_DEVICE || rc == 0 ? rc_wait : rc;
