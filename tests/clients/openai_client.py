@@ -2,6 +2,7 @@
 import asyncio
 import json
 import math
+import re
 import sys
 
 import openai
@@ -101,6 +102,14 @@ def logprobs():
 
 
 @test
+def likelihood_of_a_prompt():
+	c = ai.completions.create(model=MODEL, prompt="Maya has 24 apples.", max_tokens=0, echo=True, logprobs=2).choices[0]
+	p = c.logprobs
+	assert c.text == "Maya has 24 apples." == "".join(p.tokens) and p.token_logprobs[0] is None and all(x <= 0 for x in p.token_logprobs[1:]), c
+	assert len(p.tokens) == len(p.top_logprobs) == len(p.text_offset) and all(len(t) == 2 for t in p.top_logprobs[1:])
+
+
+@test
 def tools():
 	talk = ASK + [
 		{"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{\"city\": \"Oslo\"}"}}]},
@@ -137,6 +146,14 @@ def json_schema():
 		assert set(v) == {"name", "apples", "kind"} and isinstance(v["apples"], int) and v["kind"] in ("red", "green") and len(v["name"]) <= 20, v
 	r = ai.chat.completions.create(model=MODEL, messages=ASK, temperature=0, max_tokens=400, response_format={"type": "json_object"})
 	assert r.choices[0].finish_reason == "length" or isinstance(json.loads(r.choices[0].message.content), dict)
+
+
+@test
+def forms_that_are_no_json():
+	r = ai.chat.completions.create(**GREEDY, extra_body={"structured_outputs": {"regex": r"\d{2} apples"}})
+	assert re.fullmatch(r"\d{2} apples", r.choices[0].message.content), r
+	r = ai.chat.completions.create(**GREEDY, extra_body={"guided_choice": ["many", "few"]})
+	assert r.choices[0].message.content in ("many", "few"), r
 
 
 @test

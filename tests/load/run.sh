@@ -49,7 +49,7 @@ for width in $WIDTHS; do
 	try "$N requests, $width at once: each answer as alone" "$BUILD/load" equal --url "$url" --n "$N" --width "$width" --seed "$width"
 done
 try "$LEAVE clients leave" "$BUILD/load" leave --url "$url" --n "$LEAVE" --width 32 --pid "$pid"
-try "soak" "$BUILD/load" soak --url "$url" --seconds "$SOAK" --width 8 --pid "$pid"
+try "soak" "$BUILD/load" soak --url "$url" --seconds "$SOAK" --width 8 --load 80 --pid "$pid"
 stop
 serve --timeout 5
 try "$SLOW slow readers, $SLOW slow senders" "$BUILD/load" slow --url "$url" --slow "$SLOW" --width 2 --seconds "$SLOW_SECONDS" --pid "$pid"
