@@ -1,8 +1,9 @@
 #include "bench/bench_rate.h"
 
-#include <omp.h>
+#include <stdatomic.h>
 
 #include "base/host.h"
+#include "kernels/cpu/pool.h"
 #include "kernels/cpu/target.h"
 
 static volatile float sink; /* keeps the results of the loops alive */
@@ -101,32 +102,56 @@ static double loop_amx(long n)
 TARGET_END
 #endif
 
-double bench_read_rate(const void *buf, size_t bytes, int n_thread)
+/* What the threads of a measurement are handed: the backend's own kind of threads, since OpenMP's go on spinning beside whatever is
+ * timed next. */
+struct rate_job {
+	const char *buf;
+	size_t bytes;
+	double (*loop)(long n);
+	long n;
+	_Atomic int sum;
+	_Atomic long flop;
+};
+
+static void read_part(void *ctx, struct part_of me)
 {
-	double best = 0;
+	struct rate_job *j = ctx;
+	size_t n = j->bytes / (size_t)me.n / 4096 * 4096;
+	const char *p = j->buf + n * (size_t)me.id;
+	int x = 0;
 #if defined(__x86_64__)
 	bool wide = __builtin_cpu_supports("avx512bw"), fit = __builtin_cpu_supports("avx2");
+	if (fit)
+		x = wide ? read_avx512(p, n) : read_avx2(p, n);
 #else
 	bool fit = false;
 #endif
-	for (int turn = 0; turn < 3; turn++) {
+	for (size_t i = 0; !fit && i < n; i += 4)
+		x ^= *(const int *)(const void *)(p + i);
+	atomic_fetch_xor(&j->sum, x);
+}
+
+static void flop_part(void *ctx, struct part_of me)
+{
+	struct rate_job *j = ctx;
+	(void)me;
+	atomic_fetch_add(&j->flop, (long)j->loop(j->n) * j->n);
+}
+
+double bench_read_rate(const void *buf, size_t bytes, int n_thread)
+{
+	struct pool *p = pool_create(n_thread);
+	double best = 0;
+	for (int turn = 0; turn < 3 && p; turn++) {
+		struct rate_job j = { .buf = buf, .bytes = bytes };
 		double t0 = host_now();
-		int x = 0;
-#pragma omp parallel num_threads(n_thread) reduction(^ : x)
-		{
-			size_t n = bytes / (size_t)omp_get_num_threads() / 4096 * 4096;
-			const char *p = (const char *)buf + n * (size_t)omp_get_thread_num();
-#if defined(__x86_64__)
-			if (fit)
-				x = wide ? read_avx512(p, n) : read_avx2(p, n);
-#endif
-			for (size_t i = 0; !fit && i < n; i += 4)
-				x ^= *(const int *)(const void *)(p + i);
-		}
+		pool_run(p, read_part, &j);
 		double rate = (double)bytes / (host_now() - t0);
 		best = rate > best ? rate : best;
-		sink = (float)x;
+		sink = (float)j.sum;
 	}
+	if (p)
+		pool_free(p);
 	return best;
 }
 
@@ -142,14 +167,16 @@ double bench_flop_rate(enum cpu_isa isa, int n_thread, const char **what)
 	if (isa == CPU_AMX)
 		loop = loop_amx, *what = "TDPBF16PS";
 #endif
+	struct pool *p = pool_create(n_thread);
 	double best = 0;
-	for (int turn = 0; turn < 3 && loop; turn++) {
-		long n = isa == CPU_AMX ? 100000 : 500000;
-		double flop = 0, t0 = host_now();
-#pragma omp parallel num_threads(n_thread) reduction(+ : flop)
-		flop = loop(n) * (double)n;
-		double rate = flop / (host_now() - t0);
+	for (int turn = 0; turn < 3 && loop && p; turn++) {
+		struct rate_job j = { .loop = loop, .n = isa == CPU_AMX ? 100000 : 500000 };
+		double t0 = host_now();
+		pool_run(p, flop_part, &j);
+		double rate = (double)j.flop / (host_now() - t0);
 		best = rate > best ? rate : best;
 	}
+	if (p)
+		pool_free(p);
 	return best;
 }

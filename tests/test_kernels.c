@@ -181,6 +181,8 @@ static void gemm_case(int n_tok, int n_out, int n_in, int kind, enum dtype dtype
 	struct world wd = { lim, TOL_FP32, run_gemm, &c, want, n, "" };
 	if (kind == PLAIN && dtype != DT_F32)
 		wd.tol[CPU_AVX512] = wd.tol[CPU_AMX] = 4e-3;
+	else if (dtype == DT_U8)
+		wd.tol[CPU_AVX512] = wd.tol[CPU_AMX] = TOL_INT16;
 	for (int isa = 0; isa < CPU_AUTO; isa++) /* a few outputs may cancel nearly to nothing: errors are then judged by what they sum */
 		wd.tol[isa] *= fmax(1, sqrt(terms / norm));
 	snprintf(wd.name, sizeof wd.name, "gemm %s [%d, %d] x [%d, %d]", dtype_name(dtype), n_tok, n_in, n_out, n_in);
@@ -717,7 +719,7 @@ static void moe_case(bool down, int n_tok, int n_used, int n_expert, int n_in, i
 	lim.n_tok = n_tok, lim.n_embd = n_embd, lim.n_ff = n_ff, lim.n_expert = n_expert, lim.n_used = n_used;
 	struct world wd = { lim, TOL_BF16, down ? run_down : run_gate_up, &c, want, n, "" };
 	for (int isa = 0; isa < CPU_AUTO && kind == GRID; isa++)
-		wd.tol[isa] = 3e-6; /* exp and the clamp's edges included */
+		wd.tol[isa] = isa < CPU_AVX512 ? 3e-6 : TOL_INT16; /* exp and the clamp's edges included */
 	snprintf(wd.name, sizeof wd.name, "%s %d tokens, %d of %d, [%d, %d], skew %d, scales %d", down ? "moe_down" : "moe_gate_up", n_tok, n_used,
 	         n_expert, n_row, n_in, skew, scales);
 	CHECK(isfinite(norm) && norm > 0, "%s: the case is empty (%g)", wd.name, norm);

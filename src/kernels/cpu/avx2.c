@@ -217,7 +217,7 @@ INLINE void dot_bf1(const struct mat *w, int r, const float *const a[4], float b
 
 static void dot(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy)
 {
-	int lda = pad_to(w->n_in, MX_CHUNK), step = w->mx ? 4 : 3; /* bf16: 12 accumulators at three tokens */
+	int lda = packed_row(w->n_in), step = w->mx ? 4 : 3; /* bf16: 12 accumulators at three tokens */
 	for (int r = 0; r < n_row; r++)
 		for (int t = 0; t < n_tok; t += step) {
 			const float *at[4];
@@ -285,7 +285,7 @@ INLINE void panel_block(float *out, const float *const row[6], const float *b, i
 
 static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy, void *expanded)
 {
-	int64_t lda = pad_to(w->n_in, MX_CHUNK);
+	int64_t lda = packed_row(w->n_in);
 	expand_rows(expanded, w, r0, n_row);
 	for (int t = 0; t < n_tok; t += 16)
 		for (int r = 0; r < n_row; r += 6) {
@@ -309,7 +309,7 @@ TARGET_END
 
 const char *cpu_isa_avx2(struct cpu_ops *ops)
 {
-	*ops = (struct cpu_ops){ .name = "cpu avx2", .elem = 4, .lane = 8, .unit = 6, .block = 24, .min_panel = 8, .min_panel_mx = 8, .tok_block = 1 << 29,
+	*ops = (struct cpu_ops){ .name = "cpu avx2", .elem = 4, .lane = 8, .unit = 6, .block = 24, .piece = 24, .min_panel = 8, .min_panel_mx = 8, .tok_block = 1 << 29,
 		.pack_dot = pack_dot, .pack_panel = pack_panel, .dot = dot, .panel = panel, .dot_f32 = lanes_dot_f32, .swiglu = lanes_swiglu, .combine = lanes_combine,
 		.rmsnorm = lanes_rmsnorm, .attn = attn, .attn_tmp_bytes = lanes_attn_tmp_bytes, .attn_d_head = 8 };
 	return !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ? "AVX2 and FMA" : NULL;

@@ -1,10 +1,12 @@
 /* avx512.c - AVX-512 with VDPBF16PS: 32 products of bf16 pairs an instruction, fp32 sums.
  *
- * Activations are rounded to bf16 once, when they are packed.  Weights are read where they lie.
+ * Activations are rounded once, when they are packed: to bf16, for MXFP4 dots to 16 bits of their group's largest.  Weights are read where
+ * they lie.
  *   dots    four weight rows (one linear stream) against up to four tokens.  MXFP4: 64 bytes are 128 codes; each 16-bit word
- *           holds four, so four vpermw turn them into bf16 without unpacking, against activations packed in that order.  The scale is one fp32 FMA for four groups.
+ *           holds four, so four vpermw turn them into small integers without unpacking, against activations packed in that order: VPDPWSSD
+ *           does two products where VDPBF16PS does one on Intel.  The scales are one multiplication and one FMA for four groups.
  *   panels  16 tokens side by side as pairs of k [n_in/2][16][2], eight weight rows broadcast pair by pair: no sum across lanes,
- *           and 24 accumulators at three panels.  MXFP4 rows are first expanded into tiles (avx512_util.h).
+ *           and 24 accumulators at three panels.  MXFP4 rows are first expanded into tiles.
  * VDPBF16PS flushes subnormals: results below 2^-126 are zero here.
  * Cost: dots read 17/32 B (MXFP4) or 2 B a weight; panels 1/32 VDPBF16PS a weight and token.
  * Test: build/test_kernels   Bench: moxie bench op
@@ -15,13 +17,13 @@
 
 /* e2m1 * 2^(s - 127) as bf16, for every scale byte s; twice over, because a vpermw index counts five bits and the fifth is the
  * neighbouring nibble's.  Subnormal, infinite and NaN products are what fp32 and one rounding make of them. */
-bf16 mx_table[256][32] __attribute__((aligned(64)));
+static bf16 mx_table[256][32] __attribute__((aligned(64)));
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <pthread.h>
 
-TARGET_BEGIN("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
+TARGET_BEGIN("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")
 #include "kernels/cpu/avx512_util.h"
 
 #define VL 16
@@ -59,12 +61,6 @@ INLINE __m512bh as_bh(__m512i v) { return (__m512bh)v; }
 
 #define LANES_PAIR 1
 INLINE vf vf_dp(vf c, vf a, vf b) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
-
-/* 32 floats as bf16 in order. */
-INLINE __m512i round32(const float *a)
-{
-	return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(a + 16), _mm512_loadu_ps(a));
-}
 
 static void attn_pack2(float *dst, const float *a, int n)
 {
@@ -135,16 +131,43 @@ static void attn(const struct attn_job *j)
 
 /* ---- packing ---- */
 
-/* Dense: in order.  MXFP4: word w of vector j of a chunk of 128 is k = 4 w + j, as the shifts of dot_mx find them. */
+/* 32 floats as 16-bit integers to a power of two, by which the largest takes 15 bits: what bf16 holds down to 1/128 of it is exact.
+ * *scale: half of what gives them back, since codes come as twice their value. */
+INLINE __m512i group16(const float *a, float *scale)
+{
+	__m512 lo = _mm512_loadu_ps(a), hi = _mm512_loadu_ps(a + 16), top = _mm512_max_ps(_mm512_abs_ps(lo), _mm512_abs_ps(hi));
+	bool finite = (_mm512_cmp_ps_mask(_mm512_abs_ps(lo), _mm512_set1_ps(INFINITY), _CMP_LT_OQ) &
+	               _mm512_cmp_ps_mask(_mm512_abs_ps(hi), _mm512_set1_ps(INFINITY), _CMP_LT_OQ)) == 0xffff;
+	float most = _mm512_reduce_max_ps(top);
+	*scale = NAN; /* the outputs will be NaN */
+	if (!finite)
+		return _mm512_setzero_si512();
+	*scale = 0;
+	if (most < 1e-30f)
+		return _mm512_setzero_si512();
+	int e = ilogbf(most);
+	*scale = ldexpf(1, e - 15);
+	__m512 by = _mm512_set1_ps(ldexpf(1, 14 - e));
+	__m256i l = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(lo, by))), h = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(hi, by)));
+	return _mm512_inserti64x4(_mm512_castsi256_si512(l), h, 1);
+}
+
+/* Dense: bf16 in order.  MXFP4: integers, word w of vector j of a chunk of 128 is k = 4 w + j, as the shifts of dot_mx find them; then
+ * the scale of each group. */
 static void pack_dot(void *dst, const float *a, int n_in, bool mx)
 {
 	const __m512i at = _mm512_set_epi16(60, 56, 52, 48, 44, 40, 36, 32, 28, 24, 20, 16, 12, 8, 4, 0, 60, 56, 52, 48, 44, 40, 36, 32, 28, 24, 20, 16,
 	                                    12, 8, 4, 0);
 	bf16 *d = dst;
-	for (int k = 0; k < n_in; k += MX_CHUNK, d += MX_CHUNK) {
+	float *scale = (float *)(void *)(d + pad_to(n_in, MX_CHUNK));
+	for (int k = 0; k < n_in; k += MX_CHUNK, d += MX_CHUNK, scale += 4) {
 		__m512i v[4];
-		for (int i = 0; i < 4; i++)
-			v[i] = k + 32 * i < n_in ? round32(a + k + 32 * i) : _mm512_setzero_si512();
+		for (int i = 0; i < 4; i++) {
+			bool in = k + 32 * i < n_in;
+			if (mx)
+				scale[i] = 0;
+			v[i] = !in ? _mm512_setzero_si512() : mx ? group16(a + k + 32 * i, scale + i) : round32(a + k + 32 * i);
+		}
 		for (int j = 0; j < 4; j++) {
 			__m512i one = _mm512_set1_epi16((short)j), idx = _mm512_add_epi16(at, one);
 			__m512i lo = _mm512_permutex2var_epi16(v[0], idx, v[1]), hi = _mm512_permutex2var_epi16(v[2], idx, v[3]);
@@ -196,18 +219,20 @@ INLINE __m512 scales16(const uint8_t *s, int n)
 }
 
 /* 128 codes of one row, their four scales spread over the lanes, against T tokens.  even: the 64 bytes; odd: those from the next
- * byte on, whose low nibbles then need no shift.  (Zen 4 does a step in 8.5 cycles; multiplying instead of shifting took 9.) */
-INLINE void mx_step(__m512 acc[4], __m512i even, __m512i odd, __m512 scale, const bf16 *const a[4], int k, const int T)
+ * byte on, whose low nibbles then need no shift.  A lane sums eight products of 16 bits: exact in 32.  scale: the row's; act: the
+ * tokens', multiplied first, as 2^-127 times them would be zero. */
+INLINE void mx_step(__m512 acc[4], __m512i even, __m512i odd, __m512 scale, const __m512 *act, const bf16 *const a[4], int k, const int T)
 {
-	const __m512i table = E2M1_BF16;
-	__m512bh w0 = as_bh(_mm512_permutexvar_epi16(even, table)), w1 = as_bh(_mm512_permutexvar_epi16(_mm512_srli_epi16(even, 4), table));
-	__m512bh w2 = as_bh(_mm512_permutexvar_epi16(odd, table)), w3 = as_bh(_mm512_permutexvar_epi16(_mm512_srli_epi16(odd, 4), table));
+	/* twice the value */
+	const __m512i table = _mm512_set_epi16(-12, -8, -6, -4, -3, -2, -1, 0, 12, 8, 6, 4, 3, 2, 1, 0, -12, -8, -6, -4, -3, -2, -1, 0, 12, 8, 6, 4, 3, 2, 1, 0);
+	__m512i w0 = _mm512_permutexvar_epi16(even, table), w1 = _mm512_permutexvar_epi16(_mm512_srli_epi16(even, 4), table);
+	__m512i w2 = _mm512_permutexvar_epi16(odd, table), w3 = _mm512_permutexvar_epi16(_mm512_srli_epi16(odd, 4), table);
 	for (int t = 0; t < T; t++) {
-		__m512 p = _mm512_dpbf16_ps(_mm512_setzero_ps(), w0, as_bh(_mm512_loadu_si512(a[t] + k)));
-		p = _mm512_dpbf16_ps(p, w1, as_bh(_mm512_loadu_si512(a[t] + k + 32)));
-		p = _mm512_dpbf16_ps(p, w2, as_bh(_mm512_loadu_si512(a[t] + k + 64)));
-		p = _mm512_dpbf16_ps(p, w3, as_bh(_mm512_loadu_si512(a[t] + k + 96)));
-		acc[t] = _mm512_fmadd_ps(p, scale, acc[t]);
+		__m512i p = _mm512_dpwssd_epi32(_mm512_setzero_si512(), w0, _mm512_loadu_si512(a[t] + k));
+		p = _mm512_dpwssd_epi32(p, w1, _mm512_loadu_si512(a[t] + k + 32));
+		p = _mm512_dpwssd_epi32(p, w2, _mm512_loadu_si512(a[t] + k + 64));
+		p = _mm512_dpwssd_epi32(p, w3, _mm512_loadu_si512(a[t] + k + 96));
+		acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(p), act[t]), scale, acc[t]);
 	}
 }
 
@@ -217,6 +242,9 @@ INLINE void dot_mx4(const struct mat *w, int r, int n, const bf16 *const a[4], c
 	const __m512i spread = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
 	int n_grp = w->n_in / MX_GROUP;
 	int64_t bytes = w->n_in / 2;
+	const float *act_at[4];
+	for (int t = 0; t < T; t++)
+		act_at[t] = (const float *)(const void *)(a[t] + pad_to(w->n_in, MX_CHUNK));
 	const uint8_t *z[4], *s[4], *ahead = w->data + r * bytes + AHEAD, *s_ahead = w->scl + (int64_t)r * n_grp + AHEAD / 16;
 	__m512 acc[4][4], sv[4];
 	for (int i = 0; i < 4; i++) {
@@ -232,18 +260,27 @@ INLINE void dot_mx4(const struct mat *w, int r, int n, const bf16 *const a[4], c
 		_mm_prefetch((const char *)s_ahead + 4 * g, _MM_HINT_T1);
 		__m512i idx = spread;
 		int k = g * MX_GROUP, end = (g + 16 < n_grp ? g + 16 : (n_grp - 1) & ~3) * MX_GROUP;
-		for (; k < end; k += MX_CHUNK, idx = _mm512_add_epi32(idx, _mm512_set1_epi32(4)))
+		for (; k < end; k += MX_CHUNK, idx = _mm512_add_epi32(idx, _mm512_set1_epi32(4))) {
+			__m512 act[4];
+			for (int t = 0; t < T; t++)
+				act[t] = _mm512_permutexvar_ps(idx, _mm512_loadu_ps(act_at[t] + g));
 			for (int i = 0; i < 4; i++) {
 				_mm_prefetch((const char *)ahead + 2 * k + 64 * i, _MM_HINT_T1);
-				mx_step(acc[i], _mm512_loadu_si512(z[i] + k / 2), _mm512_loadu_si512(z[i] + k / 2 + 1), _mm512_permutexvar_ps(idx, sv[i]), a, k, T);
+				mx_step(acc[i], _mm512_loadu_si512(z[i] + k / 2), _mm512_loadu_si512(z[i] + k / 2 + 1), _mm512_permutexvar_ps(idx, sv[i]), act,
+				        a, k, T);
 			}
+		}
 		if (g + 16 >= n_grp) { /* the row's last groups: not a byte beyond them is read, codes there are zero */
 			int bytes = n_grp * 16 - k / 2;
 			__mmask64 mask = ~(__mmask64)0 >> (64 - bytes);
+			__m512 act[4];
+			for (int t = 0; t < T; t++)
+				act[t] = _mm512_permutexvar_ps(idx, _mm512_loadu_ps(act_at[t] + g));
 			for (int i = 0; i < 4; i++) {
 				const uint8_t *p = z[i] + k / 2;
 				_mm_prefetch((const char *)ahead + 2 * k + 64 * i, _MM_HINT_T1);
-				mx_step(acc[i], _mm512_maskz_loadu_epi8(mask, p), _mm512_maskz_loadu_epi8(mask >> 1, p + 1), _mm512_permutexvar_ps(idx, sv[i]), a, k, T);
+				mx_step(acc[i], _mm512_maskz_loadu_epi8(mask, p), _mm512_maskz_loadu_epi8(mask >> 1, p + 1), _mm512_permutexvar_ps(idx, sv[i]), act, a, k,
+				        T);
 			}
 		}
 	}
@@ -279,7 +316,7 @@ INLINE void dot_bf4(const struct mat *w, int r, int n, const bf16 *const a[4], c
 
 static void dot(const struct mat *w, int r0, int n_row, const void *a, int n_tok, const float *bias, float *y, int ldy)
 {
-	int lda = pad_to(w->n_in, MX_CHUNK);
+	int lda = packed_row(w->n_in);
 	for (int r = 0; r < n_row; r += 4)
 		for (int t = 0; t < n_tok; t += 4) {
 			const bf16 *at[4];
@@ -295,10 +332,47 @@ static void dot(const struct mat *w, int r0, int n_row, const void *a, int n_tok
 
 /* ---- panels ---- */
 
+/* What one 1 KB tile of expanded weights is made from: 16 rows, the codes and scales of each side by side in memory. */
+struct mx_tile {
+	const uint8_t *blk, *scl; /* first row, first group */
+	int64_t blk_row, scl_row; /* bytes between rows */
+	int n_row;                /* rows that exist; the others repeat the last */
+};
+
+INLINE struct mx_tile mx_tile_at(const struct mat *w, int row, int n_row)
+{
+	int64_t blk_row = w->n_in / 2, scl_row = w->n_in / MX_GROUP;
+	return (struct mx_tile){ w->data + row * blk_row, w->scl + row * scl_row, blk_row, scl_row, n_row < 16 ? n_row : 16 };
+}
+
+/* A row's 16 bytes in all four lanes, each lane shifted to its nibble; the scale is a power of two and the product exact, so it is part
+ * of the table. */
+INLINE __m512i expand_row(const uint8_t *blk, const void *table)
+{
+	const __m512i shift = _mm512_set_epi64(0xc000c000c000c, 0xc000c000c000c, 0x8000800080008, 0x8000800080008, 0x4000400040004, 0x4000400040004, 0, 0);
+	__m512i v = _mm512_srlv_epi16(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)blk)), shift);
+	return _mm512_permutexvar_epi16(v, _mm512_loadu_si512(table));
+}
+
+/* Group g of a tile's rows as bf16 [16][32], in MX_ORDER. */
+INLINE void expand_group(bf16 *dst, const struct mx_tile *t, int g)
+{
+	const uint8_t *blk = t->blk + g * 16, *scl = t->scl + g;
+	for (int r = 0; r < 16; r++) {
+		_mm512_storeu_si512(dst + 32 * r, expand_row(blk, mx_table[*scl]));
+		if (g % 4 == 0) /* a line of the row 32 further on */
+			_mm_prefetch((const char *)blk + 32 * t->blk_row, _MM_HINT_T1);
+		if (r + 1 < t->n_row) {
+			blk += t->blk_row;
+			scl += t->scl_row;
+		}
+	}
+}
+
 /* Eight rows (row[i] + step of 32 k) against P panels of 16 tokens; out[i][P * 16]. */
 INLINE void panel_block(float *out, const char *const row[8], size_t step, const bf16 *b, int n_in, const float *bias, const int P)
 {
-	int64_t ldb = (int64_t)pad_to(n_in, MX_CHUNK) * 16;
+	int64_t ldb = (int64_t)packed_row(n_in) * 16;
 	__m512 acc[8][3];
 	for (int i = 0; i < 8; i++)
 		for (int p = 0; p < P; p++)
@@ -335,7 +409,7 @@ static void panel(const struct mat *w, int r0, int n_row, const void *a, int n_t
 	for (int t = 0; t < n_tok; t += 48)
 		for (int r = 0; r < n_row; r += 8) {
 			const char *row[8];
-			const bf16 *b = (const bf16 *)a + (int64_t)t * pad_to(w->n_in, MX_CHUNK);
+			const bf16 *b = (const bf16 *)a + (int64_t)t * packed_row(w->n_in);
 			float out[8 * 48], b8[8];
 			int n = n_row - r < 8 ? n_row - r : 8, nt = n_tok - t < 48 ? n_tok - t : 48;
 			for (int i = 0; i < 8; i++) {
@@ -368,12 +442,12 @@ const char *cpu_isa_avx512(struct cpu_ops *ops)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	pthread_once(&once, fill_table);
-	*ops = (struct cpu_ops){ .name = "cpu avx512-bf16", .elem = 2, .lane = 16, .unit = 8, .block = 64, .min_panel = 12, .min_panel_mx = 12, .tok_block = 1 << 29,
+	*ops = (struct cpu_ops){ .name = "cpu avx512-bf16", .elem = 2, .lane = 16, .unit = 8, .block = 64, .piece = 64, .min_panel = 12, .min_panel_mx = 12, .tok_block = 1 << 29,
 		.pack_dot = pack_dot, .pack_panel = pack_panel, .dot = dot, .panel = panel, .dot_f32 = lanes_dot_f32, .swiglu = lanes_swiglu, .combine = lanes_combine,
 		.rmsnorm = lanes_rmsnorm, .attn = attn, .attn_tmp_bytes = lanes_attn_tmp_bytes, .attn_d_head = 16 };
 	return !__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl") ||
 	                       !__builtin_cpu_supports("avx512dq") ? "AVX-512 F, BW, DQ and VL" :
-	       !__builtin_cpu_supports("avx512bf16") ? "AVX-512 BF16" : NULL;
+	       !__builtin_cpu_supports("avx512vnni") ? "AVX-512 VNNI" : !__builtin_cpu_supports("avx512bf16") ? "AVX-512 BF16" : NULL;
 }
 #else
 const char *cpu_isa_avx512(struct cpu_ops *ops)

@@ -21,6 +21,8 @@
 #define MAX_D_HEAD 512
 #define ATTN_ROW 64     /* query rows of one attention job, unless one token's heads are more */
 #define ATTN_ROW_PAD 4
+#define N_QUEUE 3       /* matrices of one op: q, k, v */
+#define DOT_ROW 32      /* rows that dots finish before the next, at most */
 #define ATTN_CHUNK 1024 /* keys folded into one partial result of attention; absolute, so that any split gives the same bits */
 
 /* One [rows, n_in] matrix: a weight, or one expert of one. */
@@ -29,6 +31,7 @@ struct mat {
 	int n_in;
 	const uint8_t *data; /* bf16 [rows, n_in], or codes [rows, n_in/2] */
 	const uint8_t *scl;  /* [rows, n_in/32] */
+	const uint8_t *next, *next_scl; /* rows that this thread will read after those of this call: to be fetched meanwhile; or NULL */
 };
 
 /* One unit of attention work: n_row query rows (token major, then the heads of one KV head) against keys [lo, hi). */
@@ -46,11 +49,13 @@ struct cpu_ops {
 	int elem;      /* bytes of a packed activation: 2 = bf16, 4 = f32 */
 	int lane;      /* tokens a panel */
 	int unit;      /* rows that the panel kernel takes at once, even */
-	int block;     /* rows of a matrix that a thread finishes before the next: their expansion should stay in L2 */
+	int block;     /* rows that a call may have at most: their expansion should stay in L2 */
+	int piece;     /* rows of a matrix that a thread finishes before the next, whole units, at most block */
+	bool whole_lines; /* panel() writes whole cache lines, fetched in time: it may write to the op's output */
 	int min_panel, min_panel_mx; /* tokens from which panels are the better form */
 	int tok_block; /* tokens that panels take at once: their packed rows and a block of weights share L2 */
 
-	/* One row of n_in floats for dots, padded with zeros to MX_CHUNK. */
+	/* One row of n_in floats for dots, padded with zeros to MX_CHUNK; packed_row(n_in) elements. */
 	void (*pack_dot)(void *dst, const float *a, int n_in, bool mx);
 	/* Up to `lane` rows for panels, in the order of k that this kind of matrix is expanded to; missing ones are zero. */
 	void (*pack_panel)(void *dst, const float *const *row, int n_row, int n_in, bool mx);
@@ -77,6 +82,17 @@ struct pack_item {
 	bool panel;
 };
 
+/* Tokens of one matrix that panels take at once: pairs (dense: rows) i0 .. i0 + n - 1. */
+struct tok_group {
+	int e, i0, n;
+};
+
+/* What a thread has to do for one matrix, in pieces of rows; others take from it when they have done theirs. */
+struct queue {
+	_Alignas(64) _Atomic int next;
+	int n;
+};
+
 struct cpu {
 	struct kern kern; /* kern.impl points to the whole */
 	struct kern_limits lim;
@@ -93,6 +109,9 @@ struct cpu {
 	void *packed;    /* activations of the running op in the form its kernels take */
 	struct pack_item *item;
 	int n_item;
+	struct tok_group *group; /* those of the running op, by expert */
+	int n_group;
+	struct queue *queue;     /* [N_QUEUE, n_thread] */
 	int32_t *row_of; /* [n_expert] first packed row of each expert */
 	int32_t *inv;    /* [n_pair] place of pair p in moe_tables.pair */
 	uint8_t *thread; /* [n_thread, thread_bytes]: y and the expansion of a product, or what attention needs */
@@ -114,12 +133,16 @@ void fast_plan(struct cpu *c);
 void fast_attn(struct kern *k, const struct attn_args *a);
 size_t fast_attn_plan(struct cpu *c); /* the same for attention; returns bytes needed of each thread's scratch */
 
-/* avx512.c's, and amx.c's. */
-extern bf16 mx_table[256][32];
-
 static inline int pad_to(int n, int m)
 {
 	return (n + m - 1) / m * m;
+}
+
+/* Elements between packed rows: whole chunks, and behind them room for a scale of each group (avx512.c's dots). */
+static inline int packed_row(int n_in)
+{
+	int n = pad_to(n_in, MX_CHUNK);
+	return n + pad_to(n / 16, 32);
 }
 
 #endif

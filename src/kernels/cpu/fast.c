@@ -1,8 +1,9 @@
 /* fast.c - the ops over an instruction set's loops: packing, threads, epilogues.
  *
  * Every thread owns a range of output rows of every matrix it meets, all experts alike, so the load is even under any routing
- * and a result never crosses threads.  Inside its range a thread works in blocks of isa->block rows: expand them once, multiply
- * with every token that wants them, finish the outputs, move on.
+ * and a result never crosses threads.  Inside its range a thread works in blocks of isa->piece rows: expand them once, multiply
+ * with every token that wants them, finish the outputs, move on.  Done with its own, it takes blocks from others: a core that also
+ * runs something else delays nobody, and which thread computes a block changes no bit of it.
  * Nothing here is hot except through the loops it calls.   Test: build/test_kernels   Bench: moxie bench op
  */
 #include "kernels/cpu/cpu.h"
@@ -27,7 +28,7 @@ static void my_share(struct part_of me, int n, int unit, int *lo, int *hi)
 
 static size_t row_bytes(const struct cpu *c, int n_in)
 {
-	return (size_t)pad_to(n_in, MX_CHUNK) * (size_t)c->isa->elem;
+	return (size_t)packed_row(n_in) * (size_t)c->isa->elem;
 }
 
 /* Scratch was taken for the limits given at create; a caller that goes beyond them has failed the backend for good. */
@@ -73,9 +74,12 @@ static void plan_pack(struct cpu *c, const struct source *s)
 {
 	int row = 0, lane = c->isa->lane;
 	c->n_item = 0;
+	c->n_group = 0;
 	for (int e = 0; e < s->n_expert; e++) {
 		int n = s->off[e + 1] - s->off[e], step = n < min_panel(c, s->mx) ? 1 : lane;
 		c->row_of[e] = row;
+		for (int i = 0; i < n; i += min_int(c->isa->tok_block, n - i))
+			c->group[c->n_group++] = (struct tok_group){ e, s->off[e] + i, min_int(c->isa->tok_block, n - i) };
 		for (int i = 0; i < n; i += step, row += step)
 			c->item[c->n_item++] = (struct pack_item){ s->off[e] + i, min_int(step, n - i), row, n >= min_panel(c, s->mx) };
 	}
@@ -112,8 +116,8 @@ static struct mat mat_of(const struct weight *w, int64_t e, int64_t n_row, int n
 {
 	int64_t at = e * n_row * n_in;
 	if (w->dtype == DT_U8)
-		return (struct mat){ true, n_in, (const uint8_t *)w->data + at / 2, w->scl + at / MX_GROUP };
-	return (struct mat){ false, n_in, (const uint8_t *)w->data + at * 2, NULL };
+		return (struct mat){ .mx = true, .n_in = n_in, .data = (const uint8_t *)w->data + at / 2, .scl = w->scl + at / MX_GROUP };
+	return (struct mat){ .n_in = n_in, .data = (const uint8_t *)w->data + at * 2 };
 }
 
 static float *my_y(const struct cpu *c, struct part_of me)
@@ -134,39 +138,96 @@ static void product(const struct cpu *c, const struct mat *w, const struct weigh
 		c->isa->dot(w, r0, n_row, a, n_tok, bias, y, ldy);
 }
 
-/* Rows that one thread may be given: whole units of the panel kernel where there are panels, else what dots take at once. */
-static int share_unit(const struct cpu *c)
+/* ---- who computes which rows ---- */
+
+/* n_row rows of each of n_group matrices (or of one for each group of tokens): shares of whole units, taken in blocks. */
+struct split {
+	int n_row, n_group, unit, block;
+};
+
+/* Rows r0 .. r0 + n - 1 of group `group`; then, if more, the same thread's next begin with next_row of next_group. */
+struct piece {
+	int step; /* how many threads' queues are empty */
+	int group, r0, n;
+	bool more;
+	int next_group, next_row;
+};
+
+/* Shares are whole units of the panel kernel where there are panels, else what dots take at once. */
+static struct split split_of(const struct cpu *c, int n_row, int n_group)
 {
 	for (int i = 0; i < c->n_item; i++)
 		if (c->item[i].panel)
-			return c->isa->unit;
-	return 4;
+			return (struct split){ n_row, n_group, c->isa->unit, c->isa->piece };
+	return (struct split){ n_row, n_group, 4, min_int(DOT_ROW, c->isa->block) };
+}
+
+static int n_block_of(struct part_of me, const struct split *s, int *lo, int *hi)
+{
+	my_share(me, s->n_row, s->unit, lo, hi);
+	return (*hi - *lo + s->block - 1) / s->block;
+}
+
+/* Fills queue number `which`; one thread, before the others begin. */
+static void deal(struct cpu *c, int which, struct split s)
+{
+	for (int i = 0, lo, hi; i < c->kern.n_thread; i++) {
+		struct queue *q = c->queue + which * c->kern.n_thread + i;
+		atomic_store_explicit(&q->next, 0, memory_order_relaxed);
+		q->n = n_block_of((struct part_of){ c->pool, i, c->kern.n_thread }, &s, &lo, &hi) * s.n_group;
+	}
+}
+
+/* The next piece, of one's own or of another's; *p begins as zeros. */
+static bool take(const struct cpu *c, int which, const struct split *s, struct part_of me, struct piece *p)
+{
+	for (; p->step < me.n; p->step++) {
+		struct part_of whose = { me.pool, (me.id + p->step) % me.n, me.n };
+		struct queue *q = c->queue + which * me.n + whose.id;
+		if (atomic_load_explicit(&q->next, memory_order_relaxed) >= q->n)
+			continue;
+		int i = atomic_fetch_add_explicit(&q->next, 1, memory_order_relaxed), lo, hi, n_block = n_block_of(whose, s, &lo, &hi);
+		if (i >= q->n)
+			continue;
+		p->group = i / n_block;
+		p->r0 = lo + i % n_block * s->block;
+		p->n = min_int(s->block, hi - p->r0);
+		p->more = i + 1 < q->n;
+		p->next_group = (i + 1) / n_block;
+		p->next_row = lo + (i + 1) % n_block * s->block;
+		return true;
+	}
+	return false;
+}
+
+/* m's next rows are those from r on of matrix w. */
+static void set_next(struct mat *m, const struct mat *w, int r)
+{
+	m->next = w->data + (int64_t)r * (w->mx ? w->n_in / 2 : w->n_in * 2);
+	m->next_scl = w->mx ? w->scl + (int64_t)r * w->n_in / MX_GROUP : NULL;
 }
 
 /* d[t, r] of one dense matrix from what pack() left; all threads. */
-static void dense(const struct cpu *c, float *d, const struct weight *w, const struct weight *b, int n_tok, int n_out, int n_in, int ldd, bool add,
-                  struct part_of me)
+static void dense(const struct cpu *c, int which, float *d, const struct weight *w, const struct weight *b, int n_tok, int n_out, int n_in, int ldd,
+                  bool add, struct part_of me)
 {
+	struct split s = split_of(c, n_out, c->n_group);
 	struct mat m = mat_of(w, 0, n_out, n_in);
-	const void *a = packed_of(c, 0, n_in);
-	int lo, hi, n;
 	float *y = my_y(c, me);
-	my_share(me, n_out, share_unit(c), &lo, &hi);
-	/* Panels leave 16 outputs of a token at a time: by way of y, whole blocks of rows go out, not a cache line to each of n_tok pages. */
-	bool panels = n_tok >= min_panel(c, m.mx), aside = add || panels;
-	for (int64_t t0 = 0; t0 < n_tok; t0 += c->isa->tok_block)
-		for (int r0 = lo; r0 < hi; r0 += n) {
-			int nt = min_int(c->isa->tok_block, (int)(n_tok - t0));
-			const void *at = (const uint8_t *)a + (size_t)t0 * row_bytes(c, n_in);
-			float *dt = d + t0 * ldd + r0;
-			n = min_int(c->isa->block, hi - r0);
-			product(c, &m, b, 0, r0, n, at, nt, panels, aside ? y : dt, aside ? n : ldd, me);
-			for (int t = 0; t < nt && add; t++)
-				for (int r = 0; r < n; r++)
-					dt[(int64_t)t * ldd + r] += y[t * n + r];
-			for (int t = 0; t < nt && aside && !add; t++)
-				memcpy(dt + (int64_t)t * ldd, y + (int64_t)t * n, (size_t)n * sizeof *y);
-		}
+	/* Where panels leave a few outputs of a token at a time, whole blocks of rows go out by way of y, not a cache line to each of n_tok pages. */
+	bool panels = n_tok >= min_panel(c, m.mx), aside = add || (panels && !c->isa->whole_lines);
+	for (struct piece p = { 0 }; take(c, which, &s, me, &p);) {
+		const struct tok_group *g = c->group + p.group;
+		const void *at = (const uint8_t *)packed_of(c, 0, n_in) + (size_t)g->i0 * row_bytes(c, n_in);
+		float *dt = d + (int64_t)g->i0 * ldd + p.r0;
+		set_next(&m, &m, p.more ? p.next_row : p.r0 + p.n);
+		product(c, &m, b, 0, p.r0, p.n, at, g->n, panels, aside ? y : dt, aside ? p.n : ldd, me);
+		for (int t = 0; t < g->n && add; t++)
+			for (int r = 0; r < p.n; r++)
+				dt[(int64_t)t * ldd + r] += y[t * p.n + r];
+		for (int t = 0; t < g->n && aside && !add; t++)
+			memcpy(dt + (int64_t)t * ldd, y + (int64_t)t * p.n, (size_t)p.n * sizeof *y);
+	}
 }
 
 /* What the threads of one op are handed. */
@@ -181,7 +242,7 @@ static void gemm_part(void *ctx, struct part_of me)
 	struct job *j = ctx;
 	const struct gemm_args *a = j->a;
 	pack(j->c, &j->s, me);
-	dense(j->c, a->d, a->w, a->b, a->n_tok, a->n_out, a->n_in, a->n_out, a->add, me);
+	dense(j->c, 0, a->d, a->w, a->b, a->n_tok, a->n_out, a->n_in, a->n_out, a->add, me);
 }
 
 static void fast_gemm(struct kern *k, const struct gemm_args *a)
@@ -196,6 +257,7 @@ static void fast_gemm(struct kern *k, const struct gemm_args *a)
 	if (a->n_tok < 1 || !within(c, a->n_tok, a->n_in, 0))
 		return;
 	plan_pack(c, &j.s);
+	deal(c, 0, split_of(c, a->n_out, c->n_group));
 	pool_run(c->pool, gemm_part, &j);
 }
 
@@ -206,9 +268,9 @@ static void qkv_part(void *ctx, struct part_of me)
 	const struct qkv_args *a = j->a;
 	int n_tok = a->batch->n_tok, n_q = a->n_head * a->d_head, n_kv = a->n_head_kv * a->d_head, lo, hi;
 	pack(c, &j->s, me);
-	dense(c, a->q, a->wq, a->bq, n_tok, n_q, a->n_embd, n_q, false, me);
-	dense(c, c->kv_new, a->wk, a->bk, n_tok, n_kv, a->n_embd, 2 * n_kv, false, me);
-	dense(c, c->kv_new + n_kv, a->wv, a->bv, n_tok, n_kv, a->n_embd, 2 * n_kv, false, me);
+	dense(c, 0, a->q, a->wq, a->bq, n_tok, n_q, a->n_embd, n_q, false, me);
+	dense(c, 1, c->kv_new, a->wk, a->bk, n_tok, n_kv, a->n_embd, 2 * n_kv, false, me);
+	dense(c, 2, c->kv_new + n_kv, a->wv, a->bv, n_tok, n_kv, a->n_embd, 2 * n_kv, false, me);
 	pool_barrier(me);
 	my_share(me, n_tok, 1, &lo, &hi);
 	for (int t = lo; t < hi; t++)
@@ -227,6 +289,9 @@ static void fast_qkv(struct kern *k, const struct qkv_args *a)
 	if (a->batch->n_tok < 1 || !within(c, a->batch->n_tok, a->n_embd, 0))
 		return;
 	plan_pack(c, &j.s);
+	deal(c, 0, split_of(c, a->n_head * a->d_head, c->n_group));
+	deal(c, 1, split_of(c, a->n_head_kv * a->d_head, c->n_group));
+	deal(c, 2, split_of(c, a->n_head_kv * a->d_head, c->n_group));
 	pool_run(c->pool, qkv_part, &j);
 }
 
@@ -237,22 +302,23 @@ static void gate_up_part(void *ctx, struct part_of me)
 	struct job *j = ctx;
 	struct cpu *c = j->c;
 	const struct moe_gate_up_args *a = j->a;
-	int lo, hi, n, n_row = 2 * a->n_ff;
+	int n_row = 2 * a->n_ff;
 	float *y = my_y(c, me);
+	struct split s = split_of(c, n_row, c->n_group);
 	pack(c, &j->s, me);
-	my_share(me, n_row, share_unit(c), &lo, &hi);
-	for (int e = 0; e < a->n_expert; e++)
-		for (int i0 = a->t.expert_off[e], i1 = a->t.expert_off[e + 1], i = i0; i < i1; i += min_int(c->isa->tok_block, i1 - i))
-			for (int r0 = lo; r0 < hi; r0 += n) {
-				struct mat m = mat_of(a->w, e, n_row, a->n_embd);
-				const uint8_t *at = (const uint8_t *)packed_of(c, e, a->n_embd) + (size_t)(i - i0) * row_bytes(c, a->n_embd);
-				int nt = min_int(c->isa->tok_block, i1 - i);
-				n = min_int(c->isa->block, hi - r0);
-				product(c, &m, a->b, (int64_t)e * n_row, r0, n, at, nt, i1 - i0 >= min_panel(c, true), y, n, me);
-				for (int t = 0; t < nt; t++)
-					c->isa->swiglu((float *)a->act + (int64_t)a->t.pair[i + t] * a->n_ff + r0 / 2, y + (int64_t)t * n, n / 2, a->alpha,
-					               a->limit);
-			}
+	for (struct piece p = { 0 }; take(c, 0, &s, me, &p);) {
+		const struct tok_group *g = c->group + p.group;
+		const int32_t *off = a->t.expert_off + g->e;
+		struct mat m = mat_of(a->w, g->e, n_row, a->n_embd), then = p.more ? mat_of(a->w, c->group[p.next_group].e, n_row, a->n_embd) : m;
+		const uint8_t *at = (const uint8_t *)packed_of(c, g->e, a->n_embd) + (size_t)(g->i0 - off[0]) * row_bytes(c, a->n_embd);
+		float *act = (float *)a->act + p.r0 / 2;
+		set_next(&m, &then, p.more ? p.next_row : p.r0 + p.n);
+		for (int t = 0; t < g->n; t++) /* a line in each of n pages: fetched while the product runs */
+			__builtin_prefetch(act + (int64_t)a->t.pair[g->i0 + t] * a->n_ff, 1);
+		product(c, &m, a->b, (int64_t)g->e * n_row, p.r0, p.n, at, g->n, off[1] - off[0] >= min_panel(c, true), y, p.n, me);
+		for (int t = 0; t < g->n; t++)
+			c->isa->swiglu(act + (int64_t)a->t.pair[g->i0 + t] * a->n_ff, y + (int64_t)t * p.n, p.n / 2, a->alpha, a->limit);
+	}
 }
 
 static void fast_moe_gate_up(struct kern *k, const struct moe_gate_up_args *a)
@@ -262,6 +328,7 @@ static void fast_moe_gate_up(struct kern *k, const struct moe_gate_up_args *a)
 	if (a->n_tok < 1 || !within(c, a->n_tok, a->n_embd, a->n_tok * a->n_used))
 		return;
 	plan_pack(c, &j.s);
+	deal(c, 0, split_of(c, 2 * a->n_ff, c->n_group));
 	pool_run(c->pool, gate_up_part, &j);
 }
 
@@ -276,28 +343,41 @@ static void combine(const struct cpu *c, const struct moe_down_args *a, const fl
 	}
 }
 
+/* A block of rows meets the tokens of all experts, which come from L3 again for every block: as many rows as leave each thread four blocks,
+ * so that the last ones end together. */
+static struct split down_split(const struct cpu *c, int n_row)
+{
+	struct split s = split_of(c, n_row, 1);
+	int rows = n_row / (4 * c->kern.n_thread) / s.unit * s.unit;
+	if (s.unit == c->isa->unit)
+		s.block = rows < s.block ? s.block : min_int(rows, c->isa->block);
+	return s;
+}
+
 static void down_part(void *ctx, struct part_of me)
 {
 	struct job *j = ctx;
 	struct cpu *c = j->c;
 	const struct moe_down_args *a = j->a;
-	int lo, hi, n;
+	int lo, hi;
 	float *y = my_y(c, me);
+	struct split s = down_split(c, a->n_embd);
 	my_share(me, a->n_tok * a->n_used, 1, &lo, &hi);
 	for (int i = lo; i < hi; i++)
 		c->inv[a->t.pair[i]] = i;
 	pack(c, &j->s, me);
-	my_share(me, a->n_embd, share_unit(c), &lo, &hi);
-	for (int r0 = lo; r0 < hi; r0 += n) {
-		n = min_int(c->isa->block, hi - r0);
-		for (int e = 0; e < a->n_expert; e++) {
-			int i0 = a->t.expert_off[e], n_tok = a->t.expert_off[e + 1] - i0;
-			struct mat m = mat_of(a->w, e, a->n_embd, a->n_ff);
-			if (n_tok)
-				product(c, &m, a->b, (int64_t)e * a->n_embd, r0, n, packed_of(c, e, a->n_ff), n_tok, n_tok >= min_panel(c, true),
-				        y + (int64_t)i0 * n, n, me);
+	for (struct piece p = { 0 }; take(c, 0, &s, me, &p);) {
+		for (int i = 0; i < c->n_group; i++) { /* all experts against the same rows: then the sums of a token can be made */
+			const struct tok_group *g = c->group + i;
+			const int32_t *off = a->t.expert_off + g->e;
+			bool last = i + 1 == c->n_group;
+			struct mat m = mat_of(a->w, g->e, a->n_embd, a->n_ff), then = mat_of(a->w, c->group[last ? 0 : i + 1].e, a->n_embd, a->n_ff);
+			const uint8_t *at = (const uint8_t *)packed_of(c, g->e, a->n_ff) + (size_t)(g->i0 - off[0]) * row_bytes(c, a->n_ff);
+			set_next(&m, &then, !last ? p.r0 : p.more ? p.next_row : p.r0 + p.n);
+			product(c, &m, a->b, (int64_t)g->e * a->n_embd, p.r0, p.n, at, g->n, off[1] - off[0] >= min_panel(c, true), y + (int64_t)g->i0 * p.n, p.n,
+			        me);
 		}
-		combine(c, a, y, r0, n);
+		combine(c, a, y, p.r0, p.n);
 	}
 }
 
@@ -308,6 +388,7 @@ static void fast_moe_down(struct kern *k, const struct moe_down_args *a)
 	if (a->n_tok < 1 || !within(c, a->n_tok, a->n_ff, a->n_tok * a->n_used))
 		return;
 	plan_pack(c, &j.s);
+	deal(c, 0, down_split(c, a->n_embd));
 	pool_run(c->pool, down_part, &j);
 }
 
@@ -410,6 +491,8 @@ void fast_plan(struct cpu *c)
 	c->packed = arena_take(&c->mem, packed, 1);
 	c->item = arena_take(&c->mem, n_row > dense_row ? n_row : dense_row, sizeof *c->item);
 	c->row_of = arena_take(&c->mem, n_expert, sizeof *c->row_of);
+	c->group = arena_take(&c->mem, (n_pair + n_expert) / (size_t)c->isa->tok_block + n_expert + 1, sizeof *c->group);
+	c->queue = arena_take(&c->mem, N_QUEUE * n_thread, sizeof *c->queue);
 	c->inv = arena_take(&c->mem, n_pair, sizeof *c->inv);
 	c->logit = arena_take(&c->mem, n_tok * n_expert, sizeof *c->logit);
 
