@@ -29,7 +29,7 @@ struct gemm_param {
 };
 constexpr int NORM_VEC = ROUTER_NORM_EMBD_MAX / 8 / (32 * 8); /* eight channels each, of a thread and row */
 
-constexpr int GEMM_WARPS = 8;
+constexpr int GEMM_WARPS = 16; /* at most: one for each slice of a CTA's part of K, and no fewer than 8 */
 
 /* 1 / rms of rows t .. t + n - 1 into r, and normed rows i with i % n_writer == writer into h. */
 __device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int writer, int n_writer, float *r, float (*part)[NORM_VEC * GEMM_WARPS])
@@ -99,7 +99,7 @@ template <int NT, bool NORM> __global__ void __launch_bounds__(32 * GEMM_WARPS) 
 #pragma unroll
 	for (int n = 0; n < NT; n++)
 		x[n] = p.x + (size_t)min(t0 + n * 8 + g, p.n_tok - 1) * p.n_embd + q * 8;
-	for (int s = warp; s < n_local; s += GEMM_WARPS) {
+	for (int s = warp; s < n_local; s += blockDim.x / 32) {
 		const int first = slice_first(n_block, split * n_local + s), last = slice_first(n_block, split * n_local + s + 1);
 		float acc[NT][4] = {};
 		if (s != warp)
@@ -139,8 +139,10 @@ template <int NT, bool NORM> __global__ void __launch_bounds__(32 * GEMM_WARPS) 
 
 extern "C" void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta)
 {
-	*nt = n_tok <= 8 ? 1 : n_tok <= 64 ? 2 : 4;
-	const int tiles = (n_expert + 15) / 16 * ((n_tok + 8 * *nt - 1) / (8 * *nt));
+	/* As few tokens a CTA as leave every tile its 8 parts of K; above 32 tokens as many as leave it 4. */
+	const int rows = (n_expert + 15) / 16;
+	*nt = n_tok <= 8 || rows * ((n_tok + 7) / 8) * 8 <= n_sm ? 1 : n_tok <= 32 || (n_tok <= 64 && rows * ((n_tok + 15) / 16) * 4 <= n_sm) ? 2 : 4;
+	const int tiles = rows * ((n_tok + 8 * *nt - 1) / (8 * *nt));
 	*n_split = 8;
 	while (*n_split > 1 && tiles * *n_split > n_sm)
 		*n_split /= 2;
@@ -181,7 +183,8 @@ extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const vo
 	const size_t smem = 4 * (size_t)(ROUTE_N_SLICE / p.n_split * red_slice(nt) + 128 * nt);
 	cudaLaunchConfig_t c = {};
 	cudaLaunchAttribute at[2];
-	c.gridDim = dim3(p.n_split, (n_expert + 15) / 16, n_group), c.blockDim = 32 * GEMM_WARPS, c.dynamicSmemBytes = smem, c.stream = stream;
+	c.gridDim = dim3(p.n_split, (n_expert + 15) / 16, n_group), c.blockDim = 32 * (ROUTE_N_SLICE / p.n_split > 8 ? GEMM_WARPS : 8);
+	c.dynamicSmemBytes = smem, c.stream = stream;
 	c.attrs = at;
 	if (pdl) {
 		at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
