@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/bench_moe.h"
 #include "bench/bench_ops.h"
 #include "bench/bench_tokenizer.h"
 #include "cli.h"
@@ -24,8 +25,8 @@ const struct command commands[] = {
 	{ "bench serving", "[--base-url URL]", "Sends a load to a server and measures its answers.", CMD_BENCH_SERVING, bench_serving_main,
 	  "Labels, JSON keys and definitions are those of SGLang's bench_serving.  OPENAI_API_KEY is sent when no key is given.\n" },
 	{ "bench latency", "[DIR]", "Measures a batch of equal requests: prompts, then steps of all together.", CMD_BENCH_LATENCY, bench_latency_main, NULL },
-	{ "bench", "[DIR] | op [NAME...] | tokenizer TOKENIZER.JSON TEXT", "Measures prefill and decode; with op: single kernels.", CMD_BENCH,
-	  bench_main, NULL },
+	{ "bench", "[DIR] | op [NAME...] | moe | tokenizer TOKENIZER.JSON TEXT", "Measures prefill and decode; with op: single kernels.", CMD_BENCH,
+	  bench_main, "op: CPU ops.   moe [--shape NAME] [--tokens N,...] [--replays N] [--rest MS] [--explain]: one MoE layer on the GPU.\n" },
 	{ "inspect", "[DIR]", "Shows a checkpoint's tensors and the memory it would take, without loading it.", CMD_INSPECT, inspect_main, NULL },
 	{ "synth", "CONFIG OUTDIR", "Writes a random checkpoint in Hugging Face layout.", CMD_SYNTH, synth_main,
 	  "CONFIG is a name from --list or a config.json.\n" },
@@ -135,6 +136,8 @@ static int run_command(int argc, char **argv, char **said)
 		return opts_print_mdoc(), 0;
 	if (argc > 2 && !strcmp(name, "bench") && !strcmp(argv[2], "op"))
 		return bench_ops_main(argc - 2, argv + 2);
+	if (argc > 2 && !strcmp(name, "bench") && !strcmp(argv[2], "moe"))
+		return bench_moe_main(argc - 2, argv + 2);
 	if (argc > 2 && !strcmp(name, "bench") && !strcmp(argv[2], "tokenizer"))
 		return bench_tokenizer_main(argc - 2, argv + 2);
 	for (const struct command *c = commands; c->name; c++) {

@@ -64,6 +64,8 @@ test_bad_flags() {
 	wants 2 'reasoning-effort is "huge".*low\|medium\|high' run hello --reasoning-effort huge
 	wants 2 'seed is "-4"' run hello --seed -4
 	wants 2 'contexts is "12,x"' bench --contexts 12,x
+	wants 2 'tokens is "x"' bench moe --tokens 1,x
+	wants 2 'shape is "mini"' bench moe --shape mini
 	wants 2 'CONFIG and OUTDIR' synth gpt-oss-tiny
 	wants 2 'unknown kind' eval poetry
 	wants 2 'FILE is missing' eval gsm8k

@@ -61,7 +61,7 @@ includes src/models 'base/|formats/|kernels/kernels\.h|moe/|models/'
 includes src/engine 'base/|formats/|kernels/kernels\.h|moe/|models/|engine/'
 includes src/serve 'base/|serve/'
 includes src/client 'base/|client/'
-includes cli 'bench/bench_(ops|read|tokenizer)\.h|cli/|serve/serve\.h|client/client\.h'
+includes cli 'bench/bench_(moe|ops|read|tokenizer)\.h|cli/|serve/serve\.h|client/client\.h'
 includes examples 'moxie'
 breach "cli sees moxie.h alone" "$(sources cli | xargs -r grep -nE '#include "moxie_(ops|route)\.h"')"
 breach "below the engine, of the public headers only moxie_status.h (formats/chat: moxie.h; kernels/cuda: moxie_ops.h, moxie_route.h)" \
