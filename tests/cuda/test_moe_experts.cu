@@ -2,7 +2,7 @@
  *
  * Bound: ||out - ref|| / ||ref|| <= 4e-3 and max |out - ref| <= 3e-2 max |ref| (bf16 activations between the products and a
  * bf16 result: each rounding is 1.7e-3 in the first measure); 8e-3 for each token alone.
- * Usage: test_moe_experts [--list] [--seed n] [name ...]        a name selects every test that begins with it
+ * Usage: test_moe_experts [--list] [--seed n] [--most n_tok] [name ...]        a name selects every test that begins with it
  */
 #include <string>
 #include <time.h>
@@ -148,7 +148,7 @@ struct test {
 
 static std::vector<test> all_tests()
 {
-	const std::vector<int> sizes = { 0, 1, 2, 7, 8, 9, 31, 64, 65, 257, 1024 };
+	const std::vector<int> sizes = { 0, 1, 2, 3, 4, 7, 8, 9, 31, 64, 65, 257, 1024 };
 	std::vector<test> v;
 	run_options o, extras, one, holes, repeat, silu, gelu, nan;
 	extras.extras = 1;
@@ -166,15 +166,15 @@ static std::vector<test> all_tests()
 	v.push_back({ "gelu_tanh", { 8, 2, 256, 320, 0, 0, 0 }, gelu, { 1, 9, 65, 257 } });
 	v.push_back({ "one_expert", { 8, 2, 448, 192, 0, 1, 0 }, one, sizes });
 	v.push_back({ "holes", { 16, 4, 448, 192, 0, 1, 0 }, holes, sizes });
-	v.push_back({ "scales_wide", { 6, 1, 256, 192, SCALES_WIDE, 0, 0 }, silu, { 1, 9, 65, 257 } });
-	v.push_back({ "scales_nan", { 6, 1, 256, 192, SCALES_NAN, 0, 0 }, nan, { 2, 9, 65 } });
-	v.push_back({ "repeat_small", { 8, 3, 320, 192, 0, 1, 0 }, repeat, { 1, 8, 31, 257, 1024 } });
+	v.push_back({ "scales_wide", { 6, 1, 256, 192, SCALES_WIDE, 0, 0 }, silu, { 1, 3, 9, 65, 257 } });
+	v.push_back({ "scales_nan", { 6, 1, 256, 192, SCALES_NAN, 0, 0 }, nan, { 1, 2, 4, 9, 65 } });
+	v.push_back({ "repeat_small", { 8, 3, 320, 192, 0, 1, 0 }, repeat, { 1, 2, 3, 8, 31, 257, 1024 } });
 	v.push_back({ "gpt_oss_20b", { 32, 4, 2880, 2880, 0, 1, 0 }, extras, sizes });
-	v.push_back({ "gpt_oss_20b_repeat", { 32, 4, 2880, 2880, 0, 1, 0 }, repeat, { 1, 64, 1024 } });
+	v.push_back({ "gpt_oss_20b_repeat", { 32, 4, 2880, 2880, 0, 1, 0 }, repeat, { 1, 4, 64, 1024 } });
 	v.push_back({ "gpt_oss_20b_skew", { 32, 4, 2880, 2880, 0, 1, 0 }, one, { 31, 257 } });
-	v.push_back({ "gpt_oss_120b", { 128, 4, 2880, 2880, 0, 1, 0 }, o, { 1, 9, 65, 1024 } });
-	v.push_back({ "gemma4", { 128, 8, 2816, 704, 0, 0, 0 }, gelu, { 1, 9, 65, 257, 1024 } });
-	v.push_back({ "deepseek_v4", { 256, 6, 4096, 2048, 0, 0, 0 }, silu, { 1, 8, 9, 64, 257, 1024, 2048, 4096 } });
+	v.push_back({ "gpt_oss_120b", { 128, 4, 2880, 2880, 0, 1, 0 }, o, { 1, 4, 9, 65, 1024 } });
+	v.push_back({ "gemma4", { 128, 8, 2816, 704, 0, 0, 0 }, gelu, { 1, 2, 4, 9, 65, 257, 1024 } });
+	v.push_back({ "deepseek_v4", { 256, 6, 4096, 2048, 0, 0, 0 }, silu, { 1, 2, 3, 4, 8, 9, 64, 257, 1024, 2048, 4096 } });
 	v.push_back({ "deepseek_v4_repeat", { 256, 6, 4096, 2048, 0, 0, 0 }, repeat, { 4, 16, 2048 } });
 	return v;
 }
@@ -219,6 +219,7 @@ int main(int argc, char **argv)
 {
 	std::vector<test> tests = all_tests();
 	std::vector<const char *> names;
+	int most = INT32_MAX;
 	seed = (uint64_t)time(NULL);
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--list")) {
@@ -228,6 +229,7 @@ int main(int argc, char **argv)
 			return 0;
 		}
 		if (!strcmp(argv[i], "--seed") && i + 1 < argc) seed = strtoull(argv[++i], NULL, 10);
+		else if (!strcmp(argv[i], "--most") && i + 1 < argc) most = atoi(argv[++i]);
 		else names.push_back(argv[i]);
 	}
 	const auto wanted = [&](const char *name) {
@@ -244,6 +246,7 @@ int main(int argc, char **argv)
 		moxie_moe_weights w = moe_make_weights(t.m);
 		bool good = true;
 		for (int n : t.n_tok) {
+			if (n > most) continue;
 			std::string wrong = check(t.m, w, n, t.o);
 			if (!wrong.empty()) {
 				printf("FAIL %s, %d tokens: %s\n", t.name, n, wrong.c_str());
