@@ -1,13 +1,16 @@
 /* bench_fp8 - the FP8 block-scaled GEMM on the device.
  *
  * One CUDA graph of n_call products chained by programmatic dependent launch, each with a weight set of its own, more than the L2
- * in all; value = median replay / n_call.  Random numbers.  The read ceiling is measured in the same run.
- * Usage: bench_fp8 [--sweep] [--choice instance,split,per_sm] [--tokens 1,8,...] [--shape i] [--replays n] [--rest ms] [--header text]
+ * in all; value = median replay / n_call.  x and w are normal numbers as a quantiser leaves them: what they are decides how much power, and so
+ * which clock, a long product gets.  The read ceiling is measured in the same run.
+ * Usage: bench_fp8 [--sweep] [--bits] [--choice instance,split,per_sm] [--tokens 1,8,...] [--shape i] [--replays n] [--rest ms] [--header text]
  *   --sweep   every instance, split and CTAs an SM, not only the plan's choice
+ *   --bits    x and w are random bits instead
  *   --choice  one launch of that choice and no times: for a profiler
  */
 #include <algorithm>
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,13 +30,26 @@
 		}                                                                                          \
 	} while (0)
 
-__global__ static void fill(uint32_t *p, size_t n, uint32_t seed, int scales)
+enum content { BITS, NORMAL_X, NORMAL_W, SCALES };
+/* BITS: any e4m3 below 2.  NORMAL: what a quantiser makes of normal numbers, whose largest of 128 (x) or 128 x 128 (w) is 448. */
+__global__ static void fill(uint8_t *p, size_t n, uint32_t seed, content what)
 {
-	for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
-		uint64_t x = (i + seed) * 0x9E3779B97F4A7C15ull;
-		x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
-		const uint32_t r = (uint32_t)(x >> 32);
-		p[i] = scales ? __float_as_uint(exp2f((int)(r % 5) - 8)) : r & 0xbfbfbfbfu; /* no NaN, no infinity in sums */
+	for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n / 4; i += (size_t)gridDim.x * blockDim.x) {
+		uint32_t word = 0;
+		for (int b = 0; b < 4; b++) {
+			uint64_t x = (i * 4 + b + ((uint64_t)seed << 40)) * 0x9E3779B97F4A7C15ull;
+			x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
+			x = (x ^ x >> 27) * 0x94D049BB133111EBull;
+			x ^= x >> 31;
+			const float u = (float)((x >> 40) + 1) / 16777217.f, v = (float)(x & 0xffffff) / 16777216.f, z = sqrtf(-2 * logf(u)) * cospif(2 * v);
+			if (what == SCALES) {
+				((float *)p)[i] = exp2f((float)(x % 5) - 8);
+				break;
+			}
+			const uint32_t normal = (uint32_t)__nv_cvt_float_to_fp8(z * (what == NORMAL_X ? 160 : 115), __NV_SATFINITE, __NV_E4M3);
+			word |= (what == BITS ? (uint32_t)(x >> 32) & 0xbf : normal) << 8 * b;
+		}
+		if (what != SCALES) ((uint32_t *)p)[i] = word;
 	}
 }
 __global__ static void read_all(const uint4 *p, size_t n, uint32_t *out)
@@ -45,11 +61,11 @@ __global__ static void read_all(const uint4 *p, size_t n, uint32_t *out)
 	}
 	if (v == 12345) *out = v;
 }
-static void *device_alloc(size_t n, int seed, int scales)
+static void *device_alloc(size_t n, int seed, content what)
 {
 	void *p;
 	CU(cudaMalloc(&p, n + 64));
-	fill<<<1024, 256>>>((uint32_t *)p, n / 4, (uint32_t)seed * 7919u, scales);
+	fill<<<1024, 256>>>((uint8_t *)p, n, (uint32_t)seed, what);
 	return p;
 }
 static double median(std::vector<float> v)
@@ -73,6 +89,7 @@ static const shape shapes[] = {
 struct run {
 	cudaStream_t stream;
 	int replays, rest_ms;
+	bool bits;
 	double read_tb;
 };
 
@@ -126,10 +143,10 @@ static void bench(const run &r, const shape &s, const std::vector<int> &tokens, 
 	const int n_call = (int)std::max<size_t>(4, (300u << 20) / bytes), most = *std::max_element(tokens.begin(), tokens.end());
 	std::vector<void *> w, ws;
 	for (int i = 0; i < n_call; i++) {
-		w.push_back(device_alloc(bytes, i, 0));
-		ws.push_back(device_alloc(n_scale * 4, i + 100, 1));
+		w.push_back(device_alloc(bytes, i, r.bits ? BITS : NORMAL_W));
+		ws.push_back(device_alloc(n_scale * 4, i + 100, SCALES));
 	}
-	void *x = device_alloc((size_t)most * s.n_in, 999, 0), *xs = device_alloc((size_t)most * (s.n_in / 128) * 4, 998, 1), *out = device_alloc((size_t)most * s.n_out * 2, 0, 0);
+	void *x = device_alloc((size_t)most * s.n_in, 999, r.bits ? BITS : NORMAL_X), *xs = device_alloc((size_t)most * (s.n_in / 128) * 4, 998, SCALES), *out = device_alloc((size_t)most * s.n_out * 2, 0, BITS);
 	moxie_fp8_desc d = { MOXIE_FP8_DENSE, 1, s.n_out, s.n_in, MOXIE_FP8_SCALE_F32 };
 	moxie_err err = {};
 	moxie_fp8_plan *p;
@@ -156,19 +173,23 @@ static void bench(const run &r, const shape &s, const std::vector<int> &tokens, 
 		});
 		line(r, s, n_tok, rc ? "FAILED" : "plan", us);
 		for (int i = 0; sweep && i < fp8_n_instance; i++)
-			for (int split = 1; split <= 8; split *= 2)
+			for (int split = 1; split <= 4; split++)
 				for (int per_sm = 1; per_sm <= 6; per_sm++) {
-					static const int tok[] = { 8, 16, 24, 32, 40, 48, 56, 64, 64, 128, 128, 128, 256 };
-					if (n_tok <= 64 ? tok[i] < n_tok || tok[i] > std::max(8, (n_tok + 7) / 8 * 8) * 2 : tok[i] < 64) continue;
-					if ((i >= 11 && split > 1)) continue;
-					const fp8_force f = { i, split, per_sm };
-					if (fp8_gemm_forced(p, &a, &f, r.stream, &err) < 0) continue;
-					char what[64];
-					snprintf(what, sizeof what, "i%d split%d sm%d", i, split, per_sm);
-					line(r, s, n_tok, what, time_us(r, n_call, [&](int j) {
-						     a.w = w[j], a.w_scale = ws[j];
-						     fp8_gemm_forced(p, &a, &f, r.stream, &err);
-					     }));
+					static const int tok[] = { 8, 16, 24, 32, 40, 48, 56, 64, 64, 64, 128, 128, 128, 256 };
+					if (n_tok <= 64 ? tok[i] < n_tok || tok[i] > std::max(8, (n_tok + 7) / 8 * 8) * 4 : tok[i] < 64) continue;
+					if (i >= 12 && split > 1) continue;
+					for (int own = split > 1 ? per_sm : std::max(1, per_sm / 2); own <= per_sm; own++)
+						for (int late : { 0, 2, 4, 1 << 20 }) {
+							const fp8_force f = { i, split, per_sm, own, late };
+							if (i >= 11 && late != 1 << 20) continue;
+							if (fp8_gemm_forced(p, &a, &f, r.stream, &err) < 0) continue;
+							char what[64];
+							snprintf(what, sizeof what, "i%d split%d sm%d own%d late%d", i, split, per_sm, own, late);
+							line(r, s, n_tok, what, time_us(r, n_call, [&](int j) {
+								     a.w = w[j], a.w_scale = ws[j];
+								     fp8_gemm_forced(p, &a, &f, r.stream, &err);
+							     }));
+						}
 				}
 	}
 	moxie_fp8_plan_free(p);
@@ -180,14 +201,15 @@ static void bench(const run &r, const shape &s, const std::vector<int> &tokens, 
 int main(int argc, char **argv)
 {
 	bool sweep = false;
-	fp8_force only_choice = { -1, 1, 1 };
+	fp8_force only_choice = { -1, 1, 1, 1, 1 << 20 };
 	std::vector<int> tokens;
 	const char *header = "";
 	int only = -1;
-	run r = { NULL, 15, 0, 0 };
+	run r = { NULL, 15, 0, false, 0 };
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--sweep")) sweep = true;
-		else if (!strcmp(argv[i], "--choice") && i + 1 < argc) sscanf(argv[++i], "%d,%d,%d", &only_choice.instance, &only_choice.n_split, &only_choice.per_sm);
+		else if (!strcmp(argv[i], "--bits")) r.bits = true;
+		else if (!strcmp(argv[i], "--choice") && i + 1 < argc) sscanf(argv[++i], "%d,%d,%d,%d,%d", &only_choice.instance, &only_choice.n_split, &only_choice.per_sm, &only_choice.per_kernel, &only_choice.n_late);
 		else if (!strcmp(argv[i], "--shape") && i + 1 < argc) only = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--replays") && i + 1 < argc) r.replays = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--rest") && i + 1 < argc) r.rest_ms = atoi(argv[++i]);
@@ -196,15 +218,17 @@ int main(int argc, char **argv)
 			for (char *p = argv[++i]; *p; p += *p == ',')
 				tokens.push_back((int)strtol(p, &p, 10));
 		else {
-			fprintf(stderr, "usage: bench_fp8 [--sweep] [--choice instance,split,per_sm] [--tokens 1,8,...] [--shape i] [--replays n] [--rest ms] [--header text]\n");
+			fprintf(stderr, "usage: bench_fp8 [--sweep] [--bits] [--choice instance,split,per_sm] [--tokens 1,8,...] [--shape i] [--replays n] [--rest ms] [--header text]\n");
 			return 2;
 		}
 	}
 	if (tokens.empty()) tokens = { 1, 8, 16, 32, 64, 128, 256, 1024, 4096 };
 	CU(cudaStreamCreate(&r.stream));
 	const size_t n = 2ull << 30;
-	void *big = device_alloc(n, 5, 0), *sink = device_alloc(4, 5, 0);
+	void *big = device_alloc(n, 5, BITS), *sink = device_alloc(4, 5, BITS);
 	CU(cudaDeviceSynchronize());
+	for (int i = 0; i < 600; i++) /* a third of a second: clocks rise */
+		read_all<<<132 * 8, 512, 0, r.stream>>>((const uint4 *)big, n / 16, (uint32_t *)sink);
 	r.read_tb = n / time_us(r, 1, [&](int) { read_all<<<132 * 8, 512, 0, r.stream>>>((const uint4 *)big, n / 16, (uint32_t *)sink); }) / 1e6;
 	CU(cudaFree(big));
 	cudaDeviceProp prop;

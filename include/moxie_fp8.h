@@ -7,7 +7,7 @@
  *
  * A plan holds what depends on the shape and the device; it is immutable and may be used from many threads and streams.  A run
  * enqueues one launch: no allocation, no wait, no workspace; it can be captured in a CUDA graph.  n_tok may change from run to run.
- * Same inputs, same n_tok: same bits.  Up to 128 tokens a row's bits do not depend on n_tok either.
+ * Same inputs, same n_tok: same bits.  Dense, up to 32 tokens, a row's bits do not depend on n_tok either.
  *
  * Calls return 0 or a negative enum moxie_status and say why in err (which may be NULL); nothing was enqueued then.
  */
@@ -36,16 +36,16 @@ struct moxie_fp8_desc {
 	int mode;       /* enum moxie_fp8_mode */
 	int n_group;    /* 1 .. 512; dense: 1 */
 	int n_out;      /* a multiple of 64 */
-	int n_in;       /* a multiple of 128 */
+	int n_in;       /* a multiple of 64; where it is none of 128 the last block of scales is of 64 */
 	int w_scale;    /* enum moxie_fp8_scale */
 };
 
 struct moxie_fp8_args {
 	const void *x;         /* [rows, n_in] e4m3, 16-byte aligned */
-	const float *x_scale;  /* [n_in / 128, x_scale_ld] */
+	const float *x_scale;  /* [ceil(n_in / 128), x_scale_ld] */
 	int64_t x_scale_ld;    /* >= rows */
 	const void *w;         /* [n_group, n_out, n_in] e4m3, 16-byte aligned */
-	const void *w_scale;   /* [n_group, ceil(n_out / 128), n_in / 128] fp32 or e8m0 bytes */
+	const void *w_scale;   /* [n_group, ceil(n_out / 128), ceil(n_in / 128)] fp32 or e8m0 bytes */
 	void *out;             /* [rows, n_out] bf16, 16-byte aligned; rows outside every group are not written */
 	const int32_t *group;  /* device: contiguous [n_group + 1] ascending, masked [n_group], dense NULL */
 	int n_tok;             /* rows; masked: rows of one group's room */
@@ -70,11 +70,11 @@ struct moxie_fp8_quant_args {
 	const void *x;        /* [n_tok, n] bf16 ([n_tok, 2 n] for SwiGLU), 16-byte aligned */
 	const void *norm;     /* [n] bf16, RMSNorm only */
 	void *q;              /* [n_tok, n] e4m3, out: y / scale, to nearest, ties to even, saturated at 448 */
-	float *scale;         /* [n / 128, scale_ld], out: largest |y| of a block / 448; 1 for a block of zeros */
+	float *scale;         /* [ceil(n / 128), scale_ld], out: largest |y| of a block / 448; 1 for a block of zeros */
 	int64_t scale_ld;
 	float eps;
 	int input;            /* enum moxie_fp8_input */
-	int n_tok, n;         /* n a multiple of 128, at most 32768 */
+	int n_tok, n;         /* n a multiple of 64, at most 32768 */
 };
 /* One launch.   MOXIE_E_SHAPE: n;  MOXIE_E_ARG: the rest. */
 MOXIE_API int moxie_fp8_quant(const struct moxie_fp8_quant_args *args, void *stream, struct moxie_err *err);

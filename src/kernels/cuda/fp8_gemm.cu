@@ -1,13 +1,13 @@
 /* fp8_gemm.cu - plans of the FP8 block-scaled GEMM: which instance, how many CTAs share a tile's K, and the launch.
  *
  * Choice, from what bench_fp8 --sweep measured on an H200 (docs/fp8.md):
- *   up to 64 tokens (a group)  the narrowest tile that holds them, 64 weight rows
- *   up to 128                  two tiles of 64 tokens: the second reads its weights from L2
- *   more                       128 or 256 tokens a tile, whichever needs less time for all its waves; 128 x 128 streams where these
- *                              would leave SMs without work
- * Streams split K until there are 1.6 CTAs an SM, and once more where a CTA would still walk over more than 48 blocks.  Shared memory
- * is cut for one CTA an SM more than there are, where that leaves enough stages or the slots would be full, so that the next
- * kernel's can load their weights before this one has ended.
+ *   up to 64 tokens (a group)  the narrowest stream that holds them, 64 weight rows.  K is split until there are 1.6 CTAs an SM (beyond 32
+ *                              tokens .8), and further where a CTA would still walk over many blocks.  Shared memory is cut for a CTA or
+ *                              two an SM more than there are, so that the next kernel's can load their weights before this one has ended;
+ *                              they start when this one has asked for all but a few stages of its own.  Not where K is long: there deep
+ *                              rings are worth more.
+ *   up to 128, few rows        two tiles of 64 tokens, likewise
+ *   more                       whatever needs the fewest cycles for all its waves, by the costs in `prompts`
  */
 #include <cuda.h>
 #include <math.h>
@@ -20,7 +20,7 @@
 #include "tensor_map.h"
 
 extern const struct fp8_instance fp8_small[], fp8_large[];
-constexpr int N_SMALL = 11, WIDE = N_SMALL - 1, N_INSTANCE = N_SMALL + 2, MAX_STAGE = 24, MIN_STAGE = 3;
+constexpr int N_SMALL = 9, N_INSTANCE = N_SMALL + 5, MAX_STAGE = 24, MIN_STAGE = 3, MAX_CLUSTER = 4, N_LATE = 4;
 const int fp8_n_instance = N_INSTANCE;
 
 struct moxie_fp8_plan {
@@ -28,13 +28,14 @@ struct moxie_fp8_plan {
 	int device, n_sm;
 	int shared_sm, shared_block; /* bytes */
 	int per_sm_max[N_INSTANCE];  /* CTAs that registers and threads allow */
-	int pairs_max[N_INSTANCE];   /* clusters of two that the device holds at once; fewer than half its SMs */
+	int fit[MAX_CLUSTER + 1];    /* clusters of so many CTAs, one an SM, that the device holds at once; fewer than SMs / CTAs */
 };
 
 struct choice {
 	int i;
 	const struct fp8_instance *in;
 	int n_split, per_sm, n_stage, n_tile; /* per_sm: CTAs an SM has room for; n_tile: most tiles there can be, a pair's as one */
+	int per_kernel, n_late;
 };
 
 static const struct fp8_instance *instance(int i)
@@ -50,6 +51,12 @@ static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
 static int ceil_div(int64_t a, int64_t b)
 {
 	return (int)((a + b - 1) / b);
+}
+
+/* A cluster's CTAs own slabs of 16 rows each of a stream's tile.  Larger clusters wait for room when kernels follow each other. */
+static int most_split(const struct fp8_instance *in)
+{
+	return in->prompt || in->rows > 16 * MAX_CLUSTER ? MAX_CLUSTER : in->rows / 16;
 }
 
 /* Most stages of an instance with per_sm CTAs on an SM. */
@@ -73,34 +80,61 @@ static double token_tiles(const struct moxie_fp8_plan *p, const struct fp8_insta
 static struct choice choice_of(const struct moxie_fp8_plan *p, int i, int n_tok, int n_split, int per_sm)
 {
 	const struct fp8_instance *in = instance(i);
-	return { i, in, n_split, per_sm, stages_of(p, in, per_sm), (int)(token_tiles(p, in, n_tok, true) * ceil_div(p->d.n_out, in->rows * in->pair)) };
+	return { i, in, n_split, per_sm, stages_of(p, in, per_sm), (int)(token_tiles(p, in, n_tok, true) * ceil_div(p->d.n_out, in->rows * in->pair)), per_sm, 1 << 20 };
+}
+
+/* Cycles of the wide instances: of a block of K and of a tile beside its blocks; of a block where a CTA that could share its SM does not. */
+static const struct {
+	int i, block, lone_block, tile;
+} prompts[] = { { N_SMALL + 1, 870, 800, 1500 }, { N_SMALL + 2, 700, 700, 1800 }, { N_SMALL + 3, 660, 660, 1800 }, { N_SMALL + 4, 1260, 1260, 2500 } };
+constexpr double LAUNCH = 4000, SPLIT = 6000, READ = 2.6e3; /* cycles; bytes a cycle */
+
+static struct choice choose_prompt(const struct moxie_fp8_plan *p, int n_tok)
+{
+	const int n_block = ceil_div(p->d.n_in, 128);
+	const double read = (double)p->d.n_out * p->d.n_in * p->d.n_group / READ;
+	struct choice best = {};
+	double least = INFINITY;
+	for (const auto &c : prompts) {
+		const struct fp8_instance *in = instance(c.i);
+		const double tiles = token_tiles(p, in, n_tok, false) * ceil_div(p->d.n_out, in->rows * in->pair);
+		for (int split = 1; split <= (in->pair > 1 ? 1 : MAX_CLUSTER) && split <= n_block; split++) {
+			const int per_sm = p->per_sm_max[c.i] < 2 ? 1 : 2, slots = p->fit[split * in->pair] * per_sm;
+			if (split > 1 && tiles > slots) break;
+			const bool lone = tiles * split * in->pair <= p->n_sm;
+			const double cycles = LAUNCH + fmax(read, ceil(tiles / slots) * (ceil_div(n_block, split) * (lone ? c.lone_block : c.block) + c.tile)) + (split > 1 ? SPLIT : 0);
+			if (cycles < least) least = cycles, best = choice_of(p, c.i, n_tok, split, per_sm);
+		}
+	}
+	return best;
 }
 
 static struct choice choose(const struct moxie_fp8_plan *p, int n_tok)
 {
-	const int mean = p->d.mode == MOXIE_FP8_CONTIGUOUS ? ceil_div(n_tok, p->d.n_group) : n_tok, n_block = p->d.n_in / 128;
-	int i = mean <= 64 ? (mean + 7) / 8 - 1 : mean <= 128 ? 7 : N_SMALL;
-	const auto tiles = [&](int at) { return token_tiles(p, instance(at), n_tok, false) * ceil_div(p->d.n_out, instance(at)->rows * instance(at)->pair); };
-	if (i == N_SMALL) {
-		if (2 * tiles(i) <= .6 * p->n_sm)
-			i = WIDE;
-		else { /* a tile of 256 tokens takes 1.85 times as long as one of 128 */
-			const double waves128 = ceil(tiles(i) / p->pairs_max[i]), waves256 = ceil(tiles(i + 1) / p->pairs_max[i + 1]);
-			return choice_of(p, waves256 * 1.85 < waves128 ? i + 1 : i, n_tok, 1, 1);
-		}
-	}
+	const int mean = p->d.mode == MOXIE_FP8_CONTIGUOUS ? ceil_div(n_tok, p->d.n_group) : n_tok, n_block = ceil_div(p->d.n_in, 128);
+	const int i = mean < 64 ? (mean + 7) / 8 - 1 : 7;
 	const struct fp8_instance *in = instance(i);
-	const double want = (i == WIDE ? .8 : 1.6) * p->n_sm;
+	const double tiles = token_tiles(p, in, n_tok, false) * ceil_div(p->d.n_out, in->rows);
+	if (mean > 128 || (mean > 64 && 2 * tiles > p->n_sm)) return choose_prompt(p, n_tok);
+	const bool few = in->tok <= 32;
+	const int least = in->tok <= 16 ? 5 : 4; /* stages */
 	int n_split = 1;
-	while (n_split < 8 && 2 * n_split <= n_block && (tiles(i) * n_split < want || (in->tok <= 32 && n_block / n_split > 48)))
+	while (n_split < most_split(in) && 2 * n_split <= n_block && (tiles * n_split < (few ? 1.6 : .8) * p->n_sm || n_block / n_split > (few ? 48 : 64)))
 		n_split *= 2;
-	const double ctas = tiles(i) * n_split;
-	int per_sm = (int)ceil(ctas / p->n_sm);
-	if (n_split == 1 && per_sm > 3) per_sm = 3; /* unsplit CTAs walk */
-	if ((n_split > 1 || per_sm < 3) && (ctas > .9 * per_sm * p->n_sm || stages_of(p, in, per_sm + 1) >= 5)) per_sm++;
-	while (per_sm > 1 && (per_sm > p->per_sm_max[i] || stages_of(p, in, per_sm) < MIN_STAGE))
-		per_sm--;
-	return choice_of(p, i, n_tok, n_split, per_sm);
+	int own, per_sm;
+	for (;; n_split /= 2) {
+		own = (int)ceil(tiles * n_split / p->n_sm);
+		if (n_split == 1 && own > 3) own = 3; /* unsplit CTAs walk */
+		per_sm = own + (own == 1 && few ? 2 : own > 1 && n_block / n_split >= 32 ? 0 : 1);
+		while (per_sm > 1 && (per_sm > p->per_sm_max[i] || stages_of(p, in, per_sm) < least))
+			per_sm--;
+		if (n_split == 1 || tiles <= per_sm * p->fit[n_split]) break; /* all clusters at once */
+	}
+	if (own > per_sm) own = per_sm;
+	struct choice c = choice_of(p, i, n_tok, n_split, per_sm);
+	if (n_split == 1 && own < per_sm) c.per_kernel = own;
+	c.n_late = N_LATE;
+	return c;
 }
 
 int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, int device, struct moxie_err *err)
@@ -110,8 +144,8 @@ int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, 
 	    d->w_scale < MOXIE_FP8_SCALE_F32 || d->w_scale > MOXIE_FP8_SCALE_E8M0)
 		return err_set(err, MOXIE_E_ARG, "mode %d with %d groups and scales %d; wanted mode 0..2, 1..512 groups (dense: 1), scales 0..1", d ? d->mode : -1,
 		               d ? d->n_group : 0, d ? d->w_scale : -1);
-	if (d->n_out < 64 || d->n_out % 64 || d->n_in < 128 || d->n_in % 128)
-		return err_set(err, MOXIE_E_SHAPE, "n_out is %d, n_in %d; wanted multiples of 64 and 128", d->n_out, d->n_in);
+	if (d->n_out < 64 || d->n_out % 64 || d->n_in < 64 || d->n_in % 64)
+		return err_set(err, MOXIE_E_SHAPE, "n_out is %d, n_in %d; wanted multiples of 64", d->n_out, d->n_in);
 	moxie_fp8_plan *p = new (std::nothrow) moxie_fp8_plan();
 	if (!p) return err_set(err, MOXIE_E_NOMEM, "no memory for a plan");
 	p->d = *d;
@@ -135,17 +169,19 @@ int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, 
 		if (e == cudaSuccess) e = cudaFuncSetAttribute(instance(i)->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, p->shared_block);
 		const int regs = (f.numRegs + 7) / 8 * 8 * instance(i)->n_thread;
 		p->per_sm_max[i] = e == cudaSuccess && regs > 0 ? 65536 / regs : 1;
-		if (e != cudaSuccess || instance(i)->pair == 1) continue;
+	}
+	const struct fp8_instance *whole = instance(N_SMALL + 2); /* has an SM for itself */
+	for (int size = 1; rc == 0 && e == cudaSuccess && size <= MAX_CLUSTER; size++) {
 		cudaLaunchAttribute at = {};
 		at.id = cudaLaunchAttributeClusterDimension;
-		at.val.clusterDim.x = 2, at.val.clusterDim.y = at.val.clusterDim.z = 1;
+		at.val.clusterDim.x = (unsigned)size, at.val.clusterDim.y = at.val.clusterDim.z = 1;
 		cudaLaunchConfig_t cfg = {};
-		cfg.gridDim = dim3(2 * (unsigned)p->n_sm);
-		cfg.blockDim = dim3((unsigned)instance(i)->n_thread);
-		cfg.dynamicSmemBytes = (size_t)instance(i)->fixed_bytes + (size_t)stages_of(p, instance(i), 1) * instance(i)->stage_bytes;
+		cfg.gridDim = dim3((unsigned)size * (unsigned)p->n_sm);
+		cfg.blockDim = dim3((unsigned)whole->n_thread);
+		cfg.dynamicSmemBytes = (size_t)whole->fixed_bytes + (size_t)stages_of(p, whole, 1) * whole->stage_bytes;
 		cfg.attrs = &at;
 		cfg.numAttrs = 1;
-		e = cudaOccupancyMaxActiveClusters(&p->pairs_max[i], instance(i)->kernel, &cfg);
+		e = cudaOccupancyMaxActiveClusters(&p->fit[size], whole->kernel, &cfg);
 	}
 	if (rc == 0 && e != cudaSuccess) rc = fail_cuda(err, e, "the FP8 GEMM's kernels");
 	if (rc == 0 || e != cudaSuccess) cudaSetDevice(was);
@@ -194,17 +230,18 @@ static int run(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, c
 	a.n_tok = r->n_tok;
 	a.n_row = r->n_tok * (d.mode == MOXIE_FP8_MASKED ? d.n_group : 1);
 	a.n_out = d.n_out;
-	a.n_block = d.n_in / 128;
+	a.n_block = ceil_div(d.n_in, 128);
 	a.n_row_tile = ceil_div(d.n_out, c.in->rows * c.in->pair);
 	a.n_split = c.n_split;
 	a.n_stage = c.n_stage;
+	a.n_late = c.n_late;
 	const uint64_t w_dim[3] = { (uint64_t)d.n_in, (uint64_t)d.n_out, (uint64_t)d.n_group }, x_dim[2] = { (uint64_t)d.n_in, (uint64_t)a.n_row };
 	const uint32_t w_box[3] = { 128, (uint32_t)c.in->rows, 1 }, x_box[2] = { 128, (uint32_t)(c.in->tok / c.in->pair) };
 	cudaError_t e = tensor_map(&a.w, CU_TENSOR_MAP_DATA_TYPE_UINT8, r->w, 3, w_dim, w_box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 	if (e == cudaSuccess) e = tensor_map(&a.x, CU_TENSOR_MAP_DATA_TYPE_UINT8, r->x, 2, x_dim, x_box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 	if (e != cudaSuccess) return err_set(err, MOXIE_E_DEVICE, "no tensor map for %d x %d and %d rows", d.n_out, d.n_in, a.n_row);
 
-	const int size = c.n_split * c.in->pair, slots = c.in->pair > 1 ? p->pairs_max[c.i] : p->n_sm * c.per_sm / size, n_cluster = c.n_split > 1 || c.n_tile < slots ? c.n_tile : slots;
+	const int size = c.n_split * c.in->pair, slots = p->fit[size] * c.per_kernel, n_cluster = c.n_split > 1 || c.n_tile < slots ? c.n_tile : slots;
 	cudaLaunchAttribute at[2] = {};
 	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	at[0].val.programmaticStreamSerializationAllowed = 1;
@@ -234,8 +271,9 @@ int fp8_gemm_forced(const moxie_fp8_plan *p, const struct moxie_fp8_args *r, con
 {
 	const int rc = check(p, r, err);
 	if (rc < 0 || r->n_tok == 0) return rc;
-	const struct choice c = choice_of(p, f->instance, r->n_tok, f->n_split, f->per_sm);
-	if (c.n_stage < MIN_STAGE || f->per_sm > p->per_sm_max[f->instance] || f->n_split > p->d.n_in / 128)
+	struct choice c = choice_of(p, f->instance, r->n_tok, f->n_split, f->per_sm);
+	if (f->per_kernel) c.per_kernel = f->per_kernel, c.n_late = f->n_late;
+	if (c.n_stage < MIN_STAGE || f->per_sm > p->per_sm_max[f->instance] || f->n_split > ceil_div(p->d.n_in, 128) || f->n_split > most_split(c.in) || (!c.in->prompt && most_split(c.in) % f->n_split))
 		return err_set(err, MOXIE_E_UNSUPPORTED, "%s does not fit %d times on an SM", c.in->name, f->per_sm);
 	return run(p, r, c, stream, err);
 }
@@ -245,8 +283,9 @@ int moxie_fp8_plan_explain(const moxie_fp8_plan *p, char *text, size_t n_bytes)
 	static const char *const mode[] = { "dense", "contiguous groups", "masked groups" };
 	int len = snprintf(text, n_bytes, "fp8 block-scaled GEMM %d x %d, %d %s, device %d, %d SMs\n", p->d.n_out, p->d.n_in, p->d.n_group, mode[p->d.mode],
 	                   p->device, p->n_sm);
-	for (int i = N_SMALL; i < N_INSTANCE; i++)
-		len += snprintf(len < (int)n_bytes ? text + len : NULL, len < (int)n_bytes ? n_bytes - len : 0, "  %s: %d at once\n", instance(i)->name, p->pairs_max[i]);
+	for (int size = 1; size <= MAX_CLUSTER; size++)
+		len += snprintf(len < (int)n_bytes ? text + len : NULL, len < (int)n_bytes ? n_bytes - len : 0, "%s%d of %d%s", size == 1 ? "  clusters at once: " : ", ", p->fit[size],
+		                size, size == MAX_CLUSTER ? "\n" : "");
 	const int most = 512; /* further on the two prompt instances take turns, by waves */
 	for (int lo = 1; lo <= most;) {
 		const struct choice c = choose(p, lo);

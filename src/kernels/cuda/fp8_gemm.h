@@ -1,4 +1,4 @@
-/* fp8_gemm.h - between the plan (fp8_gemm.cu) and the kernels (fp8_gemm_sm90.cuh). */
+/* fp8_gemm.h - between the plan (fp8_gemm.cu) and the kernels (fp8_tile.cuh). */
 #ifndef MOXIE_CUDA_FP8_GEMM_H
 #define MOXIE_CUDA_FP8_GEMM_H
 
@@ -18,10 +18,11 @@ struct fp8_gemm_args {
 	int mode, n_group, w_e8m0;
 	int n_tok;             /* as in moxie_fp8_args */
 	int n_row;             /* rows of x in all */
-	int n_out, n_block;    /* n_block = n_in / 128 */
+	int n_out, n_block;    /* n_block = n_in / 128, rounded up */
 	int n_row_tile;        /* tiles (or pairs of them) of weight rows a group */
 	int n_split;           /* CTAs of a cluster that share a tile's K; 1, 2, 4, 8 */
 	int n_stage;
+	int n_late;            /* the next kernel may start when a CTA has no more than this many stages to ask for */
 };
 
 /* One compiled kernel: weight rows x tokens of a tile. */
@@ -30,12 +31,13 @@ struct fp8_instance {
 	const void *kernel;
 	int rows, tok, pair, n_thread; /* pair: CTAs of a cluster that have the same tokens, neighbouring rows */
 	int stage_bytes, fixed_bytes; /* shared memory: a stage, and beside the stages */
+	bool prompt;   /* tokens are the M operand; else the weights */
 };
 extern const int fp8_n_instance;
 
 /* Bench only: takes the place of the plan's choice. */
 struct fp8_force {
-	int instance, n_split, per_sm;
+	int instance, n_split, per_sm, per_kernel, n_late; /* per_kernel: CTAs an SM of one launch, where they walk */
 };
 extern "C" int fp8_gemm_forced(const moxie_fp8_plan *plan, const struct moxie_fp8_args *args, const struct fp8_force *force, void *stream, struct moxie_err *err);
 

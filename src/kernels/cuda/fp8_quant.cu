@@ -56,16 +56,17 @@ template <int INPUT> __global__ void __launch_bounds__(THREADS) fp8_quant_kernel
 		}
 		rms = rsqrtf(sum_all(sum) / (float)a.n + a.eps);
 	}
-	for (int b = warp; b < a.n / 128; b += THREADS / 32) {
+	for (int b = warp; b < (a.n + 127) / 128; b += THREADS / 32) {
 		const int i = b * 128 + lane * 4;
-		float v[4], most = 0;
-		load4(v, x + i);
-		if (INPUT == MOXIE_FP8_RMSNORM) {
+		const bool in = i < a.n; /* the last block may be 64 */
+		float v[4] = {}, most = 0;
+		if (in) load4(v, x + i);
+		if (in && INPUT == MOXIE_FP8_RMSNORM) {
 			float g[4];
 			load4(g, (const __nv_bfloat16 *)a.norm + i);
 			for (int j = 0; j < 4; j++)
 				v[j] = v[j] * rms * g[j];
-		} else if (INPUT == MOXIE_FP8_SWIGLU) {
+		} else if (in && INPUT == MOXIE_FP8_SWIGLU) {
 			float u[4];
 			load4(u, x + a.n + i);
 			for (int j = 0; j < 4; j++)
@@ -81,7 +82,7 @@ template <int INPUT> __global__ void __launch_bounds__(THREADS) fp8_quant_kernel
 		uint32_t q = 0;
 		for (int j = 0; j < 4; j++)
 			q |= (uint32_t)__nv_cvt_float_to_fp8(v[j] / scale, __NV_SATFINITE, __NV_E4M3) << 8 * j;
-		*(uint32_t *)((uint8_t *)a.q + t * a.n + i) = q;
+		if (in) *(uint32_t *)((uint8_t *)a.q + t * a.n + i) = q;
 		if (lane == 0) a.scale[(int64_t)b * a.scale_ld + t] = scale;
 	}
 }
@@ -90,7 +91,7 @@ int moxie_fp8_quant(const struct moxie_fp8_quant_args *a, void *stream, struct m
 {
 	if (!a || a->n_tok < 0 || a->input < MOXIE_FP8_QUANT || a->input > MOXIE_FP8_SWIGLU || a->scale_ld < a->n_tok)
 		return err_set(err, MOXIE_E_ARG, "%d tokens, input %d, scale_ld %lld", a ? a->n_tok : 0, a ? a->input : -1, a ? (long long)a->scale_ld : 0);
-	if (a->n < 128 || a->n % 128 || a->n > MAX_N) return err_set(err, MOXIE_E_SHAPE, "n is %d, wanted a multiple of 128 up to %d", a->n, MAX_N);
+	if (a->n < 64 || a->n % 64 || a->n > MAX_N) return err_set(err, MOXIE_E_SHAPE, "n is %d, wanted a multiple of 64 up to %d", a->n, MAX_N);
 	if (!a->x || !a->q || !a->scale || (a->input == MOXIE_FP8_RMSNORM && !a->norm) || (uintptr_t)a->x % 16 || (uintptr_t)a->q % 16 || (uintptr_t)a->norm % 8)
 		return err_set(err, MOXIE_E_ARG, "x %p, norm %p, q %p, scale %p: NULL or not aligned", a->x, a->norm, a->q, (void *)a->scale);
 	if (a->n_tok == 0) return MOXIE_OK;
