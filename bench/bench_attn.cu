@@ -2,7 +2,7 @@
  *
  * One CUDA graph holds n_call calls, each with its own cache, enough of them that none finds its keys in L2; value = median
  * replay / n_call.  Random data.  Prints CSV with floor and fraction of it.
- * Usage: bench_attn [decode|prefill] [--replays n] [--quick] [--header text]
+ * Usage: bench_attn [decode|prefill] [--f8] [--replays n] [--quick] [--header text]      --f8: a cache of e4m3
  */
 #include <memory>
 
@@ -12,6 +12,7 @@
 
 static const double TB_S = 4.3, TFLOP_S = 790; /* of an H200, on random data: docs/performance.md */
 static int replays = 20;
+static bool f8;
 
 static double median(std::vector<float> v)
 {
@@ -77,8 +78,9 @@ static double null_us(cudaStream_t stream)
 	}) / 100;
 }
 
-static void bench(const char *what, const attn_shape &s, const std::vector<std::pair<int, int>> &rows, cudaStream_t stream, int ring_chunk)
+static void bench(const char *what, attn_shape s, const std::vector<std::pair<int, int>> &rows, cudaStream_t stream, int ring_chunk)
 {
+	s.f8 = f8;
 	double n_key = 0, n_kv = 0, n_tok = 0; /* products, positions read */
 	for (auto &r : rows) {
 		for (int i = 0; i < r.second; i++)
@@ -86,12 +88,12 @@ static void bench(const char *what, const attn_shape &s, const std::vector<std::
 		n_kv += s.window > 0 ? std::min(s.window + r.second - 1, r.first + r.second) : r.first + r.second;
 		n_tok += r.second;
 	}
-	const double bytes = n_kv * s.n_head_kv * s.d_head * 4 + n_tok * s.n_head * s.d_head * 4, flop = 4 * n_key * s.n_head * s.d_head;
+	const double bytes = n_kv * s.n_head_kv * s.d_head * (f8 ? 2 : 4) + n_tok * s.n_head * s.d_head * 4, flop = 4 * n_key * s.n_head * s.d_head;
 	const int n_set = (int)std::max(1.0, std::min(24.0, ceil(200e6 / bytes))), n_call = bytes > 1e9 || flop > 1e11 ? 2 : std::max(n_set, 8);
 	std::vector<std::unique_ptr<attn_batch>> set;
 	for (int i = 0; i < n_set; i++)
 		set.emplace_back(new attn_batch(s, rows, 7 + i, ring_chunk));
-	cuda_dev d = attn_device(s, set[0]->b.n_tok, stream);
+	cuda_dev d = attn_device(s, set[0]->b.n_tok, stream, (int)rows.size(), rows[0].first + rows[0].second);
 	const double us = time_graph(stream, [&] {
 		for (int c = 0; c < n_call; c++) {
 			moxie_err err = {};
@@ -117,9 +119,10 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[i], "--replays") && i + 1 < argc) replays = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--header") && i + 1 < argc) header = argv[++i];
 		else if (!strcmp(argv[i], "--quick")) quick = true;
+		else if (!strcmp(argv[i], "--f8")) f8 = true;
 		else if (!strcmp(argv[i], "decode") || !strcmp(argv[i], "prefill")) only = argv[i];
 		else {
-			fprintf(stderr, "usage: bench_attn [decode|prefill] [--replays n] [--quick] [--header text]\n");
+			fprintf(stderr, "usage: bench_attn [decode|prefill] [--f8] [--replays n] [--quick] [--header text]\n");
 			return 2;
 		}
 	}

@@ -1,4 +1,5 @@
-/* bench_latency.c - `moxie bench latency`: one batch of equal requests, prompts first, then steps of all of them together.
+/* bench_latency.c - `moxie bench latency`: one batch of equal requests, prompts first, then steps of all of them together; of each
+ * batch size, at each context length.
  *
  * The floor of a step is the bytes it must read: dense weights once, the experts that so many tokens can be expected to meet under
  * even routing, keys and values of every sequence. */
@@ -16,7 +17,7 @@
 #define N_PROFILE 8
 
 struct batch_result {
-	int n_seq;
+	int n_seq, input_len;
 	double prefill_seconds, first_seconds; /* all prompts; the first of them to its first token */
 	double median, mean, best;             /* seconds of a step */
 	double bytes;                          /* floor of a step */
@@ -30,8 +31,7 @@ static double step_bytes(const struct moxie_model_info *i, int n_seq, double n_c
 	double dense = (double)i->token_bytes - (double)i->n_layer * i->n_expert_used * expert;
 	double met = i->n_expert * (1 - pow(1 - (double)i->n_expert_used / i->n_expert, n_seq));
 	double window = n_ctx < i->window ? n_ctx : i->window;
-	double sliding = (double)i->n_layer * 2 * i->n_head_kv * i->d_head * 2 - (double)i->kv_token_bytes; /* a token's K and V there, bf16 */
-	return dense + i->n_layer * met * expert + n_seq * (n_ctx * (double)i->kv_token_bytes + window * sliding);
+	return dense + i->n_layer * met * expert + n_seq * (n_ctx * (double)i->kv_token_bytes + window * (double)i->kv_sliding_token_bytes);
 }
 
 static int step(moxie_session **s, int n, int32_t *id, struct moxie_err *err)
@@ -124,17 +124,17 @@ static int profile(moxie_model *m, moxie_session **s, int n_seq, struct moxie_er
 static int measure(const struct opts *o, moxie_model *m, const struct moxie_model_info *info, struct batch_result *r)
 {
 	struct moxie_err err = { 0 };
-	struct moxie_session_params sp = { .struct_size = sizeof sp, .n_ctx = o->input_len + o->n_gen + N_WARM + N_PROFILE };
+	struct moxie_session_params sp = { .struct_size = sizeof sp, .n_ctx = r->input_len + o->n_gen + N_WARM + N_PROFILE };
 	moxie_session *s[MAX_BATCH] = { 0 };
-	int32_t *id = malloc((size_t)o->input_len * sizeof *id), unused;
+	int32_t *id = malloc((size_t)r->input_len * sizeof *id), unused;
 	int rc = id ? 0 : MOXIE_E_NOMEM;
 	for (int i = 0; !rc && i < r->n_seq; i++)
 		rc = moxie_session_create(&s[i], m, &sp, &err);
 	double start = now();
 	for (int i = 0; !rc && i < r->n_seq; i++) {
-		bench_fill_ids(id, o->input_len, info->n_vocab, (uint32_t)i + 1);
+		bench_fill_ids(id, r->input_len, info->n_vocab, (uint32_t)i + 1);
 		cancel_on_interrupt(s[i]);
-		rc = moxie_session_append(s[i], id, (size_t)o->input_len, &err);
+		rc = moxie_session_append(s[i], id, (size_t)r->input_len, &err);
 		if (!rc && i == 0) {
 			rc = moxie_session_sample(s[0], NULL, &unused, &err);
 			r->first_seconds = now() - start;
@@ -147,7 +147,7 @@ static int measure(const struct opts *o, moxie_model *m, const struct moxie_mode
 	if (!rc && o->profile)
 		rc = profile(m, s, r->n_seq, &err);
 	if (!rc) {
-		r->bytes = step_bytes(info, r->n_seq, o->input_len + N_WARM + o->n_gen / 2.);
+		r->bytes = step_bytes(info, r->n_seq, r->input_len + N_WARM + o->n_gen / 2.);
 		r->hash = logits_hash(s[0], info->n_vocab);
 	}
 	for (int i = 0; i < r->n_seq; i++)
@@ -159,15 +159,15 @@ static int measure(const struct opts *o, moxie_model *m, const struct moxie_mode
 
 static int print_result(const struct opts *o, const struct batch_result *r, FILE *out, const char *kernels, double bandwidth)
 {
-	double prefill = (double)r->n_seq * o->input_len / r->prefill_seconds, tok = r->n_seq / r->median, gbs = r->bytes / r->median * 1e-9;
+	double prefill = (double)r->n_seq * r->input_len / r->prefill_seconds, tok = r->n_seq / r->median, gbs = r->bytes / r->median * 1e-9;
 	double floor_ms = bandwidth > 0 ? r->bytes / bandwidth * 1e3 : 0, part = floor_ms / (r->median * 1e3);
-	printf("%6d %8d  %13.0f %9.2f | %12.0f %9.3f %9.3f %9.3f %8.0f %9.3f %6.0f %%  #%08x\n", r->n_seq, o->input_len, prefill,
+	printf("%6d %8d  %13.0f %9.2f | %12.0f %9.3f %9.3f %9.3f %8.0f %9.3f %6.0f %%  #%08x\n", r->n_seq, r->input_len, prefill,
 	       r->first_seconds * 1e3, tok, r->median * 1e3, r->mean * 1e3, r->best * 1e3, gbs, floor_ms, 100 * part, r->hash);
 	fflush(stdout);
 	if (!out)
 		return 0;
 	json_t *row = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "moxie", moxie_version(), "kernels", kernels, "model",
-	                        o->model, "batch", r->n_seq, "input_len", o->input_len, "output_len", o->n_gen, "prefill_tok_s", prefill, "ttft_ms",
+	                        o->model, "batch", r->n_seq, "input_len", r->input_len, "output_len", o->n_gen, "prefill_tok_s", prefill, "ttft_ms",
 	                        r->first_seconds * 1e3, "decode_tok_s", tok, "step_ms", r->median * 1e3, "step_bytes", r->bytes, "gb_s", gbs, "read_gb_s", bandwidth * 1e-9, "floor_fraction", part);
 	bool ok = row && json_dumpf(row, out, JSON_COMPACT) == 0 && fputc('\n', out) != EOF;
 	json_decref(row);
@@ -176,7 +176,10 @@ static int print_result(const struct opts *o, const struct batch_result *r, FILE
 
 int bench_latency_main(struct opts *o)
 {
-	int batch[BENCH_MAX_LIST], n, most = 1, rc = bench_parse_list("batch", o->batches, batch, &n);
+	int batch[BENCH_MAX_LIST], context[BENCH_MAX_LIST] = { o->input_len }, n, n_context = 1, most = 1;
+	int rc = bench_parse_list("batch", o->batches, batch, &n);
+	if (!rc && opts_given(o, "contexts"))
+		rc = bench_parse_list("contexts", o->contexts, context, &n_context);
 	for (int i = 0; !rc && i < n; i++) {
 		most = batch[i] > most ? batch[i] : most;
 		if (batch[i] > MAX_BATCH)
@@ -199,13 +202,13 @@ int bench_latency_main(struct opts *o)
 		bandwidth = moxie_read_bandwidth(m);
 		if (bandwidth <= 0)
 			bandwidth = bench_read_bandwidth(info.n_thread);
-		printf("# moxie %s, %s: %s, reads %.0f GB/s; tokens of prompts and answers: %d, %d\n", moxie_version(), o->model, info.kernels,
-		       bandwidth * 1e-9, o->input_len, o->n_gen);
+		printf("# moxie %s, %s: %s, reads %.0f GB/s; %s KV cache; tokens of answers: %d\n", moxie_version(), o->model, info.kernels,
+		       bandwidth * 1e-9, o->kv_dtype && strcmp(o->kv_dtype, "auto") ? o->kv_dtype : "bf16", o->n_gen);
 		printf("%6s %8s  %13s %9s | %12s %9s %9s %9s %8s %9s %8s  %s\n", "batch", "input", "prefill tok/s", "TTFT ms", "decode tok/s", "ms median",
 		       "mean", "best", "GB/s", "floor ms", "of floor", "logits");
 	}
-	for (int i = 0; !rc && i < n; i++) {
-		struct batch_result r = { .n_seq = batch[i] };
+	for (int i = 0; !rc && i < n * n_context; i++) {
+		struct batch_result r = { .n_seq = batch[i % n], .input_len = context[i / n] };
 		rc = measure(o, m, &info, &r);
 		if (!rc)
 			rc = print_result(o, &r, out, info.kernels, bandwidth);

@@ -43,8 +43,8 @@ static const struct row rows[] = {
 	  "dummy: random weights in memory; DIR may then be a config.json or a name such as gpt-oss-20b" },
 	{ "chunked-prefill-size", 0, "max-num-batched-tokens|ubatch-size", "N", INT, AT(n_chunk), 0, 1 << 20, LOADS | CMD_INSPECT, "Model",
 	  "most tokens of one prefill step (default: 512; 2048 on a GPU)" },
-	{ "kv-cache-dtype", 0, NULL, "auto|bf16|f32", CHOICE, AT(kv_dtype), ANY, LOADS | CMD_INSPECT, "Model",
-	  "how keys and values are kept (default: bf16)" },
+	{ "kv-cache-dtype", 0, NULL, "auto|bf16|fp8|fp8_e4m3|f32", CHOICE, AT(kv_dtype), ANY, LOADS | CMD_INSPECT, "Model",
+	  "how keys and values are kept: fp8 halves their memory for some accuracy, f32 is for the CPU (default: bf16)" },
 	{ "verbose", 'v', NULL, NULL, FLAG, AT(verbose), ANY, LOADS, "Model", "say what was loaded and which kernels run" },
 
 	{ "prompt", 'p', NULL, "TEXT", STR, AT(prompt), ANY, CMD_RUN | CMD_TOKENIZE, "Prompt", "the prompt; - reads it from stdin" },
@@ -138,7 +138,8 @@ static const struct row rows[] = {
 	{ "parallel", 0, NULL, "N", INT, AT(parallel), 1, 256, CMD_EVAL, "Evaluation", "questions answered together (default: 8)" },
 	{ "show-wrong", 0, NULL, NULL, FLAG, AT(show_wrong), ANY, CMD_EVAL, "Evaluation", "print wrong answers with what was wanted" },
 
-	{ "contexts", 0, NULL, "N,N,...", STR, AT(contexts), ANY, CMD_BENCH, "Bench", "context lengths to measure at (default: 128,1024,4096)" },
+	{ "contexts", 0, NULL, "N,N,...", STR, AT(contexts), ANY, CMD_BENCH | CMD_BENCH_LATENCY, "Bench",
+	  "context lengths to measure at (default: 128,1024,4096; bench latency: --input-len)" },
 	{ "gen", 0, "output-len", "N", INT, AT(n_gen), 1, 1 << 20, CMD_BENCH | CMD_BENCH_LATENCY, "Bench", "tokens to decode at each (default: 32)" },
 	{ "batch", 0, "batch-size", "N,N,...", STR, AT(batches), ANY, CMD_BENCH_LATENCY, "Bench", "requests that run together (default: 1)" },
 	{ "input-len", 0, NULL, "N", INT, AT(input_len), 1, 1 << 24, CMD_BENCH_LATENCY, "Bench", "tokens of each prompt (default: 1024)" },

@@ -57,6 +57,8 @@ struct moxie_model_params {
 	double mem_fraction;       /* of the machine's memory, for weights and KV caches, where kv_tokens is 0; 0: 0.8 */
 	int batch_variant;         /* 1: rows take whichever kernel is fastest for their number, so that the last bits of an answer may
 	                              depend on what is computed beside it */
+	int kv_fp8;                /* 1: KV cache in FP8 (E4M3, values as they are, beyond 448 taken as 448): half of bf16's bytes; what it
+	                              costs in accuracy: docs/attention.md */
 };
 
 /*   MOXIE_E_IO           a file is missing or unreadable
@@ -78,6 +80,7 @@ struct moxie_model_info {
 	uint64_t kv_token_bytes;         /* full-attention layers, per token */
 	uint64_t kv_ring_bytes;          /* sliding layers, per session */
 	double load_seconds;
+	uint64_t kv_sliding_token_bytes; /* a token in the sliding layers' rings */
 };
 MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info *info);
 

@@ -135,6 +135,29 @@ TEST(dtype_bf16)
 	}
 }
 
+TEST(dtype_e4m3)
+{
+	double last = -1;
+	for (int i = 0; i < 256; i++) {
+		float f = e4m3_to_f32((uint8_t)i);
+		if (i % 128 == 127) {
+			CHECK(isnan(f) && e4m3_from_f32(f) % 128 == 127, "%02x is no NaN", (unsigned)i);
+			continue;
+		}
+		double want = i % 128 < 8 ? ldexp(i % 8, -9) : ldexp(8 + i % 8, i % 128 / 8 - 10);
+		CHECK((double)f == (i < 128 ? want : -want) && !signbit(f) == (i < 128), "%02x is %g, wanted %g", (unsigned)i, (double)f, want);
+		CHECK(e4m3_from_f32(f) == i, "%g became %02x, wanted %02x", (double)f, e4m3_from_f32(f), (unsigned)i);
+		if (i > 0 && i < 127) { /* around the middle to the one before: the even of the two */
+			float mid = (float)((last + (double)f) / 2), low = nextafterf(mid, 0), high = nextafterf(mid, INFINITY);
+			CHECK(e4m3_from_f32(low) == i - 1 && e4m3_from_f32(high) == i && e4m3_from_f32(mid) == i - (i & 1), "around %g: %02x %02x %02x", (double)mid,
+			      e4m3_from_f32(low), e4m3_from_f32(mid), e4m3_from_f32(high));
+			CHECK(e4m3_from_f32(-high) == i + 128, "%g", (double)-high);
+		}
+		last = (double)f;
+	}
+	CHECK(e4m3_from_f32(449) == 0x7e && e4m3_from_f32(INFINITY) == 0x7e && e4m3_from_f32(-1e30f) == 0xfe, "beyond 448");
+}
+
 TEST(dtype_mxfp4)
 {
 	for (int s = 0; s < 255; s++)

@@ -287,7 +287,7 @@ static void kv_init(struct kv_ctx *c, const int (*span)[2], int n_seq, enum dtyp
 	size_t bytes = kv_elems(c) * (size_t)dtype_bytes(dtype);
 	c->kv.k = take(bytes, 1);
 	c->kv.v = take(bytes, 1);
-	memset(c->kv.k, 0xff, bytes); /* NaN in bf16 and f32 */
+	memset(c->kv.k, 0xff, bytes); /* NaN in bf16, f32 and e4m3 */
 	memset(c->kv.v, 0xff, bytes);
 }
 
@@ -308,15 +308,18 @@ static size_t kv_at(const struct kv_ctx *c, int seq, int pos, int ih)
 
 static double kv_get(const struct kv_ctx *c, const void *base, size_t i)
 {
-	return c->kv.dtype == DT_F32 ? ((const float *)base)[i] : bf16_to_f32(((const bf16 *)base)[i]);
+	return c->kv.dtype == DT_F32 ? ((const float *)base)[i] : c->kv.dtype == DT_BF16 ? bf16_to_f32(((const bf16 *)base)[i])
+	                                                                                : e4m3_to_f32(((const uint8_t *)base)[i]);
 }
 
 static void kv_set(const struct kv_ctx *c, void *base, size_t i, float v)
 {
 	if (c->kv.dtype == DT_F32)
 		((float *)base)[i] = v;
-	else
+	else if (c->kv.dtype == DT_BF16)
 		((bf16 *)base)[i] = bf16_from_f32(v);
+	else
+		((uint8_t *)base)[i] = e4m3_from_f32(v);
 }
 
 static void run_attn(struct kern *k, void *ctx, float *out)
@@ -326,6 +329,8 @@ static void run_attn(struct kern *k, void *ctx, float *out)
 	k->attn(k, &(struct attn_args){ .o = out, .q = c->q, .sinks = c->has_sinks ? &c->sinks : NULL, .kv = &c->kv, .batch = &b,
 		.n_head = c->n_head, .n_head_kv = c->n_head_kv, .d_head = c->d_head, .window = c->window, .scale = 0.125f });
 }
+
+static const enum dtype kv_dtype[] = { DT_BF16, DT_F32, DT_F8_E4M3 };
 
 static void attn_case(struct kv_ctx c, const int (*span)[2], int n_seq, enum dtype dtype, bool ring)
 {
@@ -377,8 +382,8 @@ TEST(attn)
 {
 	static const int one[][2] = { { 0, 1 } }, prompt[][2] = { { 0, 65 } }, chunk[][2] = { { 100, 37 } }, many[][2] = { { 0, 5 }, { 63, 1 }, { 64, 1 }, { 200, 30 } };
 	static const int deep[][2] = { { 2300, 1 } }, deeper[][2] = { { 1020, 9 }, { 3000, 1 } };
-	for (int f32 = 0; f32 < 2; f32++) {
-		enum dtype dt = f32 ? DT_F32 : DT_BF16;
+	for (int i = 0; i < 3; i++) {
+		enum dtype dt = kv_dtype[i];
 		struct kv_ctx c = { .n_head = 8, .n_head_kv = 2, .d_head = 64, .has_sinks = true };
 		attn_case(c, one, 1, dt, false);
 		attn_case(c, prompt, 1, dt, false);
@@ -497,7 +502,7 @@ static void qkv_case(const int (*span)[2], int n_seq, enum dtype dtype, int kind
 	lim.n_tok = c.n_tok, lim.n_embd = c.n_embd, lim.d_head = d;
 	struct world wd = { lim, TOL_FP32, run_qkv, &c, want, n + 2 * n_kv, "" };
 	for (int isa = 0; isa < CPU_AUTO; isa++)
-		wd.tol[isa] = dtype == DT_BF16 ? 3e-3 : kind == PLAIN && isa >= CPU_AVX512 ? 4e-3 : 1.5e-6;
+		wd.tol[isa] = dtype == DT_F8_E4M3 ? 4e-2 : dtype == DT_BF16 ? 3e-3 : kind == PLAIN && isa >= CPU_AVX512 ? 4e-3 : 1.5e-6;
 	snprintf(wd.name, sizeof wd.name, "qkv %s, %d tokens", dtype_name(dtype), c.n_tok);
 	check(&wd);
 	for (int i = 0; i < 6; i++)
@@ -511,10 +516,10 @@ static void qkv_case(const int (*span)[2], int n_seq, enum dtype dtype, int kind
 TEST(qkv)
 {
 	static const int one[][2] = { { 70, 1 } }, prompt[][2] = { { 0, 33 } }, many[][2] = { { 0, 5 }, { 63, 1 }, { 64, 1 }, { 200, 30 } };
-	for (int i = 0; i < 4; i++) {
-		qkv_case(one, 1, i & 1 ? DT_F32 : DT_BF16, i / 2);
-		qkv_case(prompt, 1, i & 1 ? DT_F32 : DT_BF16, i / 2);
-		qkv_case(many, 4, i & 1 ? DT_F32 : DT_BF16, i / 2);
+	for (int i = 0; i < 6; i++) {
+		qkv_case(one, 1, kv_dtype[i % 3], i / 3);
+		qkv_case(prompt, 1, kv_dtype[i % 3], i / 3);
+		qkv_case(many, 4, kv_dtype[i % 3], i / 3);
 	}
 }
 

@@ -155,8 +155,8 @@ int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, con
 void engine_memory_free(struct moxie_model *m);
 
 /* check.c: logits of a part of the model on the CPU, from weights bound in host memory, *want to be freed; and whether the device comes to
- * the same.   MOXIE_E_DEVICE: it does not */
-int engine_check_want(struct moxie_model *m, float **want, struct moxie_err *err);
+ * the same.  like: the model's parameters, of which the KV cache's type counts.   MOXIE_E_DEVICE: it does not */
+int engine_check_want(struct moxie_model *m, const struct moxie_model_params *like, float **want, struct moxie_err *err);
 int engine_check_device(struct moxie_model *m, const float *want, struct moxie_err *err);
 
 /* A prompt of each size that has kernels of its own, and a step: they are loaded now, not by the first request. */

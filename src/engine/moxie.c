@@ -42,6 +42,8 @@ static int params_copy(struct moxie_model_params *to, const struct moxie_model_p
 		return err_set(err, MOXIE_E_ARG, "thread count is %d, wanted 0 (all) .. 1024", to->n_thread);
 	if (!(to->mem_fraction >= 0 && to->mem_fraction <= 1))
 		return err_set(err, MOXIE_E_ARG, "share of the memory is %g, wanted 0 .. 1", to->mem_fraction);
+	if (to->kv_f32 && to->kv_fp8)
+		return err_set(err, MOXIE_E_ARG, "a KV cache is to be in fp32 and in fp8");
 	to->n_chunk = to->n_chunk ? to->n_chunk : backend_is_device(to->device) ? DEFAULT_CHUNK_DEVICE : DEFAULT_CHUNK;
 	to->n_seq = to->n_seq ? to->n_seq : 1;
 	to->n_thread = to->n_thread ? to->n_thread : host_n_cpu();
@@ -94,11 +96,17 @@ static int load_config(struct model_config *c, const struct moxie_model_params *
 	return rc;
 }
 
+static enum dtype kv_dtype_of(const struct moxie_model_params *p)
+{
+	return p->kv_f32 ? DT_F32 : p->kv_fp8 ? DT_F8_E4M3 : DT_BF16;
+}
+
 static struct kern_limits limits_of(const struct model_config *c, const struct moxie_model_params *p)
 {
 	return (struct kern_limits){ .n_tok = p->n_chunk > p->n_seq ? p->n_chunk : p->n_seq, .n_seq = p->n_seq, .n_embd = c->n_embd, .n_head = c->n_head,
 		.n_head_kv = c->n_head_kv, .d_head = c->d_head, .n_ff = c->n_ff, .n_expert = c->n_expert, .n_used = c->n_expert_used,
-		.n_vocab = c->n_vocab, .alpha = c->swiglu_alpha, .limit = c->swiglu_limit };
+		.n_vocab = c->n_vocab, .alpha = c->swiglu_alpha, .limit = c->swiglu_limit,
+		.n_ctx = c->n_ctx, .kv = kv_dtype_of(p) };
 }
 
 static uint64_t want_bytes(const struct tensor_want *w, uint64_t *n_param)
@@ -115,11 +123,12 @@ static uint64_t want_bytes(const struct tensor_want *w, uint64_t *n_param)
 /* Everything that follows from config and parameters alone. */
 static void fill_info(struct moxie_model_info *info, const struct model_config *c, const struct moxie_model_params *p)
 {
-	struct kv_plan kv = kv_plan_of(c, p->kv_f32 ? DT_F32 : DT_BF16, p->n_chunk);
+	struct kv_plan kv = kv_plan_of(c, kv_dtype_of(p), p->n_chunk);
 	*info = (struct moxie_model_info){ .struct_size = info->struct_size, .arch = "GptOssForCausalLM", .kernels = "", .n_layer = c->n_layer,
 		.n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .d_head = c->d_head, .n_ff = c->n_ff,
 		.n_expert = c->n_expert, .n_expert_used = c->n_expert_used, .n_vocab = c->n_vocab, .n_ctx = c->n_ctx, .window = c->window,
-		.n_thread = p->n_thread, .n_chunk = p->n_chunk, .n_seq = p->n_seq, .kv_token_bytes = kv.token_bytes, .kv_ring_bytes = kv.ring_bytes };
+		.n_thread = p->n_thread, .n_chunk = p->n_chunk, .n_seq = p->n_seq, .kv_token_bytes = kv.token_bytes, .kv_ring_bytes = kv.ring_bytes,
+		.kv_sliding_token_bytes = (uint64_t)kv.n_sliding * 2 * kv.row_bytes };
 	struct tensor_want w;
 	for (size_t i = 0; config_tensor_at(c, i, &w); i++) {
 		uint64_t n_param, n_bytes = want_bytes(&w, &n_param), used = 1, of = 1;
@@ -213,9 +222,9 @@ static struct kv_room kv_room_of(const struct moxie_model *m, const struct moxie
 int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err)
 {
 	struct kern *k = m->kern;
-	enum dtype dtype = p->kv_f32 ? DT_F32 : DT_BF16;
+	enum dtype dtype = kv_dtype_of(p);
 	if (k->dev && p->kv_f32)
-		return err_set(err, MOXIE_E_UNSUPPORTED, "a KV cache in fp32 is for the CPU; %s keeps it in bf16", k->name);
+		return err_set(err, MOXIE_E_UNSUPPORTED, "a KV cache in fp32 is for the CPU; %s keeps it in bf16 or fp8", k->name);
 	m->kv.plan = kv_plan_of(&m->config, dtype, p->n_chunk);
 	size_t n_in, ws_bytes = engine_step_bytes(m, lim->n_tok, p->n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, &n_in, err);
 	m->view = calloc((size_t)m->config.n_layer, sizeof *m->view);
@@ -290,7 +299,7 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 		goto out;
 	m->weight_bytes = safetensors_n_bytes(m->st);
 	g.stage = "weights to the device";
-	if (m->kern->dev && !p.dummy && (rc = engine_check_want(m, &want, err)) < 0)
+	if (m->kern->dev && !p.dummy && (rc = engine_check_want(m, &p, &want, err)) < 0)
 		goto out;
 	if (m->kern->dev && (rc = engine_place(m, p.dummy, p.dummy_seed, on_progress, &g, err)) < 0)
 		goto out;
@@ -364,7 +373,8 @@ static int info_out(struct moxie_model_info *to, struct moxie_model_info *from)
 MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info *info)
 {
 	struct moxie_model_info all = { 0 };
-	struct moxie_model_params p = { .n_thread = m->kern->n_thread, .n_chunk = m->n_chunk, .n_seq = m->n_seq, .kv_f32 = m->kv.dtype == DT_F32 };
+	struct moxie_model_params p = { .n_thread = m->kern->n_thread, .n_chunk = m->n_chunk, .n_seq = m->n_seq, .kv_f32 = m->kv.dtype == DT_F32,
+		.kv_fp8 = m->kv.dtype == DT_F8_E4M3 };
 	fill_info(&all, &m->config, &p);
 	all.kernels = m->kern->name;
 	all.weight_bytes = m->weight_bytes;
@@ -390,7 +400,7 @@ MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxi
 	m->n_chunk = p.n_chunk;
 	m->n_seq = p.n_seq;
 	m->ops = model_ops_of(&m->config);
-	m->kv.plan = kv_plan_of(&m->config, p.kv_f32 ? DT_F32 : DT_BF16, p.n_chunk);
+	m->kv.plan = kv_plan_of(&m->config, kv_dtype_of(&p), p.n_chunk);
 	if (!p.dummy && (rc = safetensors_open(&m->st, p.path, err)) < 0)
 		goto out;
 	if ((rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)

@@ -34,7 +34,8 @@ struct weight {
  * page[s * n_page_seq + i], i = p / KV_PAGE (ring: modulo n_page_seq), at row p % KV_PAGE.
  * A ring keeps at least window + n_row - 1 positions, n_row = the longest span of a batch. */
 struct kv_view {
-	enum dtype dtype;      /* BF16, or F32 (tests: exact against a float reference) */
+	enum dtype dtype;      /* BF16; F8_E4M3: half of that, values as they are (no scale), beyond 448 taken as 448;
+	                          F32 (tests: exact against a float reference) */
 	void *k, *v;           /* [n_page, n_head_kv, KV_PAGE, d_head] */
 	const int32_t *page;   /* [n_seq, n_page_seq] */
 	int n_page_seq;
@@ -233,6 +234,8 @@ struct kern_limits {
 	int n_seq;               /* sequences of the largest batch */
 	int n_embd, n_head, n_head_kv, d_head, n_ff, n_expert, n_used, n_vocab;
 	float alpha, limit;      /* as in moe_config */
+	int n_ctx;               /* positions of the longest sequence */
+	enum dtype kv;           /* of the KV cache; DT_NONE: bf16 */
 };
 
 struct kern;

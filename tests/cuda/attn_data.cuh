@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <cuda_runtime.h>
 #include <math.h>
 #include <stdint.h>
@@ -31,6 +32,7 @@ struct attn_shape {
 	int n_head, n_head_kv, d_head, window;
 	bool ring, sinks;
 	float scale;
+	bool f8 = false; /* a cache of e4m3 */
 };
 
 enum { DATA_Q, DATA_K, DATA_V };
@@ -52,12 +54,18 @@ __host__ __device__ inline float attn_value(uint64_t seed, int which, int seq, i
 	return __bfloat162float(__float2bfloat16((sum - 510) / 147.8f));
 }
 
+/* What a cache of e4m3 makes of a key or value. */
+__host__ __device__ inline float attn_kept(const attn_shape &s, float v)
+{
+	return s.f8 ? float(__nv_fp8_e4m3(v)) : v;
+}
+
 /* Value of [n_page, n_head_kv, KV_PAGE, d] elements: owner[page] = (sequence, page of the sequence's list) or -1.  last[seq]:
  * its last position. */
 struct attn_owner {
 	int seq, index;
 };
-__global__ void attn_fill_kv(__nv_bfloat16 *k, __nv_bfloat16 *v, const attn_owner *owner, const int *last, int n_page_seq, attn_shape s,
+template <class T> __global__ void attn_fill_kv(T *k, T *v, const attn_owner *owner, const int *last, int n_page_seq, attn_shape s,
                              uint64_t seed, int64_t n)
 {
 	for (int64_t x = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; x < n; x += gridDim.x * (int64_t)blockDim.x) {
@@ -72,8 +80,8 @@ __global__ void attn_fill_kv(__nv_bfloat16 *k, __nv_bfloat16 *v, const attn_owne
 			if (pos > last[o.seq])
 				pos = -1;
 		}
-		k[x] = __float2bfloat16(pos < 0 ? NAN : attn_value(seed, DATA_K, o.seq, pos, head, ch));
-		v[x] = __float2bfloat16(pos < 0 ? NAN : attn_value(seed, DATA_V, o.seq, pos, head, ch));
+		k[x] = T(pos < 0 ? NAN : attn_value(seed, DATA_K, o.seq, pos, head, ch));
+		v[x] = T(pos < 0 ? NAN : attn_value(seed, DATA_V, o.seq, pos, head, ch));
 	}
 }
 __global__ void attn_fill_q(__nv_bfloat16 *q, const int32_t *seq, const int32_t *pos, attn_shape s, uint64_t seed, int64_t n)
@@ -132,17 +140,20 @@ struct attn_batch {
 				owner[page.back()] = { (int)i, j };
 			}
 		const int64_t n_kv = (int64_t)n_page * s.n_head_kv * KV_PAGE * s.d_head, n_q = (int64_t)n_tok * s.n_head * s.d_head;
-		CU(cudaMalloc(&kv.k, n_kv * 2));
-		CU(cudaMalloc(&kv.v, n_kv * 2));
+		CU(cudaMalloc(&kv.k, n_kv * (s.f8 ? 1 : 2)));
+		CU(cudaMalloc(&kv.v, n_kv * (s.f8 ? 1 : 2)));
 		CU(cudaMalloc(&q, n_q * 2 + 256));
 		CU(cudaMalloc(&o, n_q * 2 + 256));
 		b.n_tok = n_tok, b.n_seq = (int)rows.size();
 		b.pos = attn_upload(pos), b.seq = attn_upload(seq);
 		b.span = spans.data(), b.span_dev = attn_upload(spans);
-		kv.dtype = DT_BF16, kv.page = attn_upload(page), kv.n_page_seq = per_seq, kv.ring = s.ring;
+		kv.dtype = s.f8 ? DT_F8_E4M3 : DT_BF16, kv.page = attn_upload(page), kv.n_page_seq = per_seq, kv.ring = s.ring;
 		attn_owner *dev_owner = attn_upload(owner);
 		int *dev_last = attn_upload(last);
-		attn_fill_kv<<<1024, 256>>>((__nv_bfloat16 *)kv.k, (__nv_bfloat16 *)kv.v, dev_owner, dev_last, per_seq, s, seed, n_kv);
+		if (s.f8)
+			attn_fill_kv<<<1024, 256>>>((__nv_fp8_e4m3 *)kv.k, (__nv_fp8_e4m3 *)kv.v, dev_owner, dev_last, per_seq, s, seed, n_kv);
+		else
+			attn_fill_kv<<<1024, 256>>>((__nv_bfloat16 *)kv.k, (__nv_bfloat16 *)kv.v, dev_owner, dev_last, per_seq, s, seed, n_kv);
 		attn_fill_q<<<1024, 256>>>(q, b.seq, b.pos, s, seed, n_q);
 		CU(cudaDeviceSynchronize());
 		CU(cudaFree(dev_owner));
@@ -172,7 +183,7 @@ struct attn_batch {
 };
 
 /* A device as backend.cu would make it. */
-static cuda_dev attn_device(const attn_shape &s, int n_tok, cudaStream_t stream)
+static cuda_dev attn_device(const attn_shape &s, int n_tok, cudaStream_t stream, int n_seq = 1, int n_ctx = 0)
 {
 	cuda_dev d = {};
 	cudaDeviceProp prop;
@@ -182,6 +193,7 @@ static cuda_dev attn_device(const attn_shape &s, int n_tok, cudaStream_t stream)
 	d.stream = stream;
 	kern_limits lim = {};
 	lim.n_tok = n_tok, lim.n_head = s.n_head, lim.n_head_kv = s.n_head_kv, lim.d_head = s.d_head;
+	lim.n_seq = n_seq, lim.n_ctx = n_ctx, lim.kv = s.f8 ? DT_F8_E4M3 : DT_BF16;
 	d.scratch_bytes = cuda_attn_scratch(&d, &lim);
 	CU(cudaMalloc(&d.scratch, d.scratch_bytes));
 	CU(cudaMemset(d.scratch, 0xff, d.scratch_bytes));

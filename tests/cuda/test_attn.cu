@@ -27,7 +27,7 @@ __global__ void attn_oracle(double *o, const int *list, const __nv_bfloat16 *q, 
 	const auto score = [&](int j) {
 		double d = 0;
 		for (int i = 0; i < s.d_head; i++)
-			d += (double)__bfloat162float(row[i]) * attn_value(seed, DATA_K, seq[t], j, kvh, i);
+			d += (double)__bfloat162float(row[i]) * attn_kept(s, attn_value(seed, DATA_K, seq[t], j, kvh, i));
 		return d * s.scale;
 	};
 	double max = sinks ? sinks[ih] : -INFINITY;
@@ -46,7 +46,7 @@ __global__ void attn_oracle(double *o, const int *list, const __nv_bfloat16 *q, 
 			sum += weight[j - j0];
 			for (int i = 0; i < 4; i++)
 				if (x + 128 * i < s.d_head)
-					acc[i] += weight[j - j0] * attn_value(seed, DATA_V, seq[t], j, kvh, x + 128 * i);
+					acc[i] += weight[j - j0] * attn_kept(s, attn_value(seed, DATA_V, seq[t], j, kvh, x + 128 * i));
 		}
 	}
 	for (int i = 0; i < 4; i++)
@@ -66,10 +66,11 @@ static double rel_error(const double *want, const float *got, int64_t n)
 static std::string against_plain_c(const attn_batch &m, const std::vector<float> &got)
 {
 	const int64_t n_kv = (int64_t)m.n_page * m.s.n_head_kv * KV_PAGE * m.s.d_head;
-	std::vector<__nv_bfloat16> k(n_kv), v(n_kv), qb(m.n_q());
+	std::vector<uint8_t> k(n_kv * (m.s.f8 ? 1 : 2)), v(k.size());
+	std::vector<__nv_bfloat16> qb(m.n_q());
 	std::vector<float> q(m.n_q()), o(m.n_q());
-	CU(cudaMemcpy(k.data(), m.kv.k, n_kv * 2, cudaMemcpyDeviceToHost));
-	CU(cudaMemcpy(v.data(), m.kv.v, n_kv * 2, cudaMemcpyDeviceToHost));
+	CU(cudaMemcpy(k.data(), m.kv.k, k.size(), cudaMemcpyDeviceToHost));
+	CU(cudaMemcpy(v.data(), m.kv.v, v.size(), cudaMemcpyDeviceToHost));
 	CU(cudaMemcpy(qb.data(), m.q, m.n_q() * 2, cudaMemcpyDeviceToHost));
 	for (int64_t i = 0; i < m.n_q(); i++)
 		q[i] = __bfloat162float(qb[i]);
@@ -178,7 +179,7 @@ static std::string check(const test &t)
 	attn_batch m(t.s, t.rows, seed);
 	cudaStream_t stream;
 	CU(cudaStreamCreate(&stream));
-	cuda_dev d = attn_device(t.s, m.b.n_tok, stream);
+	cuda_dev d = attn_device(t.s, m.b.n_tok, stream, m.b.n_seq, m.pos.empty() ? 0 : *std::max_element(m.pos.begin(), m.pos.end()) + 1);
 	std::vector<uint16_t> got;
 	std::string wrong = run(m, &d, t.repeats, got);
 	double n_key = 0;
@@ -205,7 +206,7 @@ static std::string check_invariance(const attn_shape &s, int pos)
 	attn_batch crowd(s, rows, seed);
 	cudaStream_t stream;
 	CU(cudaStreamCreate(&stream));
-	cuda_dev d = attn_device(s, crowd.b.n_tok, stream);
+	cuda_dev d = attn_device(s, crowd.b.n_tok, stream, crowd.b.n_seq, 4 * pos + 800);
 	std::vector<uint16_t> a, b;
 	std::string wrong = run(alone, &d, 1, a);
 	for (const attn_batch *m : { &many, &crowd }) {
@@ -349,6 +350,37 @@ static std::vector<test> all_tests()
 		ragged.push_back({ (i * 131) % 700, i % 3 ? (i * 37) % 90 + 1 : 1 });
 	add("prefill_ragged", gpt, ragged, false);
 	add("prefill_ragged_window", win, ragged, false);
+	/* a cache of e4m3: one of each kernel, and what its prompts' copy adds */
+	attn_shape f8 = gpt, f8w = win;
+	f8.f8 = f8w.f8 = true;
+	for (int dh : { 8, 80, 512 })
+		add("f8_plain_d" + std::to_string(dh), { 6, 2, dh, 20, true, true, 0.2f, true }, { { 0, 9 }, { 100, 1 }, { 0, 1 }, { 40, 65 } });
+	add("f8_decode_edges_full", f8, edges);
+	add("f8_decode_edges_window", f8w, edges);
+	s = f8, s.scale = 1;
+	add("f8_decode_edges_sharp", s, edges);
+	add("f8_decode_few_rows", f8, { { 0, 2 }, { 62, 3 }, { 127, 4 }, { 254, 4 }, { 1000, 1 }, { 1023, 2 }, { 2047, 4 } });
+	add("f8_decode_few_rows_window", f8w, { { 0, 2 }, { 62, 3 }, { 127, 4 }, { 254, 4 }, { 1000, 1 }, { 1023, 2 }, { 2047, 4 } });
+	for (auto &g : groups)
+		for (int dh : { 64, 128, 256 })
+			if (g[0] == 6 || g[0] == 8 || g[0] == 20)
+				add("f8_decode_heads_" + std::to_string(g[0]) + "_" + std::to_string(g[1]) + "_d" + std::to_string(dh),
+				    { g[0], g[1], dh, g[0] == 8 ? 100 : 0, g[0] == 8, true, 1 / sqrtf((float)dh), true },
+				    { { 0, 1 }, { 63, 1 }, { 300, 1 }, { 1030, 2 }, { 511, 4 } });
+	add("f8_decode_batch_200", f8, many, false, 3);
+	add("f8_decode_long", f8, { { 131071, 1 }, { 8191, 1 }, { 8192, 1 }, { 32768, 1 }, { 65535, 1 } }, false, 3);
+	add("f8_mixed_full", f8, mixed);
+	add("f8_mixed_window", f8w, mixed);
+	s = f8w, s.ring = false;
+	add("f8_mixed_unringed", s, mixed);
+	add("f8_mixed_d128", { 8, 2, 128, 0, false, true, 0.09f, true }, mixed);
+	for (int n : { 5, 64, 129, 257 }) {
+		add("f8_prefill_" + std::to_string(n), f8, { { 0, n }, { 1000, n }, { 63, n } }, n <= 25);
+		add("f8_prefill_" + std::to_string(n) + "_window", f8w, { { 0, n }, { 1000, n }, { 63, n } }, n <= 25);
+	}
+	add("f8_prefill_chunk_deep", f8, { { 30000, 512 } }, false);
+	add("f8_prefill_ragged", f8, ragged, false); /* 66 prompts through a copy as large as the longest */
+	add("f8_prefill_ragged_window", f8w, ragged, false);
 	return v;
 }
 
@@ -385,6 +417,12 @@ int main(int argc, char **argv)
 		if ((t.small || !small_only) && wanted(t.name)) report(t.name, check(t));
 	const attn_shape full = { 64, 8, 64, 0, false, true, 0.125f }, ring = { 64, 8, 64, 128, true, true, 0.125f };
 	const attn_shape wide = { 16, 8, 256, 1024, true, false, 0.0625f };
+	attn_shape small = full;
+	small.f8 = true;
+	for (int pos : { 5, 300, 1023, 3000, 9000, 20000 }) {
+		if (small_only && pos > 300) break;
+		if (wanted("f8_invariant_" + std::to_string(pos))) report("f8_invariant_" + std::to_string(pos), check_invariance(small, pos));
+	}
 	for (int pos : { 5, 300, 1023, 3000, 9000, 20000 }) {
 		if (small_only && pos > 300) break;
 		if (wanted("invariant_full_" + std::to_string(pos))) report("invariant_full_" + std::to_string(pos), check_invariance(full, pos));

@@ -65,11 +65,13 @@ struct guarded {
 	}
 };
 
-static double value(const std::vector<uint8_t> &v, bool f32, size_t i)
+static double value(const std::vector<uint8_t> &v, enum dtype dtype, size_t i)
 {
 	float f;
-	if (f32)
+	if (dtype == DT_F32)
 		memcpy(&f, v.data() + 4 * i, 4);
+	else if (dtype == DT_F8_E4M3)
+		f = e4m3_to_f32(v[i]);
 	else
 		f = bf16_to_f32((bf16)(v[2 * i] | v[2 * i + 1] << 8));
 	return f;
@@ -180,9 +182,9 @@ static void gemm_case(const struct shape &s, enum path path, int most = 1024, bo
 		/* The library rounds the product to bf16 before it adds what was there. */
 		const double rel = s.d_f32 ? 1e-6 : (path == LIB ? 2 : 1) / 256., abs = 2e-6 * sqrt(s.n_in) + (path == LIB && s.add ? 0.03 : 1e-6);
 		for (size_t i = 0; i < n; i++)
-			CHECK(fabs(value(got, s.d_f32, i) - ref[i]) <= rel * fabs(ref[i]) + abs, "%d x %d, %d tokens: token %zu row %zu is %.9g, wanted %.9g",
+			CHECK(fabs(value(got, s.d_f32 ? DT_F32 : DT_BF16, i) - ref[i]) <= rel * fabs(ref[i]) + abs, "%d x %d, %d tokens: token %zu row %zu is %.9g, wanted %.9g",
 			    s.n_out, s.n_in, n_tok,
-			      i / s.n_out, i % s.n_out, value(got, s.d_f32, i), ref[i]);
+			      i / s.n_out, i % s.n_out, value(got, s.d_f32 ? DT_F32 : DT_BF16, i), ref[i]);
 		CHECK(out.guard_ok(), "%d x %d, %d tokens: wrote past the end", s.n_out, s.n_in, n_tok);
 		CU(cudaFree((void *)old.data));
 	}
@@ -209,13 +211,14 @@ TEST(gemm_lib) { gemm_all(LIB); }
 /* One layer's qkv: two thirds of the tokens are prompts, the rest one token a sequence; pages in random order. */
 struct qkv_case {
 	int n_head, n_head_kv, d_head, n_embd;
-	bool bias, ring, kv_f32;
+	bool bias, ring;
+	enum dtype kv;
 };
 static const struct qkv_case QKV[] = {
-	{ 64, 8, 64, 2880, true, false, false }, { 64, 8, 64, 2880, true, true, false }, { 4, 2, 16, 64, true, true, false }, { 6, 3, 32, 64,
-	    false, false, false },
-	{ 8, 1, 64, 320, true, false, true },    { 2, 1, 64, 96, true, true, false },    { 8, 2, 64, 256, true, true, false }, { 3, 1, 128, 160,
-	    true, false, false },
+	{ 64, 8, 64, 2880, true, false, DT_BF16 }, { 64, 8, 64, 2880, true, true, DT_BF16 },    { 4, 2, 16, 64, true, true, DT_BF16 },
+	{ 6, 3, 32, 64, false, false, DT_BF16 },   { 8, 1, 64, 320, true, false, DT_F32 },      { 2, 1, 64, 96, true, true, DT_BF16 },
+	{ 8, 2, 64, 256, true, true, DT_BF16 },    { 3, 1, 128, 160, true, false, DT_BF16 },    { 64, 8, 64, 2880, true, true, DT_F8_E4M3 },
+	{ 6, 3, 32, 64, true, false, DT_F8_E4M3 }, { 2, 1, 8, 96, false, false, DT_F8_E4M3 },
 };
 
 struct qkv_data {
@@ -260,9 +263,9 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool no
 
 	struct qkv_data q = qkv_batch(n_tok, c.ring);
 	array<int32_t> pos(q.pos), seq(q.seq), page(q.page);
-	const size_t kv_size = c.kv_f32 ? 4 : 2, kv_n = (size_t)q.n_page * c.n_head_kv * KV_PAGE * c.d_head;
+	const size_t kv_size = dtype_bytes(c.kv), kv_n = (size_t)q.n_page * c.n_head_kv * KV_PAGE * c.d_head;
 	guarded out(n_tok * n_q * 2), k(kv_n * kv_size), v(kv_n * kv_size);
-	struct kv_view kv = { c.kv_f32 ? DT_F32 : DT_BF16, k.p, v.p, page.p, q.n_page_seq, c.ring };
+	struct kv_view kv = { c.kv, k.p, v.p, page.p, q.n_page_seq, c.ring };
 	struct batch batch = {};
 	batch.n_tok = n_tok, batch.n_seq = q.n_seq, batch.pos = pos.p, batch.seq = seq.p;
 	struct qkv_args a = { out.p, x.data, &w, &wk, &wv, c.bias ? &b : NULL, c.bias ? &bk : NULL, c.bias ? &bv : NULL,
@@ -296,8 +299,9 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool no
 					owned[at] = owned[at + half] = 1;
 				}
 				for (int h = 0; h < 2; h++) {
-					const double g = value(is_q ? got_q : is_v ? got_v : got_k, !is_q && c.kv_f32, at + h * half);
-					CHECK(fabs(g - want[h]) <= fabs(want[h]) / 256 + slack, "%d/%d heads of %d, %d tokens: token %d head %d [%d] is %.9g, wanted %.9g",
+					const double g = value(is_q ? got_q : is_v ? got_v : got_k, is_q ? DT_BF16 : c.kv, at + h * half);
+					const bool f8 = !is_q && c.kv == DT_F8_E4M3; /* half a step: 2^-4 of the number, or 2^-10 */
+					CHECK(fabs(g - want[h]) <= fabs(want[h]) / (f8 ? 16 : 256) + slack + (f8 ? 1 / 1024. : 0), "%d/%d heads of %d, %d tokens: token %d head %d [%d] is %.9g, wanted %.9g",
 					    c.n_head,
 					      c.n_head_kv, c.d_head, n_tok, t, ih, i + h * half, g, want[h]);
 				}

@@ -159,6 +159,19 @@ INLINE void attn_gemm(float *c, int ldc, const float *a, int lda, const float *b
 	}
 }
 
+/* VL elements of a cache from e on. */
+INLINE vf attn_load(const struct kv_view *kv, const void *base, int64_t e)
+{
+	float lane[VL];
+	if (kv->dtype == DT_F32)
+		return vf_load((const float *)base + e);
+	if (kv->dtype == DT_BF16)
+		return vf_bf16((const bf16 *)base + e);
+	for (int l = 0; l < VL; l++)
+		lane[l] = kv_at(kv, base, e + l);
+	return vf_load(lane);
+}
+
 /* k[d][key] and v[key][d] as floats; keys outside [from, n) are not read and count as zero: memory there may be anything. */
 static void attn_load_kv(const struct attn_tile *t, const struct kv_view *kv, int64_t at, int from, int n, int d_head)
 {
@@ -167,8 +180,8 @@ static void attn_load_kv(const struct attn_tile *t, const struct kv_view *kv, in
 			vf k = vf_set1(0), v = k;
 			if (j >= from && j < n) {
 				int64_t e = at + (int64_t)j * d_head + i;
-				k = kv->dtype == DT_F32 ? vf_load((const float *)kv->k + e) : vf_bf16((const bf16 *)kv->k + e);
-				v = kv->dtype == DT_F32 ? vf_load((const float *)kv->v + e) : vf_bf16((const bf16 *)kv->v + e);
+				k = attn_load(kv, kv->k, e);
+				v = attn_load(kv, kv->v, e);
 			}
 			float lane[VL];
 			vf_store(lane, k);

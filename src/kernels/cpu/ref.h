@@ -45,6 +45,13 @@ static inline int64_t kv_row(const struct kv_view *kv, int seq, int pos, int ih,
 	return ((page * n_head_kv + ih) * KV_PAGE + pos % KV_PAGE) * d_head;
 }
 
+/* Element i of a cache. */
+static inline float kv_at(const struct kv_view *kv, const void *base, int64_t i)
+{
+	return kv->dtype == DT_F32 ? ((const float *)base)[i] : kv->dtype == DT_BF16 ? bf16_to_f32(((const bf16 *)base)[i])
+	                                                                            : e4m3_to_f32(((const uint8_t *)base)[i]);
+}
+
 /* First key that position pos sees. */
 static inline int attn_first_key(int pos, int window)
 {

@@ -5,11 +5,6 @@
  */
 #include "kernels/cpu/ref.h"
 
-static float kv_at(const struct kv_view *kv, const void *base, int64_t i)
-{
-	return kv->dtype == DT_F32 ? ((const float *)base)[i] : bf16_to_f32(((const bf16 *)base)[i]);
-}
-
 static float score(const struct attn_args *a, const float *q, int64_t at)
 {
 	float s[REF_LANE] = { 0 };

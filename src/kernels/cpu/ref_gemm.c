@@ -65,8 +65,10 @@ static void kv_put(const struct kv_view *kv, void *base, int64_t at, const float
 	for (int i = 0; i < d_head; i++)
 		if (kv->dtype == DT_F32)
 			((float *)base)[at + i] = v[i];
-		else
+		else if (kv->dtype == DT_BF16)
 			((bf16 *)base)[at + i] = bf16_from_f32(v[i]);
+		else
+			((uint8_t *)base)[at + i] = e4m3_from_f32(v[i]);
 }
 
 void ref_rope_store(const struct qkv_args *a, int t, float *key, const float *val)

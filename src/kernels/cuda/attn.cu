@@ -11,8 +11,9 @@ static attn_param param_of(const attn_args *a)
 	attn_param p = {};
 	p.o = (__nv_bfloat16 *)a->o;
 	p.q = (const __nv_bfloat16 *)a->q;
-	p.k = (const __nv_bfloat16 *)a->kv->k;
-	p.v = (const __nv_bfloat16 *)a->kv->v;
+	p.k = a->kv->k;
+	p.v = a->kv->v;
+	p.kv_f8 = a->kv->dtype == DT_F8_E4M3;
 	if (a->sinks) {
 		p.sinks = a->sinks->data;
 		p.sinks_f32 = a->sinks->dtype == DT_F32;
@@ -37,8 +38,8 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 	if (a->d_head < 8 || a->d_head > 512 || a->d_head % 8 || a->n_head_kv < 1 || a->n_head % a->n_head_kv)
 		return err_set(err, MOXIE_E_SHAPE, "attention on CUDA: d_head %d is no multiple of 8 up to 512, or %d heads do not share %d KV heads",
 		               a->d_head, a->n_head, a->n_head_kv);
-	if (a->kv->dtype != DT_BF16)
-		return err_set(err, MOXIE_E_SHAPE, "attention on CUDA: a KV cache of %s, wanted BF16", dtype_name(a->kv->dtype));
+	if (a->kv->dtype != DT_BF16 && a->kv->dtype != DT_F8_E4M3)
+		return err_set(err, MOXIE_E_SHAPE, "attention on CUDA: a KV cache of %s, wanted BF16 or F8_E4M3", dtype_name(a->kv->dtype));
 	if (!b->n_tok)
 		return 0;
 	const attn_param p = param_of(a);
@@ -51,7 +52,9 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 	}
 	cudaError_t e = cudaSuccess;
 	if (longest > min_row)
-		e = min_row ? attn_prefill(d, p, b->span, b->n_seq, min_row) : attn_plain(d->stream, p, 0, b->n_tok);
+		e = !min_row  ? attn_plain(d->stream, p, 0, b->n_tok)
+		    : p.kv_f8 ? attn_prefill_f8(d, p, b->span, b->n_seq, min_row)
+		              : attn_prefill(d, p, b->span, b->n_seq, min_row);
 	if (decoded && e == cudaSuccess)
 		e = attn_decode(d, p, b->n_seq, decoded);
 	if (e != cudaSuccess)
@@ -62,5 +65,7 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 size_t cuda_attn_scratch(const cuda_dev *d, const kern_limits *lim)
 {
 	(void)d;
-	return attn_decode_scratch(lim->n_tok, lim->n_head, lim->n_head_kv, lim->d_head);
+	const size_t decode = attn_decode_scratch(lim->n_tok, lim->n_head, lim->n_head_kv, lim->d_head);
+	const size_t widen = lim->kv == DT_F8_E4M3 ? attn_prefill_f8_scratch(lim) : 0;
+	return decode > widen ? decode : widen;
 }

@@ -1,6 +1,6 @@
 /* attn_decode - attention of spans of one or a few rows, split over the context; of any rows where d_head is 128 or 256.
  *
- *   o, q   [n_tok, n_head, d_head] bf16      k, v  [n_page, n_head_kv, KV_PAGE, d_head] bf16      formula: kernels.h attn_args
+ *   o, q   [n_tok, n_head, d_head] bf16      k, v  [n_page, n_head_kv, KV_PAGE, d_head] bf16 or e4m3      formula: kernels.h attn_args
  *
  * Arithmetic.  The keys that a tile of rows sees are cut into tiles of KEYS, the tiles into units (at most
  *   attn_max_unit(n_head_kv)), a unit's tiles go round 4 warps.  A warp runs online softmax over its tiles; the 4 warps are
@@ -13,11 +13,12 @@
  *     cluster            the first CTA's shared memory (st.async): few sequences, short context
  *     else               scratch, folded by the CTA that comes last: few sequences, long context
  * Numerics: bf16 products, fp32 sums, online softmax in base 2 with ex2.approx (2 ulp), weights rounded to bf16 for the
- *   product with V but not for their sum; one rounding to bf16 at the end.
+ *   product with V but not for their sum; one rounding to bf16 at the end.  A cache of e4m3: products of fp16 (attn_tile.cuh), weights
+ *   rounded to fp16, queries beyond 65504 taken as that; what is left of the error is the cache's own rounding.
  * Before the wait.  What writes K and V lets this kernel start after its own wait alone (cuda.h), so spans, page lists and all rows of
  *   older positions are there already: their first tiles are fetched while q and the new rows are still being made.
  * Rows past the last position of a page are never read (their fetch is filled with zeros), so NaN there is harmless.
- * Cost: reads K and V once, 4 d_head n_head_kv bytes a position: 2 KB for GPT-OSS, 0.48 ns at 4.3 TB/s.
+ * Cost: reads K and V once, 4 d_head n_head_kv bytes a position: 2 KB for GPT-OSS, 0.48 ns at 4.3 TB/s; of e4m3 half of that.
  * Source: Dao, FlashAttention-2 (arXiv 2307.08691) and Flash-Decoding (2023); fragment layouts: PTX ISA, mma.m16n8k16.
  * Test: build/cuda/test_attn decode    Bench: build/cuda/bench_attn decode
  */
@@ -70,8 +71,8 @@ struct decode_rows {
 };
 
 /* A warp's way through the tiles of its CTA: tile i is first + N_WARP i < end. */
-template <int D, int N_STAGE> struct walker {
-	using tile = tile_of<D, KEYS<D>>;
+template <int D, int N_STAGE, bool F8> struct walker {
+	using tile = tile_of<D, KEYS<D>, F8>;
 	const attn_param &p;
 	int seq, ihkv, first, end, last;
 	uint32_t smem;            /* N_STAGE times a tile of K and one of V */
@@ -107,21 +108,21 @@ template <int D, int N_STAGE> struct walker {
 			if (i % 32 == 0)
 				find_pages(i);
 			at = attn_page_at(p, __shfl_sync(~0u, page, i % 32), ihkv, D) + x % tile::PER_PAGE * (KEYS<D> * D);
-			tile::fetch(k(i), p.k + at, last + 1 - x * KEYS<D>);
+			tile::fetch(k(i), (const char *)p.k + at * tile::ELEM, last + 1 - x * KEYS<D>);
 		}
 		cp_async_commit();
 	}
 	__device__ __forceinline__ void fetch_v(int i) /* after fetch_k(i) */
 	{
 		if (has(i))
-			tile::fetch(v(i), p.v + at, last + 1 - (first + N_WARP * i) * KEYS<D>);
+			tile::fetch(v(i), (const char *)p.v + at * tile::ELEM, last + 1 - (first + N_WARP * i) * KEYS<D>);
 		cp_async_commit();
 	}
 };
 
 /* Queries into registers, or (large heads) into the 16-row tile q in shared memory; then a barrier is due. */
-template <int D, bool HALF>
-__device__ __forceinline__ void load_rows(warp_rows<D, HALF> &r, const attn_param &p, const decode_rows &rows, char *q)
+template <int D, bool HALF, bool F8>
+__device__ __forceinline__ void load_rows(warp_rows<D, HALF, F8> &r, const attn_param &p, const decode_rows &rows, char *q)
 {
 	const int lane = threadIdx.x % 32;
 	r.shared_q = smem_u32(q);
@@ -132,11 +133,12 @@ __device__ __forceinline__ void load_rows(warp_rows<D, HALF> &r, const attn_para
 		if (half < r.N)
 			r.pos[half] = real ? rows.pos(x) : -1;
 		if constexpr (!r.SHARED_Q) {
-			const __nv_bfloat16 *src = p.q + rows.at(p, real ? x : 0) * D + lane % 4 * 2;
+			const __nv_bfloat16 *src = p.q + rows.at(p, real ? x : 0) * D + lane % 4 * (F8 ? 4 : 2);
 #pragma unroll
 			for (int ks = 0; ks < D / 16; ks++) {
-				r.q[ks][half] = real ? *(const uint32_t *)(src + ks * 16) : 0;
-				r.q[ks][half + 2] = real ? *(const uint32_t *)(src + ks * 16 + 8) : 0;
+				const uint32_t a = real ? *(const uint32_t *)(src + ks * 16) : 0, b = real ? *(const uint32_t *)(src + ks * 16 + (F8 ? 2 : 8)) : 0;
+				r.q[ks][half] = F8 ? bf16x2_to_f16x2(a) : a;
+				r.q[ks][half + 2] = F8 ? bf16x2_to_f16x2(b) : b;
 			}
 		}
 	}
@@ -144,14 +146,19 @@ __device__ __forceinline__ void load_rows(warp_rows<D, HALF> &r, const attn_para
 		for (int i = threadIdx.x; i < 16 * D / 8; i += 32 * N_WARP) {
 			const int row = i / (D / 8), col = i % (D / 8);
 			const uint4 v = row < rows.n ? *(const uint4 *)(p.q + rows.at(p, row) * D + col * 8) : make_uint4(0, 0, 0, 0);
-			sts128(r.shared_q + tile_of<D, 16>::at(row, col), v);
+			if constexpr (F8) { /* channels 8 x .. of a group of 16: pairs 0 and 2 among the MMA's first eight, 1 and 3 among its second */
+				const uint32_t group = col / 2 * 2, at = r.shared_q + col % 2 * 8;
+				sts64(at + tile_of<D, 16>::at(row, group), bf16x2_to_f16x2(v.x), bf16x2_to_f16x2(v.z));
+				sts64(at + tile_of<D, 16>::at(row, group + 1), bf16x2_to_f16x2(v.y), bf16x2_to_f16x2(v.w));
+			} else
+				sts128(r.shared_q + tile_of<D, 16>::at(row, col), v);
 		}
 }
 
 /* Up to n of a warp's tiles from i on; i moves past them.  The fetches of the first N_STAGE tiles from i on are under way, and
  * those of the next N_STAGE are when it returns: 2 N_STAGE groups of cp.async, K before V. */
-template <int D, bool HALF, int N_STAGE>
-__device__ __forceinline__ void attend(warp_rows<D, HALF> &r, walker<D, N_STAGE> &w, int &i, int n, int whole_lo, int whole_hi)
+template <int D, bool HALF, int N_STAGE, bool F8>
+__device__ __forceinline__ void attend(warp_rows<D, HALF, F8> &r, walker<D, N_STAGE, F8> &w, int &i, int n, int whole_lo, int whole_hi)
 {
 	for (int stop = i + n; i < stop && w.has(i); i++) {
 		float s[KEYS<D> / 8][4];
@@ -190,7 +197,7 @@ template <int D, int ROWS> struct exchange {
 	float v[N_WARP][ROWS][STRIDE];
 	float2 ml[N_WARP][ROWS];
 
-	template <bool HALF> __device__ __forceinline__ void put(warp_rows<D, HALF> &r)
+	template <bool HALF, bool F8> __device__ __forceinline__ void put(warp_rows<D, HALF, F8> &r)
 	{
 		const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
@@ -201,9 +208,15 @@ template <int D, int ROWS> struct exchange {
 			sum += __shfl_xor_sync(~0u, sum, 2);
 			if (lane % 4 == 0)
 				ml[warp][x] = make_float2(r.max[half], sum);
+			if constexpr (F8) { /* even channels in one tile, odd ones in the next */
 #pragma unroll
-			for (int n = 0; n < D / 8; n++)
-				*(float2 *)&v[warp][x][n * 8 + lane % 4 * 2] = make_float2(r.o[n][2 * half], r.o[n][2 * half + 1]);
+				for (int n = 0; n < D / 8; n += 2)
+					*(float4 *)&v[warp][x][n * 8 + lane % 4 * 4] =
+						make_float4(r.o[n][2 * half], r.o[n + 1][2 * half], r.o[n][2 * half + 1], r.o[n + 1][2 * half + 1]);
+			} else
+#pragma unroll
+				for (int n = 0; n < D / 8; n++)
+					*(float2 *)&v[warp][x][n * 8 + lane % 4 * 2] = make_float2(r.o[n][2 * half], r.o[n][2 * half + 1]);
 		}
 	}
 	__device__ __forceinline__ partial get(int row, int ch) const
@@ -223,11 +236,11 @@ __device__ __forceinline__ int count_acq_rel(int32_t *p)
 	return before;
 }
 
-template <int D, bool HALF, int N_STAGE>
+template <int D, bool HALF, int N_STAGE, bool F8>
 __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1)
 attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
 {
-	using tile = tile_of<D, KEYS<D>>;
+	using tile = tile_of<D, KEYS<D>, F8>;
 	constexpr int ROWS = HALF ? 8 : 16, N_ITEM = ROWS * (D / 4) / (32 * N_WARP);
 	extern __shared__ __align__(128) char smem[];
 	char *const q = smem + N_WARP * N_STAGE * 2 * tile::BYTES;
@@ -243,7 +256,7 @@ attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__
 		const int pair = blockIdx.z % g.n_pair_tile * ROWS + (i * 32 * N_WARP + threadIdx.x) / (D / 4), group = p.n_head / p.n_head_kv;
 		sink[i] = attn_sink(p, ihkv * group + pair % group);
 	}
-	walker<D, N_STAGE> w = { p, seq, ihkv, 0, 0, 0, smem_u32(smem) + warp * N_STAGE * 2 * tile::BYTES };
+	walker<D, N_STAGE, F8> w = { p, seq, ihkv, 0, 0, 0, smem_u32(smem) + warp * N_STAGE * 2 * tile::BYTES };
 	w.guess();
 	const int *const at = reinterpret_cast<const int *>(p.span + seq);
 	const struct span span = { __ldcg(at), __ldcg(at + 1), __ldcg(at + 2) };
@@ -272,8 +285,8 @@ attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__
 			n_old++;
 		}
 	pdl_wait();
-	warp_rows<D, HALF> r;
-	load_rows<D, HALF>(r, p, rows, q);
+	warp_rows<D, HALF, F8> r;
+	load_rows(r, p, rows, q);
 #pragma unroll
 	for (int i = 0; i < N_STAGE; i++)
 		if (i >= n_old) {
@@ -378,12 +391,12 @@ size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 	return CUDA_COUNTER_BYTES + std::max<size_t>(row_units, 16 * attn_max_unit(n_head_kv)) * n_head * (d_head + 2) * sizeof(float);
 }
 
-template <int D, bool HALF, int N_STAGE>
+template <int D, bool HALF, int N_STAGE, bool F8>
 static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g, int n_seq, int n_part)
 {
 	constexpr int ROWS = HALF ? 8 : 16;
 	const size_t most_bytes = d->shared_per_block - 1024; /* less what is declared in the kernel */
-	size_t bytes = N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, ROWS>);
+	size_t bytes = N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>, F8>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, ROWS>);
 	const int owners = n_seq * g.n_pair_tile * p.n_head_kv;
 	int per_launch = n_seq;
 	if (n_part > 1) {
@@ -411,7 +424,7 @@ static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g,
 		g.ml = (float2 *)(g.o + per_launch * per_seq * D);
 	}
 	per_launch = std::max(1, std::min(per_launch, 65535 / g.n_pair_tile));
-	const auto kernel = attn_decode_kernel<D, HALF, N_STAGE>;
+	const auto kernel = attn_decode_kernel<D, HALF, N_STAGE, F8>;
 	cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)most_bytes);
 	if (e == cudaSuccess && g.cluster && n_part > 8)
 		e = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
@@ -422,7 +435,7 @@ static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g,
 	return e;
 }
 
-template <int D> static cudaError_t launch_rows(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
+template <int D, bool F8> static cudaError_t launch_rows(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
 	const int n_pair = max_row * (p.n_head / p.n_head_kv), most_rows = n_pair <= 8 ? 8 : 16;
 	decode_grid g = {};
@@ -438,13 +451,18 @@ template <int D> static cudaError_t launch_rows(const cuda_dev *d, const attn_pa
 	const bool half = most_rows == 8, long_parts = g.max_unit > 2 * MAX_CLUSTER && owners * n_part <= 3 * d->n_sm;
 	if constexpr (D == 64)
 		if (owners * n_part > d->n_sm && !long_parts)
-			return half ? launch<D, true, MANY>(d, p, g, n_seq, n_part) : launch<D, false, MANY>(d, p, g, n_seq, n_part);
-	return half ? launch<D, true, FEW>(d, p, g, n_seq, n_part) : launch<D, false, FEW>(d, p, g, n_seq, n_part);
+			return half ? launch<D, true, MANY, F8>(d, p, g, n_seq, n_part) : launch<D, false, MANY, F8>(d, p, g, n_seq, n_part);
+	return half ? launch<D, true, FEW, F8>(d, p, g, n_seq, n_part) : launch<D, false, FEW, F8>(d, p, g, n_seq, n_part);
+}
+
+template <bool F8> static cudaError_t launch_heads(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
+{
+	return p.d_head == 64    ? launch_rows<64, F8>(d, p, n_seq, max_row)
+	       : p.d_head == 128 ? launch_rows<128, F8>(d, p, n_seq, max_row)
+	                         : launch_rows<256, F8>(d, p, n_seq, max_row);
 }
 
 cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int n_seq, int max_row)
 {
-	return p.d_head == 64    ? launch_rows<64>(d, p, n_seq, max_row)
-	       : p.d_head == 128 ? launch_rows<128>(d, p, n_seq, max_row)
-	                         : launch_rows<256>(d, p, n_seq, max_row);
+	return p.kv_f8 ? launch_heads<true>(d, p, n_seq, max_row) : launch_heads<false>(d, p, n_seq, max_row);
 }

@@ -1,6 +1,6 @@
 /* attn_plain - attention for every shape the fast kernels do not serve; short and slow.
  *
- *   o, q   [n_tok, n_head, d_head] bf16      k, v  [n_page, n_head_kv, KV_PAGE, d_head] bf16      formula: kernels.h attn_args
+ *   o, q   [n_tok, n_head, d_head] bf16      k, v  [n_page, n_head_kv, KV_PAGE, d_head] bf16 or e4m3      formula: kernels.h attn_args
  *
  * Map: one warp a (row, query head), 32 keys at a time.  Scores: a lane owns a key and walks its row in 16-byte steps, q comes
  *   from shared memory.  Values: a lane owns pairs of channels, weights come from the other lanes.
@@ -13,6 +13,7 @@
 
 constexpr int N_WARP = 8, MAX_D = 512, MAX_PAIR = MAX_D / 64; /* pairs of channels of a lane */
 
+/* Eight channels of a row: their product with q. */
 __device__ __forceinline__ float dot8(uint4 k, const float *q)
 {
 	const uint32_t w[4] = { k.x, k.y, k.z, k.w };
@@ -24,7 +25,24 @@ __device__ __forceinline__ float dot8(uint4 k, const float *q)
 	}
 	return s;
 }
+__device__ __forceinline__ float dot8(uint2 k, const float *q)
+{
+	const uint32_t w[2] = { k.x, k.y };
+	float s = 0;
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		const float2 x = f16x2_to_float2(f8x2_to_f16x2((uint16_t)(w[i / 2] >> i % 2 * 16)));
+		s = fmaf(x.x, q[2 * i], s);
+		s = fmaf(x.y, q[2 * i + 1], s);
+	}
+	return s;
+}
+/* A pair of channels. */
+__device__ __forceinline__ float2 pair_of(uint32_t v) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)); }
+__device__ __forceinline__ float2 pair_of(uint16_t v) { return f16x2_to_float2(f8x2_to_f16x2(v)); }
 
+/* VEC: eight channels of the cache, PAIR: two. */
+template <class VEC, class PAIR>
 __global__ void __launch_bounds__(32 * N_WARP) attn_plain_kernel(const __grid_constant__ attn_param p, int row0)
 {
 	__shared__ float q_rows[N_WARP][MAX_D];
@@ -49,7 +67,7 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_plain_kernel(const __grid_co
 		const bool seen = j0 + lane >= first && j0 + lane <= pos;
 		float s = -INFINITY;
 		if (seen) {
-			const uint4 *k = (const uint4 *)(p.k + base + (int64_t)lane * d);
+			const VEC *k = (const VEC *)p.k + (base + (int64_t)lane * d) / 8;
 			s = 0;
 			for (int i = 0; i < d / 8; i++)
 				s += dot8(k[i], q + 8 * i);
@@ -64,13 +82,13 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_plain_kernel(const __grid_co
 			acc[i].x *= scale, acc[i].y *= scale;
 		for (int j = max(0, first - j0); j < 32 && j0 + j <= pos; j++) {
 			const float w = __shfl_sync(~0u, weight, j);
-			const uint32_t *v = (const uint32_t *)(p.v + base + j * d);
+			const PAIR *v = (const PAIR *)p.v + (base + j * d) / 2;
 #pragma unroll
 			for (int i = 0; i < MAX_PAIR; i++)
 				if (lane + 32 * i < d / 2) {
-					const uint32_t x = v[lane + 32 * i];
-					acc[i].x = fmaf(w, __uint_as_float(x << 16), acc[i].x);
-					acc[i].y = fmaf(w, __uint_as_float(x & 0xffff0000u), acc[i].y);
+					const float2 x = pair_of(v[lane + 32 * i]);
+					acc[i].x = fmaf(w, x.x, acc[i].x);
+					acc[i].y = fmaf(w, x.y, acc[i].y);
 				}
 		}
 	}
@@ -84,5 +102,6 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_plain_kernel(const __grid_co
 
 cudaError_t attn_plain(cudaStream_t stream, const attn_param &p, int row0, int n_row)
 {
-	return cuda_launch(attn_plain_kernel, dim3(n_row, (p.n_head + N_WARP - 1) / N_WARP), 32 * N_WARP, 0, stream, p, row0);
+	const auto kernel = p.kv_f8 ? attn_plain_kernel<uint2, uint16_t> : attn_plain_kernel<uint4, uint32_t>;
+	return cuda_launch(kernel, dim3(n_row, (p.n_head + N_WARP - 1) / N_WARP), 32 * N_WARP, 0, stream, p, row0);
 }

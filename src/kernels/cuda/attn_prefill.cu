@@ -115,12 +115,12 @@ struct fetcher {
 	__device__ __forceinline__ void k(int j) const
 	{
 		if (j < t.n_page)
-			page(j, to.k(j % N_STAGE), k_map, p.k, to.empty_k + 8 * (j % N_STAGE), to.full_k + 8 * (j % N_STAGE));
+			page(j, to.k(j % N_STAGE), k_map, (const __nv_bfloat16 *)p.k, to.empty_k + 8 * (j % N_STAGE), to.full_k + 8 * (j % N_STAGE));
 	}
 	__device__ __forceinline__ void v(int j) const
 	{
 		if (j < t.n_page)
-			page(j, to.v(j % N_STAGE), v_map, p.v, to.empty_v + 8 * (j % N_STAGE), to.full_v + 8 * (j % N_STAGE));
+			page(j, to.v(j % N_STAGE), v_map, (const __nv_bfloat16 *)p.v, to.empty_v + 8 * (j % N_STAGE), to.full_v + 8 * (j % N_STAGE));
 	}
 };
 

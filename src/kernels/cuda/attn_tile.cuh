@@ -2,6 +2,11 @@
  *
  * Rows of the MMA are (row, query head) pairs, columns are keys, then channels.  A thread holds rows g and g + 8 (g = lane / 4)
  * and columns 8 n + 2 (lane % 4) + {0, 1}.  Where at most 8 pairs are real (HALF), rows g + 8 are never looked at.
+ *
+ * Tiles of e4m3 (F8).  A 16-bit element of ldmatrix is then a pair of channels, which cvt turns into two fp16; both are exact, and
+ * products are those of mma with fp16, whose weights P are finer than bf16's.  So that no lane needs what another has, channels are
+ * numbered otherwise: in a group of 16, the MMA's k = 2 c + i of K and Q is channel 4 c + i, k = 8 + 2 c + i is channel 4 c + 2 + i;
+ * and of output tiles 2 n and 2 n + 1, the first has the even channels of group n, the second the odd ones.
  */
 #ifndef MOXIE_CUDA_ATTN_TILE_CUH
 #define MOXIE_CUDA_ATTN_TILE_CUH
@@ -28,34 +33,42 @@ __device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], 
 	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+__device__ __forceinline__ void mma16816_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
 /* 16 bytes global -> shared past L1; zeros where not wanted. */
 __device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, bool wanted)
 {
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(wanted ? 16 : 0) : "memory");
 }
 
-/* KEYS rows of D bf16 in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the row's
- * number, so that neither the copies nor ldmatrix meet in a bank.  At D = 64 that is wgmma's 128-byte swizzle. */
-template <int D, int KEYS> struct tile_of {
-	static constexpr int COL = D / 8, BYTES = KEYS * D * 2, PER_PAGE = KV_PAGE / KEYS;
-	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row & 7))) * 16; }
+/* KEYS rows of D bf16 (F8: e4m3) in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the
+ * number of the row (of the 128 bytes, where rows are shorter), so that neither the copies nor ldmatrix meet in a bank.  At D = 64
+ * of bf16 that is wgmma's 128-byte swizzle. */
+template <int D, int KEYS, bool F8 = false> struct tile_of {
+	static constexpr int ELEM = F8 ? 1 : 2, COL = D * ELEM / 16, BYTES = KEYS * D * ELEM, PER_PAGE = KV_PAGE / KEYS;
+	static constexpr int LINE = COL < 8 ? 8 / COL : 1, MASK = COL < 8 ? COL - 1 : 7; /* rows of 128 bytes; what is exclusive-ored */
+	static __device__ __forceinline__ uint32_t at(int row, int col) { return (row * COL + (col ^ (row / LINE & MASK))) * 16; }
 	/* By one warp.  src: the tile's first row; rows from n_row on are not read but filled with zeros.  Lane l takes column
 	 * l % COL of every (32 / COL)-th row: one address for all but an immediate, and one exclusive-or. */
-	static __device__ __forceinline__ void fetch(uint32_t dst, const __nv_bfloat16 *src, int n_row)
+	static __device__ __forceinline__ void fetch(uint32_t dst, const void *src, int n_row)
 	{
 		constexpr int STEP = 32 / COL;
 		const int lane = threadIdx.x % 32, row = lane / COL;
-		src += lane * 8;
+		const char *from = (const char *)src + lane * 16;
 		dst += at(row, lane % COL);
 #pragma unroll
 		for (int i = 0; i < KEYS / STEP; i++)
-			cp_async16_if((dst ^ (i * STEP & 7) * 16) + i * 512, src + i * 256, i * STEP + row < n_row);
+			cp_async16_if((dst ^ (i * STEP / LINE & MASK) * 16) + i * 512, from + i * 512, i * STEP + row < n_row);
 	}
 };
 
 /* A warp's rows: running max and this lane's share of the sum, on the base-2 scale, and output; q and the keys they see.
  * q lies in registers, or for large heads, whose output takes them all, in a 16-row tile of shared memory. */
-template <int D, bool HALF> struct warp_rows {
+template <int D, bool HALF, bool F8 = false> struct warp_rows {
 	static constexpr int N = HALF ? 1 : 2;
 	static constexpr bool SHARED_Q = D > 64;
 	static constexpr int Q_BYTES = SHARED_Q ? 16 * D * 2 : 0;
@@ -77,36 +90,55 @@ template <int D, bool HALF> struct warp_rows {
 };
 
 /* s = Q K^T of the tile at k. */
-template <int D, int KEYS, bool HALF>
-__device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_rows<D, HALF> &r, uint32_t k)
+template <int D, int KEYS, bool HALF, bool F8>
+__device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_rows<D, HALF, F8> &r, uint32_t k)
 {
 	const int lane = threadIdx.x % 32;
-#pragma unroll
-	for (int n = 0; n < KEYS / 8; n++)
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			s[n][i] = 0;
-#pragma unroll
-	for (int ks = 0; ks < D / 16; ks++) {
-		uint32_t a[4];
+	const auto q = [&](uint32_t (&a)[4], int ks) {
 		if constexpr (r.SHARED_Q)
 			ldsm4(a, r.shared_q + tile_of<D, 16>::at(lane % 16, ks * 2 + lane / 16));
 		else
 			for (int i = 0; i < 4; i++)
 				a[i] = r.q[ks][i];
+	};
 #pragma unroll
-		for (int np = 0; np < KEYS / 16; np++) {
-			uint32_t b[4];
-			ldsm4(b, k + tile_of<D, KEYS>::at(np * 16 + lane / 16 * 8 + lane % 8, ks * 2 + lane / 8 % 2));
-			mma16816(s[2 * np], a, b[0], b[1]);
-			mma16816(s[2 * np + 1], a, b[2], b[3]);
+	for (int n = 0; n < KEYS / 8; n++)
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			s[n][i] = 0;
+	if constexpr (F8) {
+#pragma unroll
+		for (int ks = 0; ks < D / 16; ks += 2) {
+			uint32_t a[2][4];
+			q(a[0], ks);
+			q(a[1], ks + 1);
+#pragma unroll
+			for (int np = 0; np < KEYS / 16; np++) {
+				uint32_t b[4]; /* of keys 0..7 and 8..15 of np: group ks, then ks + 1 */
+				ldsm4(b, k + tile_of<D, KEYS, true>::at(np * 16 + lane / 8 % 2 * 8 + lane % 8, ks + lane / 16));
+#pragma unroll
+				for (int i = 0; i < 4; i++)
+					mma16816_f16(s[2 * np + i % 2], a[i / 2], f8x2_to_f16x2((uint16_t)b[i]), f8x2_to_f16x2((uint16_t)(b[i] >> 16)));
+			}
 		}
-	}
+	} else
+#pragma unroll
+		for (int ks = 0; ks < D / 16; ks++) {
+			uint32_t a[4];
+			q(a, ks);
+#pragma unroll
+			for (int np = 0; np < KEYS / 16; np++) {
+				uint32_t b[4];
+				ldsm4(b, k + tile_of<D, KEYS>::at(np * 16 + lane / 16 * 8 + lane % 8, ks * 2 + lane / 8 % 2));
+				mma16816(s[2 * np], a, b[0], b[1]);
+				mma16816(s[2 * np + 1], a, b[2], b[3]);
+			}
+		}
 }
 
 /* Scores become weights: masks (where asked), raises the max, rescales what was summed so far.  key0: the tile's first key. */
-template <int D, int KEYS, bool HALF>
-__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF> &r, int key0, bool masked, uint32_t window,
+template <int D, int KEYS, bool HALF, bool F8>
+__device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<D, HALF, F8> &r, int key0, bool masked, uint32_t window,
                                              float scale_log2)
 {
 	const int lane = threadIdx.x % 32;
@@ -148,22 +180,38 @@ __device__ __forceinline__ void tile_softmax(float (&s)[KEYS / 8][4], warp_rows<
 }
 
 /* o += weights V of the tile at v. */
-template <int D, int KEYS, bool HALF>
-__device__ __forceinline__ void tile_values(warp_rows<D, HALF> &r, const float (&s)[KEYS / 8][4], uint32_t v)
+template <int D, int KEYS, bool HALF, bool F8>
+__device__ __forceinline__ void tile_values(warp_rows<D, HALF, F8> &r, const float (&s)[KEYS / 8][4], uint32_t v)
 {
 	const int lane = threadIdx.x % 32;
+	const auto pack = [](float low, float high) { return F8 ? pack_f16(low, high) : pack_bf16(low, high); };
 #pragma unroll
 	for (int ks = 0; ks < KEYS / 16; ks++) {
 		const float *x = s[2 * ks], *y = s[2 * ks + 1];
-		const uint32_t a[4] = { pack_bf16(x[0], x[1]), HALF ? 0 : pack_bf16(x[2], x[3]),
-			                pack_bf16(y[0], y[1]), HALF ? 0 : pack_bf16(y[2], y[3]) };
+		const uint32_t a[4] = { pack(x[0], x[1]), HALF ? 0 : pack(x[2], x[3]), pack(y[0], y[1]), HALF ? 0 : pack(y[2], y[3]) };
+		const int row = ks * 16 + lane / 8 % 2 * 8 + lane % 8;
+		if constexpr (F8) {
 #pragma unroll
-		for (int np = 0; np < D / 16; np++) {
-			uint32_t b[4];
-			ldsm4_trans(b, v + tile_of<D, KEYS>::at(ks * 16 + lane / 8 % 2 * 8 + lane % 8, np * 2 + lane / 16));
-			mma16816(r.o[2 * np], a, b[0], b[1]);
-			mma16816(r.o[2 * np + 1], a, b[2], b[3]);
-		}
+			for (int np = 0; np < D / 16; np += 2) {
+				uint32_t b[4]; /* of groups np and np + 1: keys 0..7, 8..15; bytes: key, channel 2 g and 2 g + 1, then the next key's */
+				ldsm4_trans(b, v + tile_of<D, KEYS, true>::at(row, np + lane / 16));
+#pragma unroll
+				for (int i = 0; i < 4; i++)
+					b[i] = __byte_perm(b[i], 0, 0x3120);
+#pragma unroll
+				for (int i = 0; i < 4; i++) {
+					const int shift = i % 2 * 16, at = i & 2; /* even channels, odd ones */
+					mma16816_f16(r.o[2 * np + i], a, f8x2_to_f16x2((uint16_t)(b[at] >> shift)), f8x2_to_f16x2((uint16_t)(b[at + 1] >> shift)));
+				}
+			}
+		} else
+#pragma unroll
+			for (int np = 0; np < D / 16; np++) {
+				uint32_t b[4];
+				ldsm4_trans(b, v + tile_of<D, KEYS>::at(row, np * 2 + lane / 16));
+				mma16816(r.o[2 * np], a, b[0], b[1]);
+				mma16816(r.o[2 * np + 1], a, b[2], b[3]);
+			}
 	}
 }
 

@@ -86,7 +86,7 @@ __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __n
 	}
 }
 
-/* The same, eight neighbouring pairs a thread: d_head % 16 == 0, a cache of bf16.  blockIdx.x: token. */
+/* The same, eight neighbouring pairs a thread: d_head % 16 == 0, a cache of bf16 or e4m3.  blockIdx.x: token. */
 __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
 {
 	pdl_wait();
@@ -95,28 +95,39 @@ __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __
 	const int j = blockIdx.y * blockDim.x + threadIdx.x, ih = j / per, i = (j - ih * per) * 8;
 	if (j >= n)
 		return;
-	const bool is_v = ih >= o.n_head + o.n_head_kv;
+	const bool is_v = ih >= o.n_head + o.n_head_kv, f8 = ih >= o.n_head && o.kv == DT_F8_E4M3;
 	const uint4 *const from = reinterpret_cast<const uint4 *>(p + (size_t)t * o.n_out + ih * o.d_head + i);
 	uint4 lo = __ldcg(from), hi = __ldcg(from + per);
-	if (!is_v) {
-		const float4 *const cs = reinterpret_cast<const float4 *>(o.cs + ((size_t)t * half + i) * 2);
-		__nv_bfloat162 *const x = reinterpret_cast<__nv_bfloat162 *>(&lo), *const y = reinterpret_cast<__nv_bfloat162 *>(&hi);
+	__nv_bfloat162 *const x = reinterpret_cast<__nv_bfloat162 *>(&lo), *const y = reinterpret_cast<__nv_bfloat162 *>(&hi);
+	const float4 *const cs = reinterpret_cast<const float4 *>(o.cs + ((size_t)t * half + i) * 2);
+	uint32_t small[4] = {}; /* of e4m3: eight low ends, eight high ones */
 #pragma unroll
-		for (int e = 0; e < 4; e++) {
-			const float2 a = __bfloat1622float2(x[e]), b = __bfloat1622float2(y[e]);
-			const float4 c = __ldg(cs + e); /* cos, sin of two pairs */
-			x[e] = __floats2bfloat162_rn(a.x * c.x - b.x * c.y, a.y * c.z - b.y * c.w);
-			y[e] = __floats2bfloat162_rn(b.x * c.x + a.x * c.y, b.y * c.z + a.y * c.w);
+	for (int e = 0; e < 4; e++) {
+		const float2 a = __bfloat1622float2(x[e]), b = __bfloat1622float2(y[e]);
+		const float4 c = is_v ? make_float4(1, 0, 1, 0) : __ldg(cs + e); /* cos, sin of two pairs */
+		const float2 p0 = make_float2(a.x * c.x - b.x * c.y, a.y * c.z - b.y * c.w), p1 = make_float2(b.x * c.x + a.x * c.y, b.y * c.z + a.y * c.w);
+		if (f8) {
+			small[e / 2] |= dense_f8x2(p0.x, p0.y) << e % 2 * 16;
+			small[2 + e / 2] |= dense_f8x2(p1.x, p1.y) << e % 2 * 16;
+		} else if (!is_v) {
+			x[e] = __float22bfloat162_rn(p0);
+			y[e] = __float22bfloat162_rn(p1);
 		}
 	}
-	__nv_bfloat16 *const to = static_cast<__nv_bfloat16 *>(dense_head_at(o, t, ih, false)) + i;
+	if (f8) {
+		uint8_t *const to = static_cast<uint8_t *>(dense_head_at(o, t, ih, 1)) + i;
+		*reinterpret_cast<uint2 *>(to) = make_uint2(small[0], small[1]);
+		*reinterpret_cast<uint2 *>(to + half) = make_uint2(small[2], small[3]);
+		return;
+	}
+	__nv_bfloat16 *const to = static_cast<__nv_bfloat16 *>(dense_head_at(o, t, ih, 2)) + i;
 	*reinterpret_cast<uint4 *>(to) = lo;
 	*reinterpret_cast<uint4 *>(to + half) = hi;
 }
 
 static cudaError_t rope_store(const struct cuda_dev *d, const struct dense_out *o, const __nv_bfloat16 *p)
 {
-	if (o->d_head % 16 || o->kv_f32)
+	if (o->d_head % 16 || o->kv == DT_F32)
 		return cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, *o, p);
 	const int n = o->n_out / 16, block = n < 160 ? 32 : 160; /* GPT-OSS: 320 threads a token */
 	return cuda_launch(rope_store8_kernel, dim3(o->n_tok, (n + block - 1) / block), dim3(block), 0, d->stream, *o, p);
@@ -163,7 +174,7 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 	if (a->bq)
 		o->b = a->bq->data, o->b_f32 = a->bq->dtype == DT_F32;
 	o->n_head = a->n_head, o->n_head_kv = a->n_head_kv, o->d_head = a->d_head;
-	o->k = a->kv->k, o->v = a->kv->v, o->kv_f32 = a->kv->dtype == DT_F32, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq,
+	o->k = a->kv->k, o->v = a->kv->v, o->kv = a->kv->dtype, o->page = a->kv->page, o->n_page_seq = a->kv->n_page_seq,
 	    o->ring = a->kv->ring;
 	o->cs = a->cs, o->pos = a->batch->pos, o->seq = a->batch->seq;
 	return take_norm(j, err, "qkv", a->norm, a->eps);

@@ -14,9 +14,10 @@ struct dense_out {
 	int n_tok, n_out;            /* qkv: n_out = (n_head + 2 n_head_kv) d_head */
 	bool b_f32, add, d_f32, qkv;
 	/* qkv */
-	bool kv_f32, ring;
+	enum dtype kv;               /* BF16, F32 or F8_E4M3 */
+	bool ring;
 	int n_head, n_head_kv, d_head, n_page_seq;
-	void *k, *v;                 /* [n_page, n_head_kv, KV_PAGE, d_head] */
+	void *k, *v;                 /* [n_page, n_head_kv, KV_PAGE, d_head] of kv */
 	const float *cs;             /* [n_tok, d_head / 2, 2] */
 	const int32_t *page, *pos, *seq; /* [n_seq, n_page_seq], [n_tok], [n_tok] */
 };

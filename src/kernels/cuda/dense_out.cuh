@@ -7,6 +7,7 @@
 #define MOXIE_CUDA_DENSE_OUT_CUH
 
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 
 #include "kernels/cuda/dense.h"
 
@@ -17,7 +18,7 @@ struct dense_at {
 	float b0, b1;    /* bias */
 	float old;       /* residual, of one output */
 	float2 cs;       /* cos, sin */
-	bool f32, rope;
+	bool f32, f8, rope; /* what `to` is: f32, e4m3, else bf16 */
 };
 
 __device__ __forceinline__ float dense_bias(const struct dense_out &o, int n)
@@ -49,6 +50,12 @@ __device__ __forceinline__ void dense_put(const struct dense_at &a, float v)
 		*static_cast<__nv_bfloat16 *>(a.to) = __float2bfloat16_rn(v);
 }
 
+/* e4m3 of lo in bits 0-7, of hi in bits 8-15; beyond 448: 448. */
+__device__ __forceinline__ uint32_t dense_f8x2(float lo, float hi)
+{
+	return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, __NV_E4M3);
+}
+
 /* Where token t's row of KV head ih lies in k and v, in elements; see struct kv_view. */
 __device__ __forceinline__ size_t dense_kv_row(const struct dense_out &o, int t, int ih)
 {
@@ -60,15 +67,14 @@ __device__ __forceinline__ size_t dense_kv_row(const struct dense_out &o, int t,
 	return (((size_t)page * o.n_head_kv + ih) * KV_PAGE + pos % KV_PAGE) * o.d_head;
 }
 
-/* Where token t's row of head ih goes; ih counts q heads, then k, then v.  f32: of a cache of f32. */
-__device__ __forceinline__ void *dense_head_at(const struct dense_out &o, int t, int ih, bool f32)
+/* Where token t's row of head ih goes; ih counts q heads, then k, then v.  kv_bytes: of an element of the cache. */
+__device__ __forceinline__ void *dense_head_at(const struct dense_out &o, int t, int ih, int kv_bytes)
 {
 	if (ih < o.n_head)
 		return static_cast<__nv_bfloat16 *>(o.d) + ((size_t)t * o.n_head + ih) * o.d_head;
 	const bool is_v = ih >= o.n_head + o.n_head_kv;
 	const size_t at = dense_kv_row(o, t, ih - o.n_head - (is_v ? o.n_head_kv : 0));
-	void *const base = is_v ? o.v : o.k;
-	return f32 ? (void *)(static_cast<float *>(base) + at) : (void *)(static_cast<__nv_bfloat16 *>(base) + at);
+	return static_cast<char *>(is_v ? o.v : o.k) + at * kv_bytes;
 }
 
 /* qkv's pair (i, i + d_head/2) of head ih of token t. */
@@ -80,8 +86,10 @@ __device__ __forceinline__ struct dense_at dense_pair_at(const struct dense_out 
 	a.rope = ih < o.n_head + o.n_head_kv;
 	if (a.rope)
 		a.cs = reinterpret_cast<const float2 *>(o.cs)[(size_t)t * half + i];
-	a.f32 = ih >= o.n_head && o.kv_f32;
-	a.to = static_cast<char *>(dense_head_at(o, t, ih, a.f32)) + i * (a.f32 ? 4 : 2);
+	a.f32 = ih >= o.n_head && o.kv == DT_F32;
+	a.f8 = ih >= o.n_head && o.kv == DT_F8_E4M3;
+	const int bytes = a.f32 ? 4 : a.f8 ? 1 : 2;
+	a.to = static_cast<char *>(dense_head_at(o, t, ih, bytes)) + i * bytes;
 	a.step = half;
 	return a;
 }
@@ -96,6 +104,9 @@ __device__ __forceinline__ void dense_put(const struct dense_at &a, float lo, fl
 	if (a.f32) {
 		float *const to = static_cast<float *>(a.to);
 		to[0] = lo, to[a.step] = hi;
+	} else if (a.f8) {
+		const uint32_t v = dense_f8x2(lo, hi);
+		static_cast<uint8_t *>(a.to)[0] = (uint8_t)v, static_cast<uint8_t *>(a.to)[a.step] = (uint8_t)(v >> 8);
 	} else {
 		__nv_bfloat16 *const to = static_cast<__nv_bfloat16 *>(a.to);
 		to[0] = __float2bfloat16_rn(lo), to[a.step] = __float2bfloat16_rn(hi);

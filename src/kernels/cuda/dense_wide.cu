@@ -111,6 +111,7 @@ template <int BN> __device__ __forceinline__ void wide_put_qkv(const dense_out &
 	for (int head = 0; head < BN / 64; head++) {
 		const int ih = n0 / 64 + head, n = ih * 64 + q * 2;
 		const bool is_v = ih >= o.n_head + o.n_head_kv, known = ih < o.n_head + 2 * o.n_head_kv;
+		const bool f8 = ih >= o.n_head && o.kv == DT_F8_E4M3;
 		uint32_t w[2][4];
 #pragma unroll
 		for (int i = 0; i < 4; i++) {
@@ -129,15 +130,18 @@ template <int BN> __device__ __forceinline__ void wide_put_qkv(const dense_out &
 					hi[e] = y * c[e] + x * s[e];
 				}
 			}
-			w[0][i] = bf16_pair(lo[0], lo[1]);
-			w[1][i] = bf16_pair(hi[0], hi[1]);
+			w[0][i] = f8 ? dense_f8x2(lo[0], lo[1]) : bf16_pair(lo[0], lo[1]);
+			w[1][i] = f8 ? dense_f8x2(hi[0], hi[1]) : bf16_pair(hi[0], hi[1]);
 		}
 #pragma unroll
 		for (int half = 0; half < 2; half++) {
 			const uint4 v = quad_transpose(w[half][0], w[half][1], w[half][2], w[half][3]);
 			if (!there || !known)
 				continue;
-			*(static_cast<uint4 *>(dense_head_at(o, t, ih, false)) + half * 4 + q) = v;
+			if (f8)
+				*(static_cast<uint2 *>(dense_head_at(o, t, ih, 1)) + half * 4 + q) = make_uint2(v.x | v.y << 16, v.z | v.w << 16);
+			else
+				*(static_cast<uint4 *>(dense_head_at(o, t, ih, 2)) + half * 4 + q) = v;
 		}
 	}
 }
@@ -261,7 +265,7 @@ template <int BN, int MODE> static cudaError_t wide_launch(const struct cuda_dev
 
 extern "C" bool dense_wide_serves(const struct dense_job *j)
 {
-	return !j->out.qkv || (j->out.d_head == 64 && !j->out.kv_f32);
+	return !j->out.qkv || (j->out.d_head == 64 && j->out.kv != DT_F32);
 }
 
 extern "C" cudaError_t dense_wide(const struct cuda_dev *d, const struct dense_job *j)
