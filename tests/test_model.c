@@ -143,18 +143,18 @@ static void check_all(const struct run *r)
 		SKIP("%s: not on this processor", r->device);
 }
 
-TEST(golden_ref) { check_all(&(struct run){ "cpu:ref", 1, 0, 2e-5, false }); }
-TEST(golden_ref_small_chunks) { check_all(&(struct run){ "cpu:ref", 1, 5, 2e-5, false }); }
-TEST(golden_ref_kv_bf16) { check_all(&(struct run){ "cpu:ref", 0, 0, 0, false }); }
+TEST(golden_ref) { check_all(&(struct run){ "cpu:ref", 1, 0, 2e-5, false, 0 }); }
+TEST(golden_ref_small_chunks) { check_all(&(struct run){ "cpu:ref", 1, 5, 2e-5, false, 0 }); }
+TEST(golden_ref_kv_bf16) { check_all(&(struct run){ "cpu:ref", 0, 0, 0, false, 0 }); }
 TEST(golden_ref_kv_fp8) { check_all(&(struct run){ "cpu:ref", 0, 0, 0, false, 1 }); }
 TEST(golden_avx512_kv_fp8) { check_all(&(struct run){ "cpu:avx512", 0, 7, 0, true, 1 }); }
-TEST(golden_avx2) { check_all(&(struct run){ "cpu:avx2", 1, 0, 5e-5, true }); }
-TEST(golden_avx512) { check_all(&(struct run){ "cpu:avx512", 0, 0, 0, true }); }
-TEST(golden_avx512_small_chunks) { check_all(&(struct run){ "cpu:avx512", 0, 7, 0, true }); }
-TEST(golden_amx) { check_all(&(struct run){ "cpu:amx", 0, 0, 0, true }); }
-TEST(golden_amx_small_chunks) { check_all(&(struct run){ "cpu:amx", 0, 33, 0, true }); }
-TEST(golden_cuda) { check_all(&(struct run){ "cuda", 0, 0, 0, true }); }
-TEST(golden_cuda_small_chunks) { check_all(&(struct run){ "cuda", 0, 7, 0, true }); }
+TEST(golden_avx2) { check_all(&(struct run){ "cpu:avx2", 1, 0, 5e-5, true, 0 }); }
+TEST(golden_avx512) { check_all(&(struct run){ "cpu:avx512", 0, 0, 0, true, 0 }); }
+TEST(golden_avx512_small_chunks) { check_all(&(struct run){ "cpu:avx512", 0, 7, 0, true, 0 }); }
+TEST(golden_amx) { check_all(&(struct run){ "cpu:amx", 0, 0, 0, true, 0 }); }
+TEST(golden_amx_small_chunks) { check_all(&(struct run){ "cpu:amx", 0, 33, 0, true, 0 }); }
+TEST(golden_cuda) { check_all(&(struct run){ "cuda", 0, 0, 0, true, 0 }); }
+TEST(golden_cuda_small_chunks) { check_all(&(struct run){ "cuda", 0, 7, 0, true, 0 }); }
 
 TEST(golden_cuda_kv_fp8) { check_all(&(struct run){ "cuda", 0, 0, 0, true, 1 }); }
 TEST(golden_cuda_kv_fp8_small_chunks) { check_all(&(struct run){ "cuda", 0, 7, 0, true, 1 }); }
