@@ -58,7 +58,9 @@ struct opts {
 	bool always, no_warmup, log_requests;
 	int kv_tokens;
 	float mem_fraction;
-	bool open_bind, open_metrics, no_reuse, batch_variant, incremental;
+	bool open_bind, open_metrics, no_reuse, batch_variant, incremental, no_graph;
+	int graph_max;
+	float device_gb;
 
 	const char *base_url, *backend, *dataset, *extra_body, *tag;
 	int n_prompts, random_in, random_out, max_concurrency, n_warmup;

@@ -41,6 +41,19 @@ static uint64_t session_bytes(const struct moxie_model_info *i, int n_ctx)
 	return i->kv_ring_bytes + i->kv_token_bytes * (uint64_t)n_ctx;
 }
 
+static void print_device(const struct moxie_model_info *i)
+{
+	char b[32], t[32];
+	uint64_t all = i->device_weight_bytes + i->step_bytes + i->kv_pool_bytes + i->graph_bytes;
+	printf("%12s  weights on the GPU; %s are read for one token\n", human_bytes(i->device_weight_bytes, b), human_bytes(i->token_bytes, t));
+	printf("%12s  one step of up to %d tokens of %d sessions, with what the kernels keep\n", human_bytes(i->step_bytes, b), i->n_chunk, i->n_seq);
+	printf("%12s  KV cache: %llu tokens of %s, and %d rings of %s\n", human_bytes(i->kv_pool_bytes, b), (unsigned long long)i->kv_pool_tokens,
+	       human_bytes(i->kv_token_bytes, t), i->n_seq + 2, human_bytes(i->kv_ring_bytes, (char[32]){ 0 }));
+	printf("%12s  recorded steps (CUDA graphs)\n", human_bytes(i->graph_bytes, b));
+	printf("%12s  together; the GPU gives %s.  While weights load, before the KV cache is taken: %s more\n", human_bytes(all, b),
+	       human_bytes(i->device_bytes, t), human_bytes(i->tile_bytes, (char[32]){ 0 }));
+}
+
 static void print_plan(const struct moxie_model_info *i, const struct listing *l, int n_ctx)
 {
 	char b[32], t[32];
@@ -53,9 +66,13 @@ static void print_plan(const struct moxie_model_info *i, const struct listing *l
 	       big ? "billion" : "million", (double)i->n_param_active * (big ? 1e-9 : 1e-6), i->n_ctx, i->window);
 	if (l->n)
 		printf("%12s  %zu tensors in the files\n", human_bytes(l->n_bytes, b), l->n);
+	if (i->device_bytes) {
+		print_device(i);
+		return;
+	}
 	printf("%12s  weights, mapped from the files; %s are read for one token\n", human_bytes(i->weight_bytes, b), human_bytes(i->token_bytes, t));
 	printf("%12s  one session of %d tokens\n", human_bytes(kv, b), n_ctx);
-	printf("%12s  one step of up to %d tokens\n", human_bytes(i->step_bytes, b), i->n_chunk);
+	printf("%12s  one step of up to %d tokens, with what the kernels keep\n", human_bytes(i->step_bytes, b), i->n_chunk);
 	printf("%12s  together; this machine has %s\n", human_bytes(all, b), human_bytes(machine, t));
 }
 
@@ -72,7 +89,9 @@ static json_t *plan_json(const struct moxie_model_info *i, int n_ctx)
 		{ "n_ctx", (uint64_t)i->n_ctx }, { "window", (uint64_t)i->window }, { "n_param", i->n_param },
 		{ "n_param_active", i->n_param_active }, { "weight_bytes", i->weight_bytes }, { "token_bytes", i->token_bytes },
 		{ "step_bytes", i->step_bytes }, { "kv_token_bytes", i->kv_token_bytes }, { "kv_ring_bytes", i->kv_ring_bytes },
-		{ "session_tokens", (uint64_t)n_ctx }, { "session_bytes", session_bytes(i, n_ctx) },
+		{ "session_tokens", (uint64_t)n_ctx }, { "session_bytes", session_bytes(i, n_ctx) }, { "device_bytes", i->device_bytes },
+		{ "device_weight_bytes", i->device_weight_bytes }, { "kv_pool_bytes", i->kv_pool_bytes }, { "kv_pool_tokens", i->kv_pool_tokens },
+		{ "graph_bytes", i->graph_bytes }, { "tile_bytes", i->tile_bytes },
 	};
 	json_object_set_new(o, "arch", json_string(i->arch));
 	for (size_t k = 0; k < sizeof number / sizeof *number; k++)
@@ -90,6 +109,7 @@ int inspect_main(struct opts *o)
 	if (rc)
 		return rc;
 	model_fill_params(o, &p);
+	p.n_seq = opts_given(o, "max-running-requests") ? o->n_running : 0;
 	rc = moxie_inspect(&p, &info, on_tensor, &l, &err);
 	if (rc) {
 		json_decref(l.tensors);

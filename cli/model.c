@@ -104,6 +104,8 @@ void model_fill_params(const struct opts *o, struct moxie_model_params *p)
 		.kv_tokens = (uint64_t)o->kv_tokens,
 		.mem_fraction = (double)o->mem_fraction,
 		.batch_variant = o->batch_variant,
+		.graph_max_seq = o->no_graph ? -1 : o->graph_max,
+		.device_memory = (uint64_t)((double)o->device_gb * 1e9),
 	};
 }
 

@@ -59,6 +59,9 @@ struct moxie_model_params {
 	                              depend on what is computed beside it */
 	int kv_fp8;                /* 1: KV cache in FP8 (E4M3, values as they are, beyond 448 taken as 448): half of bf16's bytes; what it
 	                              costs in accuracy: docs/attention.md */
+	int graph_max_seq;         /* a GPU records decode steps of at most so many sessions as CUDA graphs, those of 1, 2, 4, 8, 12, 16, 24, ...
+	                              when the model opens, others when they are first met; 0: n_seq; -1: none */
+	uint64_t device_memory;    /* moxie_inspect of device "cuda" where there is no GPU: bytes of the one to plan for; 0: an H200's */
 };
 
 /*   MOXIE_E_IO           a file is missing or unreadable
@@ -76,11 +79,15 @@ struct moxie_model_info {
 	int n_thread, n_chunk, n_seq;
 	uint64_t n_param, n_param_active; /* weights, and weights that one token touches */
 	uint64_t weight_bytes, token_bytes; /* in memory, and read for one token at an empty context */
-	uint64_t step_bytes;             /* step arena; kernels keep scratch of about this size beside it */
+	uint64_t step_bytes;             /* step arena, and what the kernels keep for themselves beside it */
 	uint64_t kv_token_bytes;         /* full-attention layers, per token */
 	uint64_t kv_ring_bytes;          /* sliding layers, per session */
 	double load_seconds;
 	uint64_t kv_sliding_token_bytes; /* a token in the sliding layers' rings */
+	/* Of a GPU, else 0.  While weights load, tile_bytes more are taken; recorded steps take graph_bytes, measured once (docs/performance.md). */
+	uint64_t device_bytes;           /* that a program can have of it, the driver's own share gone */
+	uint64_t device_weight_bytes, kv_pool_bytes, tile_bytes, graph_bytes;
+	uint64_t kv_pool_tokens;         /* that the pools hold in full-attention layers */
 };
 MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info *info);
 

@@ -108,7 +108,7 @@ struct moxie_moe_args {
 	int n_tok;
 };
 
-/* Makes *out, NULL on failure; desc is copied.
+/* Makes *out, NULL on failure; desc is copied.  device -1: none, for the sizes alone, as on an H200.
  *   MOXIE_E_ARG          max_tok or act is out of range
  *   MOXIE_E_SHAPE        a dimension is not served; err holds it
  *   MOXIE_E_UNSUPPORTED  the device has no kernel here; err holds its architecture

@@ -14,7 +14,7 @@
 
 #define DEVICE_BYTES ((size_t)256 << 20)
 #define MAX_OP 512
-#define MAX_GRAPH 64
+#define MAX_GRAPH 256
 #define MAX_FETCH 256
 
 struct take_in_args {
@@ -41,6 +41,7 @@ union args {
 	struct moe_gate_up_args moe_gate_up;
 	struct moe_down_args moe_down;
 	struct sample_args sample;
+	struct sample_history_args history;
 };
 
 struct fake;
@@ -63,6 +64,8 @@ MOXIE_API extern int fake_device_breaks;
 int fake_device_breaks; /* 1: weights arrive changed */
 MOXIE_API extern int fake_device_steps;
 int fake_device_steps;  /* that ran so far */
+MOXIE_API extern int fake_device_fetches;
+int fake_device_fetches; /* copies to the host so far */
 
 struct fake {
 	struct kern kern, *cpu;
@@ -75,6 +78,8 @@ struct fake {
 	struct { uint8_t *bytes; size_t n; int32_t *pick; int n_pick; } step[2]; /* inputs and picks of steps, by turns */
 	uint64_t n_staged, n_run;
 	struct sampler sampler;
+	float *row;
+	bool record_now;
 	dummy_rule_fn *rule;
 	void *rule_ud;
 };
@@ -92,19 +97,51 @@ static void open_memory(struct fake *f, bool open)
 
 /* ---- ops ----------------------------------------------------------------------------------------------------------------- */
 
+/* Bias and penalties from counts, each step rounded as the sampler does. */
+static void penalise(const struct sample_args *a, const struct sample_row *r, float *l)
+{
+	const uint32_t *hist = a->hist + (size_t)r->hist * (size_t)a->n_vocab;
+	const struct sample_bias *bias = a->bias + (size_t)r->hist * SAMPLE_BIAS_MAX;
+	float rep = r->repetition_penalty > 0 ? r->repetition_penalty : 1;
+	for (int i = 0; i < r->n_bias; i++)
+		l[bias[i].id] += bias[i].bias;
+	if (rep == 1 && r->presence_penalty == 0 && r->frequency_penalty == 0)
+		return; /* hist may be anything */
+	for (int i = 0; i < a->n_vocab; i++) {
+		if (hist[i] & SAMPLE_SEEN && rep != 1)
+			l[i] = l[i] > 0 ? l[i] / rep : l[i] * rep;
+		if (hist[i] & ~SAMPLE_SEEN)
+			l[i] -= r->presence_penalty + r->frequency_penalty * (float)(hist[i] & ~SAMPLE_SEEN);
+	}
+}
+
 static void sample(struct fake *f, const struct sample_args *a)
 {
 	static const struct moxie_sampling greedy;
 	for (int i = 0; i < a->n_row; i++) {
 		struct moxie_sampling sp = greedy;
 		uint64_t n = 0;
-		if (a->row) {
-			const struct sample_row *r = &a->row[i];
+		const struct sample_row *r = a->row ? &a->row[i] : NULL;
+		memcpy(f->row, a->logits + (size_t)i * (size_t)a->n_vocab, (size_t)a->n_vocab * sizeof *f->row);
+		if (r) {
 			sp = (struct moxie_sampling){ .seed = r->seed, .temperature = r->temperature, .top_p = r->top_p, .min_p = r->min_p, .top_k = r->top_k };
 			n = r->n;
 		}
-		a->id[i] = sampler_pick(&f->sampler, &sp, a->logits + (size_t)i * (size_t)a->n_vocab, a->n_vocab, NULL, n, 0);
+		if (r && r->hist >= 0)
+			penalise(a, r, f->row);
+		a->id[i] = sampler_pick(&f->sampler, &sp, f->row, a->n_vocab, NULL, n, 0);
+		if (r && r->hist >= 0 && r->append) {
+			uint32_t *h = a->hist + (size_t)r->hist * (size_t)a->n_vocab + a->id[i];
+			*h = (*h + 1) | SAMPLE_SEEN;
+		}
 	}
+}
+
+static void history(const struct sample_history_args *a)
+{
+	memset(a->hist, 0, (size_t)a->n_vocab * sizeof *a->hist);
+	for (int i = 0; i < a->n; i++)
+		a->hist[a->tok[i]] = (a->hist[a->tok[i]] + (i >= a->n - a->n_out)) | SAMPLE_SEEN;
 }
 
 static void run_take_in(struct fake *f, const struct take_in_args *a)
@@ -127,6 +164,7 @@ static void run_give_out(struct fake *f, const struct give_out_args *a)
 }
 
 static void own_sample(struct fake *f, const union args *a) { sample(f, &a->sample); }
+static void own_history(struct fake *f, const union args *a) { (void)f, history(&a->history); }
 static void own_take_in(struct fake *f, const union args *a) { run_take_in(f, &a->take_in); }
 static void own_give_out(struct fake *f, const union args *a) { run_give_out(f, &a->give_out); }
 
@@ -140,10 +178,11 @@ static void run_op(struct fake *f, const struct op *o)
 	open_memory(f, false);
 }
 
-/* Runs now and, while recording, is kept.  kv and batch are copied: only what they point to is the device's. */
+/* Runs now, unless it is only recorded, and is kept while recording.  kv and batch are copied: only what they point to is the device's. */
 static void enqueue(struct fake *f, struct op *o)
 {
-	run_op(f, o);
+	if (!f->recording || f->record_now)
+		run_op(f, o);
 	if (!f->recording)
 		return;
 	if (f->recording->n_op == MAX_OP)
@@ -169,6 +208,12 @@ OP(moe_down)
 static void fake_sample(struct kern *k, const struct sample_args *a)
 {
 	struct op o = { .own = own_sample, .a.sample = *a };
+	enqueue(fake_of(k), &o);
+}
+
+static void fake_history(struct kern *k, const struct sample_history_args *a)
+{
+	struct op o = { .own = own_history, .a.history = *a };
 	enqueue(fake_of(k), &o);
 }
 
@@ -361,6 +406,7 @@ static void fetch(struct kern *k, void *to, const void *from, size_t n_bytes)
 	f->fetch[f->n_fetch].to = to;
 	f->fetch[f->n_fetch++].n = n_bytes;
 	memset(to, 0xff, n_bytes);
+	fake_device_fetches++;
 }
 
 static int sync(struct kern *k, struct moxie_err *err)
@@ -389,9 +435,10 @@ static bool replay(struct kern *k, const struct step_shape *s)
 	return false;
 }
 
-static void record(struct kern *k, const struct step_shape *s)
+static void record(struct kern *k, const struct step_shape *s, bool now)
 {
 	struct fake *f = fake_of(k);
+	f->record_now = now;
 	if (!(f->recording = calloc(1, sizeof *f->recording)))
 		abort();
 	f->recording->shape = *s;
@@ -417,6 +464,7 @@ static void fake_free(struct kern *k)
 		free(f->step[i].pick);
 	}
 	sampler_free(&f->sampler);
+	free(f->row);
 	munmap(f->mem, DEVICE_BYTES);
 	f->cpu->free(f->cpu);
 	free(f);
@@ -442,14 +490,14 @@ MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct kern_limits
 	for (int i = 0; i < 2; i++)
 		if (!(f->step[i].pick = malloc((size_t)lim->n_seq * sizeof *f->step[i].pick)))
 			abort();
-	if (!sampler_init(&f->sampler, lim->n_vocab))
+	if (!sampler_init(&f->sampler, lim->n_vocab) || !(f->row = malloc((size_t)lim->n_vocab * sizeof *f->row)))
 		abort();
 	f->mem = mmap(NULL, DEVICE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (f->mem == MAP_FAILED)
 		abort();
 	f->kern = (struct kern){ .name = "fake device", .act = DT_F32, .n_thread = 2, .embed = fake_embed, .rmsnorm = fake_rmsnorm,
 		.gemm = fake_gemm, .rope = fake_rope, .qkv = fake_qkv, .attn = fake_attn, .route = fake_route, .moe_gate_up = fake_moe_gate_up,
-		.moe_down = fake_moe_down, .sample = fake_sample, .dev = &hooks, .sync = sync, .free = fake_free, .impl = f };
+		.moe_down = fake_moe_down, .sample = fake_sample, .sample_history = fake_history, .dev = &hooks, .sync = sync, .free = fake_free, .impl = f };
 	*out = &f->kern;
 	return 0;
 }

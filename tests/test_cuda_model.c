@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "tiny.h"
 
 static moxie_model *open_dummy(const char *config, const char *device, int n_chunk, int n_seq)
@@ -168,6 +169,49 @@ TEST(long_context_32k)
 	moxie_model_free(m);
 	moxie_model_free(cpu);
 	free(id);
+}
+
+/* Free memory of the device before, while and after a model is open, beside the plan made before.  What a first model makes the
+ * driver keep for good - code of kernels, its own lists - is no part of a plan: one was open before. */
+static void as_planned(const char *config, int n_seq, int kv_fp8)
+{
+	struct kern *watch;
+	const struct kern_limits small = { .n_tok = 1, .n_seq = 1, .n_embd = 64, .n_head = 2, .n_head_kv = 1, .d_head = 32, .n_ff = 64, .n_expert = 8,
+		.n_used = 2, .n_vocab = 64, .alpha = 1, .limit = 1, .n_ctx = 64 };
+	int rc = backend_open(&watch, "cuda", &small, 0, &err);
+	if (rc == MOXIE_E_UNSUPPORTED)
+		SKIP("%s", err.text);
+	OK(rc, err);
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = config, .device = "cuda", .dummy = 1, .n_seq = n_seq, .kv_fp8 = kv_fp8,
+		.kv_tokens = 1 << 17 };
+	struct moxie_model_info plan = { .struct_size = sizeof plan }, is = plan;
+	moxie_model *m;
+	uint64_t before = 0, open = 0, first = 0;
+	for (int round = 0; round < 2; round++) {
+		OK(moxie_inspect(&p, &plan, NULL, NULL, &err), err);
+		before = watch->dev->memory(watch);
+		OK(moxie_model_open(&m, &p, &err), err);
+		open = watch->dev->memory(watch);
+		OK(moxie_model_get_info(m, &is), err);
+		first = round ? first : is.graph_bytes;
+		moxie_model_free(m);
+	}
+	uint64_t after = watch->dev->memory(watch), used = before - open, want = plan.device_weight_bytes + plan.step_bytes + plan.kv_pool_bytes + plan.graph_bytes;
+	printf("    %s, %d sessions%s: took %.1f MB, planned %.1f (weights %.1f, step and kernels %.1f, KV %.1f, %d graphs %.1f: really %.1f, the first time %.1f); %.1f kept after\n",
+	       config, n_seq, kv_fp8 ? ", fp8" : "", (double)used / 1e6, (double)want / 1e6, (double)plan.device_weight_bytes / 1e6,
+	       (double)plan.step_bytes / 1e6, (double)plan.kv_pool_bytes / 1e6, (int)(plan.graph_bytes / ENGINE_GRAPH_BYTES),
+	       (double)plan.graph_bytes / 1e6, (double)is.graph_bytes / 1e6, (double)first / 1e6, ((double)before - (double)after) / 1e6);
+	uint64_t mb = 1 << 20;
+	CHECK(used <= want + 8 * mb && used + plan.graph_bytes + 24 * mb >= want, "%.1f MB, planned %.1f", (double)used / 1e6, (double)want / 1e6);
+	CHECK(after + 8 * mb >= before, "%.1f MB were not given back", ((double)before - (double)after) / 1e6);
+	watch->free(watch);
+}
+
+TEST(memory_as_planned)
+{
+	as_planned("gpt-oss-tiny", 4, 0);
+	as_planned("gpt-oss-20b", 8, 0);
+	as_planned("gpt-oss-20b", 8, 1);
 }
 
 TEST_MAIN

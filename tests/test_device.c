@@ -94,10 +94,10 @@ TEST(device_sampling_and_rewind)
 	CHECK(memcmp(out[1][0], out[1][1], sizeof out[0][0]) && memcmp(out[1][1], out[1][2], sizeof out[0][0]), "draws are no different from the best");
 }
 
-static int *device_steps(void)
+static int *device_count(const char *name)
 {
 	void *lib = dlopen("libmoxie-cuda.so.0", RTLD_NOW | RTLD_NOLOAD);
-	int *n = lib ? dlsym(lib, "fake_device_steps") : NULL;
+	int *n = lib ? dlsym(lib, name) : NULL;
 	CHECK(n, "the fake device does not count");
 	dlclose(lib);
 	return n;
@@ -109,7 +109,7 @@ TEST(device_goes_ahead)
 	static const struct moxie_sampling drawn = { .struct_size = sizeof drawn, .temperature = 1.3f, .top_p = .9f, .seed = 5 };
 	enum { N = 80 };
 	moxie_model *m[2] = { tiny("cpu:ref", 16, 3), tiny("cuda", 16, 3) };
-	int *ran = device_steps();
+	int *ran = device_count("fake_device_steps");
 	moxie_session *s[2][3];
 	int32_t id[60], next[2][3];
 	for (int d = 0; d < 2; d++)
@@ -147,7 +147,7 @@ TEST(device_goes_ahead_of_fewer)
 	moxie_model *m[2] = { tiny("cpu:ref", 16, N), tiny("cuda", 16, N) };
 	moxie_session *s[2][N], *left[2][N];
 	int32_t id[60], next[2][N];
-	int *ran = device_steps();
+	int *ran = device_count("fake_device_steps");
 	for (int d = 0; d < 2; d++)
 		for (int i = 0; i < N; i++) {
 			ids_of(id, 60, (uint32_t)i);
@@ -179,6 +179,107 @@ TEST(device_goes_ahead_of_fewer)
 			moxie_session_free(s[d][i]);
 		moxie_model_free(m[d]);
 	}
+}
+
+static int take_id(void *ud, const struct moxie_event *ev, int32_t id)
+{
+	struct { int32_t id[64]; int n; } *out = ud;
+	(void)ev;
+	if (id >= 0 && out->n < 64)
+		out->id[out->n++] = id;
+	return 0;
+}
+
+/* Penalties and biases: the device's sampler has them, no logits come to the host, and the tokens are the CPU's. */
+TEST(device_penalties_and_bias)
+{
+	static const struct moxie_sampling with[] = { { .struct_size = sizeof *with, .repetition_penalty = 1.3f },
+		{ .struct_size = sizeof *with, .temperature = 1.1f, .top_p = .95f, .presence_penalty = .7f, .frequency_penalty = .4f, .seed = 3 },
+		{ .struct_size = sizeof *with, .temperature = .9f, .repetition_penalty = 1.2f, .frequency_penalty = -.3f, .seed = 4 } };
+	static const struct moxie_bias bias[] = { { 7, 4.f }, { 100, -100.f }, { 411, 2.5f } };
+	moxie_model *m[2] = { tiny("cpu:ref", 16, 2), tiny("cuda", 16, 2) };
+	int *fetches = device_count("fake_device_fetches");
+	int32_t id[90];
+	ids_of(id, 90, 11);
+	for (int c = 0; c < 8; c++) {
+		struct { int32_t id[64]; int n; } out[2] = { { .n = 0 }, { .n = 0 } };
+		int before = *fetches;
+		for (int d = 0; d < 2; d++) {
+			moxie_session *s = session(m[d]);
+			struct moxie_generate_params p = { .struct_size = sizeof p, .max_tokens = 40, .ignore_eos = 1, .on_event = take_id, .ud = &out[d] };
+			if (c % 4)
+				p.sampling = with[c % 4 - 1];
+			p.sampling.struct_size = sizeof p.sampling;
+			p.bias = c >= 4 || c == 0 ? bias : NULL;
+			p.n_bias = p.bias ? 3 : 0;
+			OK(moxie_generate(s, id, (size_t)(20 + 10 * c), &p, NULL, &err), err);
+			p.ud = &(struct { int32_t id[64]; int n; }){ .n = 0 };
+			OK(moxie_generate(s, id, 15, &p, NULL, &err), err); /* a row that is counted anew */
+			moxie_session_free(s);
+		}
+		CHECK(out[0].n == 40 && out[1].n == 40 && !memcmp(out[0].id, out[1].id, sizeof out[0].id), "case %d: other tokens than on the CPU", c);
+		CHECK(*fetches == before, "case %d: %d copies to the host", c, *fetches - before);
+	}
+	for (int d = 0; d < 2; d++)
+		moxie_model_free(m[d]);
+}
+
+/* Fed something else than was picked, rewound, more sessions than rows: the counts are the timeline's, or the host samples. */
+TEST(device_penalties_of_other_timelines)
+{
+	static const struct moxie_sampling sp = { .struct_size = sizeof sp, .repetition_penalty = 1.4f, .frequency_penalty = .5f };
+	moxie_model *m[2] = { tiny("cpu:ref", 16, 1), tiny("cuda", 16, 1) };
+	moxie_session *s[2][3];
+	int32_t id[64], next[2];
+	ids_of(id, 64, 21);
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < 3; i++) {
+			s[d][i] = session(m[d]);
+			OK(moxie_session_append(s[d][i], id + i, 24, &err), err);
+		}
+	for (int step = 0; step < 60; step++) {
+		int i = step / 7 % 3;
+		for (int d = 0; d < 2; d++) {
+			if (step % 11 == 10)
+				moxie_session_rewind(s[d][i], moxie_session_n_tok(s[d][i]) - 2);
+			if (step % 5 == 4)
+				OK(moxie_session_append(s[d][i], id + step % 40, 1 + (size_t)step % 3, &err), err);
+			else if (step % 11 != 10)
+				OK(moxie_session_next(s[d][i], &sp, &next[d], &err), err);
+			if (step % 11 == 10)
+				OK(moxie_session_append(s[d][i], id + 3, 1, &err), err);
+			OK(moxie_session_sample(s[d][i], &sp, &next[d], &err), err);
+		}
+		CHECK(next[0] == next[1], "step %d: %d, wanted %d", step, next[1], next[0]);
+	}
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < 3; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
+}
+
+/* What is opened is what was planned. */
+TEST(device_plan)
+{
+	moxie_model *m;
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-tiny", .device = "cuda", .dummy = 1, .n_chunk = 16, .n_seq = 3,
+		.kv_tokens = 4096, .graph_max_seq = 2 };
+	struct moxie_model_info plan = { .struct_size = sizeof plan }, is = plan, f8 = plan;
+	OK(moxie_inspect(&p, &plan, NULL, NULL, &err), err);
+	OK(moxie_model_open(&m, &p, &err), err);
+	OK(moxie_model_get_info(m, &is), err);
+	uint64_t mb = 2 << 20;
+	CHECK(plan.kv_pool_bytes == is.kv_pool_bytes && is.kv_pool_bytes > 0 && plan.kv_pool_tokens == 4096 && is.kv_pool_tokens == 4096, "pools of %llu, planned %llu",
+	      (unsigned long long)is.kv_pool_bytes, (unsigned long long)plan.kv_pool_bytes);
+	CHECK(plan.device_weight_bytes >= is.device_weight_bytes && plan.device_weight_bytes < is.device_weight_bytes + mb, "weights");
+	CHECK(plan.step_bytes >= is.step_bytes && plan.step_bytes < is.step_bytes + mb && is.step_bytes > 0, "step: %llu, planned %llu",
+	      (unsigned long long)is.step_bytes, (unsigned long long)plan.step_bytes);
+	moxie_model_free(m);
+	p.kv_fp8 = 1;
+	OK(moxie_inspect(&p, &f8, NULL, NULL, &err), err);
+	CHECK(2 * f8.kv_pool_bytes == plan.kv_pool_bytes && 2 * f8.kv_token_bytes == plan.kv_token_bytes, "fp8 takes %llu, bf16 %llu",
+	      (unsigned long long)f8.kv_pool_bytes, (unsigned long long)plan.kv_pool_bytes);
 }
 
 /* And what comes of it when they do something else. */

@@ -38,6 +38,15 @@ struct moxie_model {
 	int n_ahead;                     /* its sequences; 0: there is none */
 	uint64_t ahead;                  /* its number; sessions in it know it */
 	const float *ahead_logits;       /* in ws */
+	/* Of a device that samples with penalties, else NULL: see picks.c.  At the beginning of ws. */
+	uint32_t *hist;                  /* [n_seq, n_vocab] */
+	struct sample_bias *hist_bias;   /* [n_seq, SAMPLE_BIAS_MAX] */
+	int32_t *hist_tok;               /* [n_ctx] of the timeline that is being counted */
+	struct moxie_session **hist_owner; /* [n_seq] host: whose rows; NULL: nobody's */
+	int graph_most;                  /* sessions of the largest step that is recorded */
+	int n_graph;                     /* recorded when the model opened */
+	uint64_t graph_bytes;            /* what those took of the device's memory */
+	uint64_t device_bytes;           /* what there was of it when the model opened */
 	int n_layer_run;                 /* while the device is checked: layers to run; else 0, all */
 	uint64_t weight_bytes;           /* of the checkpoint */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
@@ -67,8 +76,14 @@ struct moxie_session {
 	int logit_row;
 	struct moxie_sampling expect;    /* what the next token is likely to be asked for with; zero: greedily */
 	size_t n_more;                   /* tokens that will be fed as they were picked, without a look at logits */
+	const struct moxie_bias *bias;   /* [n_bias] expected as well; borrowed */
+	size_t n_bias;
 	struct sample_row pick;          /* what kern->sample was asked for */
-	bool can_pick;                   /* that is all there is to it: no penalties */
+	size_t pick_out;                 /* when the last so many tokens were generated ones */
+	const struct moxie_bias *pick_bias;
+	bool can_pick;                   /* that is all there is to it */
+	int hist;                        /* 1 + its row of m->hist; 0: none */
+	size_t hist_n, hist_start;       /* tokens counted there, and from which on as generated ones; 0: the row is void */
 	bool has_best;
 	int32_t best;                    /* what it picked */
 	int row;                         /* of the last step's picks */
@@ -93,6 +108,7 @@ struct part {
 	bool want_logits;
 	int n_before;
 	enum row_kind rows;
+	size_t n_out; /* the last so many of the timeline with these rows were generated; counts where want_logits */
 };
 /* What the caller of engine_step has to do anyway: done while a device computes, without m->lock. */
 struct meanwhile {
@@ -104,8 +120,24 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, cons
 /* Logits [n_vocab] of the row-th wanted row of the last step, counted over all its parts.   MOXIE_E_DEVICE */
 int engine_row(struct moxie_model *m, int row, float *to, struct moxie_err *err);
 
-/* Tokens of s will be sampled so: a step may then pick the next one itself.  n_more: see moxie_session_expect. */
-void session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more);
+/* Tokens of s will be sampled so: a step may then pick the next one itself.  bias is borrowed until the next call.  n_more: see
+ * moxie_session_expect. */
+void session_expect(moxie_session *s, const struct moxie_sampling *sp, const struct moxie_bias *bias, size_t n_bias, size_t n_more);
+/* moxie_session_sample with a bias. */
+int session_sample(moxie_session *s, const struct moxie_sampling *sp, const struct moxie_bias *bias, size_t n_bias, int32_t *id,
+                   struct moxie_err *err);
+
+/* picks.c, under m->lock.  ready: before a step, brings the counts that part's pick needs to the device.  row: what the sampler is asked for
+ * by it; false: the host has to sample.  same: whether what was picked is what these would pick. */
+int picks_ready(struct moxie_model *m, const struct part *part, bool ahead, struct moxie_err *err);
+bool picks_row(struct moxie_model *m, const struct part *part, bool ahead, struct sample_row *row);
+bool picks_same(const struct moxie_session *s, const struct moxie_sampling *sp, const struct moxie_bias *bias, size_t n_bias);
+void picks_give_row(struct moxie_session *s);
+
+/* Has the device record decode steps of the sizes that are likely, before there are any. */
+int engine_record_ahead(struct moxie_model *m, struct moxie_err *err);
+/* Their number at most n_seq sessions. */
+int engine_n_graph(const struct moxie_model *m);
 
 /* Brings the logits of s to s->logits. */
 int session_fetch_logits(moxie_session *s, struct moxie_err *err);
@@ -128,8 +160,8 @@ static inline enum row_kind row_kind_at(const struct moxie_model *m, size_t pos,
 	return !m->group ? ROWS_ANY : pos < prompt_zone(m, n) ? ROWS_PROMPT : ROWS_DECODE;
 }
 
-/* moxie_session_append of a piece of a prompt that has n_prompt tokens in all. */
-int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n_prompt, struct moxie_err *err);
+/* moxie_session_append of a piece of a prompt that has n_prompt tokens in all; n_out: what s->n_out is to be afterwards. */
+int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n_prompt, size_t n_out, struct moxie_err *err);
 
 /* pages.c.  Callers hold m->lock. */
 struct kv_lack { int full, ring; }; /* pages missing in each pool */
@@ -153,6 +185,13 @@ int engine_place(struct moxie_model *m, bool made, uint64_t seed, int (*progress
 /* KV cache and step arena of m, on its kern's device where that has one. */
 int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err);
 void engine_memory_free(struct moxie_model *m);
+/* What the KV cache may have of n_bytes of free memory. */
+struct kv_room engine_kv_room(const struct moxie_model *m, const struct moxie_model_params *p, uint64_t n_bytes);
+
+/* plan.c: the numbers of info that are about a device; m is bound, or has its config alone. */
+#define ENGINE_GRAPH_BYTES ((uint64_t)1 << 20) /* of one recorded step: docs/performance.md */
+int engine_plan(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_model_info *info,
+                struct moxie_err *err);
 
 /* check.c: logits of a part of the model on the CPU, from weights bound in host memory, *want to be freed; and whether the device comes to
  * the same.  like: the model's parameters, of which the KV cache's type counts.   MOXIE_E_DEVICE: it does not */

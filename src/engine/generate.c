@@ -25,15 +25,15 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 	if ((rc = reply_init(&a, s->m, p, err)) < 0)
 		return rc;
 
-	session_expect(s, &p->sampling, 0);
+	session_expect(s, &p->sampling, p->bias, p->n_bias, 0);
 	double start = host_now();
 	r->n_prompt = n;
 	r->n_reused = moxie_session_reuse(s, ids, n);
-	rc = session_feed(s, ids + r->n_reused, n - r->n_reused, n, err);
+	rc = session_feed(s, ids + r->n_reused, n - r->n_reused, n, 0, err);
 	double begin = host_now(), end = begin;
 	r->prefill_seconds = begin - start;
 	if (reply_is_plain(&a, 0))
-		session_expect(s, &p->sampling, p->max_tokens ? (size_t)p->max_tokens - 1 : (size_t)s->n_ctx);
+		session_expect(s, &p->sampling, p->bias, p->n_bias, p->max_tokens ? (size_t)p->max_tokens - 1 : (size_t)s->n_ctx);
 
 	while (rc == 0 && r->finish == MOXIE_FINISH_NONE) {
 		int32_t id;
@@ -42,11 +42,9 @@ MOXIE_API int moxie_generate(moxie_session *s, const int32_t *ids, size_t n, con
 			r->first_token_seconds = host_now() - start;
 		if (rc < 0 || r->finish != MOXIE_FINISH_NONE)
 			break;
-		size_t n_out = s->n_out;
-		rc = moxie_session_append(s, &id, 1, err);
-		s->n_out = rc == 0 ? n_out + 1 : n_out;
+		rc = session_feed(s, &id, 1, 0, s->n_out + 1, err);
 	}
-	session_expect(s, &p->sampling, 0);
+	session_expect(s, &p->sampling, NULL, 0, 0);
 	end = host_now();
 	r->decode_seconds = end - begin;
 	if (rc == MOXIE_E_CANCELLED) {

@@ -70,6 +70,18 @@ static int64_t pages_for(const struct kv_plan *p, const struct kv_room *room)
 	return n < INT32_MAX / 2 ? (int64_t)n : INT32_MAX / 2;
 }
 
+static int64_t ring_pages_for(const struct kv_plan *p, const struct kv_room *room, int64_t n_page)
+{
+	return p->n_sliding ? (int64_t)room->n_seq * p->ring_pages + n_page / RING_SHARE : 0;
+}
+
+uint64_t kv_bytes(const struct kv_plan *p, const struct kv_room *room, uint64_t *n_token)
+{
+	int64_t n_page = pages_for(p, room);
+	*n_token = p->n_full ? (uint64_t)n_page * KV_PAGE : 0;
+	return (uint64_t)n_page * p->full_page_bytes + (uint64_t)ring_pages_for(p, room, n_page) * 2 * p->page_bytes * (uint64_t)p->n_sliding;
+}
+
 int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, const struct kv_room *room, struct kern *k,
               struct moxie_err *err)
 {
@@ -82,7 +94,7 @@ int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtyp
 		               (unsigned long long)room->n_bytes);
 	/* Where address space is short, the half may do. */
 	for (;; n_page = n_page / 2 > least ? n_page / 2 : least) {
-		int64_t n_ring = p->n_sliding ? (int64_t)room->n_seq * p->ring_pages + n_page / RING_SHARE : 0;
+		int64_t n_ring = ring_pages_for(p, room, n_page);
 		if (n_ring <= INT32_MAX / 2 && pool_create(&kv->full, p->n_full, (int)n_page, p->page_bytes, k, err) &&
 		    pool_create(&kv->ring, p->n_sliding, (int)n_ring, p->page_bytes, k, err))
 			return 0;

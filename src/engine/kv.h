@@ -48,6 +48,8 @@ struct kv_room {
 	int64_t n_least, n_most;
 	int n_seq;
 };
+/* Bytes of the pools that kv_create would make, and the tokens that their full pages hold. */
+uint64_t kv_bytes(const struct kv_plan *p, const struct kv_room *room, uint64_t *n_token);
 /* k: the backend whose memory it is to be; NULL: host memory.
  *   MOXIE_E_NOMEM  no room for it */
 int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, const struct kv_room *room, struct kern *k,

@@ -42,6 +42,8 @@ static int params_copy(struct moxie_model_params *to, const struct moxie_model_p
 		return err_set(err, MOXIE_E_ARG, "thread count is %d, wanted 0 (all) .. 1024", to->n_thread);
 	if (!(to->mem_fraction >= 0 && to->mem_fraction <= 1))
 		return err_set(err, MOXIE_E_ARG, "share of the memory is %g, wanted 0 .. 1", to->mem_fraction);
+	if (to->graph_max_seq < -1)
+		return err_set(err, MOXIE_E_ARG, "sessions of a recorded step: %d, wanted -1, 0 or more", to->graph_max_seq);
 	if (to->kv_f32 && to->kv_fp8)
 		return err_set(err, MOXIE_E_ARG, "a KV cache is to be in fp32 and in fp8");
 	to->n_chunk = to->n_chunk ? to->n_chunk : backend_is_device(to->device) ? DEFAULT_CHUNK_DEVICE : DEFAULT_CHUNK;
@@ -205,17 +207,16 @@ static int open_weights(struct moxie_model *m, const struct moxie_model_params *
 }
 
 /* A device is ours: the KV cache gets what is left of it, as far as the sessions can fill it.  A host is not. */
-static struct kv_room kv_room_of(const struct moxie_model *m, const struct moxie_model_params *p)
+struct kv_room engine_kv_room(const struct moxie_model *m, const struct moxie_model_params *p, uint64_t n_bytes)
 {
-	struct kern *k = m->kern;
 	int64_t n_ctx = m->config.n_ctx < DEFAULT_CTX ? m->config.n_ctx : DEFAULT_CTX;
-	if (k->dev) {
+	if (m->kern->dev) {
 		double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION_DEVICE;
-		return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = (uint64_t)(share * (double)k->dev->memory(k)), .n_least = n_ctx,
+		return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = (uint64_t)(share * (double)n_bytes), .n_least = n_ctx,
 			.n_most = ((int64_t)p->n_seq + 2) * m->config.n_ctx, .n_seq = p->n_seq + 2 };
 	}
 	double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION;
-	double left = share * (double)host_memory_bytes() - (double)m->weight_bytes - 2 * (double)m->ws.cap;
+	double left = share * (double)n_bytes - (double)m->weight_bytes - 2 * (double)m->ws.cap;
 	return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = left > 0 ? (uint64_t)left : 0, .n_least = n_ctx, .n_seq = p->n_seq };
 }
 
@@ -230,7 +231,8 @@ int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, con
 	m->view = calloc((size_t)m->config.n_layer, sizeof *m->view);
 	m->kept = calloc((size_t)p->n_seq, sizeof *m->kept);
 	m->best = calloc((size_t)p->n_seq, sizeof *m->best);
-	if (!m->view || !m->kept || !m->best || (k->dev ? !arena_init(&m->in, n_in) : !arena_init(&m->ws, ws_bytes)))
+	m->hist_owner = calloc((size_t)p->n_seq, sizeof *m->hist_owner);
+	if (!m->view || !m->kept || !m->best || !m->hist_owner || (k->dev ? !arena_init(&m->in, n_in) : !arena_init(&m->ws, ws_bytes)))
 		return err_nomem(err, ws_bytes, "the step arena");
 	if (k->dev) {
 		m->ws.base = k->dev->take(k, ws_bytes, err);
@@ -238,7 +240,7 @@ int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, con
 			return MOXIE_E_NOMEM;
 		m->ws.cap = ws_bytes;
 	}
-	struct kv_room room = kv_room_of(m, p);
+	struct kv_room room = engine_kv_room(m, p, k->dev ? k->dev->memory(k) : host_memory_bytes());
 	/* Memory of a host is not ours to fill with what may never be asked for again, unless we are told how much. */
 	m->n_idle_most = k->dev || p->kv_tokens ? INT32_MAX : (p->n_seq + 2) * (DEFAULT_CTX / KV_PAGE);
 	return kv_create(&m->kv, &m->config, dtype, p->n_chunk, &room, k->dev ? k : NULL, err);
@@ -257,6 +259,7 @@ static void arena_release(struct arena *a, struct kern *k)
 void engine_memory_free(struct moxie_model *m)
 {
 	free(m->best);
+	free(m->hist_owner);
 	free(m->kept);
 	free(m->view);
 	arena_release(&m->ws, m->kern);
@@ -291,6 +294,7 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	struct kern_limits lim = limits_of(&m->config, &p);
 	if ((rc = backend_open(&m->kern, p.device, &lim, p.n_thread, err)) < 0 || (rc = open_weights(m, &p, err)) < 0)
 		goto out;
+	m->device_bytes = m->kern->dev ? m->kern->dev->memory(m->kern) + m->kern->scratch_bytes : 0;
 	m->ops = model_ops_of(&m->config);
 	if ((rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
 		goto out;
@@ -319,8 +323,11 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	rc = m->lock_ready ? 0 : err_nomem(err, sizeof m->lock, "a lock");
 	if (rc == 0 && want)
 		rc = engine_check_device(m, want, err);
+	m->graph_most = p.graph_max_seq ? p.graph_max_seq : p.n_seq;
 	if (rc == 0 && m->kern->dev)
 		rc = engine_warm(m, err);
+	if (rc == 0)
+		rc = engine_record_ahead(m, err);
 out:
 	free(want);
 	if (job) {
@@ -378,7 +385,14 @@ MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info
 	fill_info(&all, &m->config, &p);
 	all.kernels = m->kern->name;
 	all.weight_bytes = m->weight_bytes;
-	all.step_bytes = m->ws.cap;
+	all.step_bytes = m->ws.cap + m->kern->scratch_bytes;
+	if (m->kern->dev) {
+		all.device_bytes = m->device_bytes;
+		all.device_weight_bytes = m->weights.cap;
+		all.kv_pool_bytes = m->kv.full.n_bytes + m->kv.ring.n_bytes;
+		all.kv_pool_tokens = m->kv.plan.n_full ? (uint64_t)m->kv.full.n_page * KV_PAGE : 0;
+		all.graph_bytes = m->graph_bytes;
+	}
 	all.load_seconds = m->load_seconds;
 	return info_out(info, &all);
 }
@@ -405,11 +419,15 @@ MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxi
 		goto out;
 	if ((rc = m->ops->bind(&m->model, &m->config, m->st, err)) < 0)
 		goto out;
-	struct kern shape_only = { .act = DT_F32 }; /* a dry arena calls no op */
 	struct kern_limits lim = limits_of(&m->config, &p);
-	m->kern = &shape_only;
-	all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, NULL, err);
-	m->kern = NULL;
+	if (backend_is_device(p.device)) {
+		if ((rc = engine_plan(m, &p, &lim, &all, err)) < 0)
+			goto out;
+	} else {
+		if ((rc = backend_open(&m->kern, p.device, &lim, p.n_thread, err)) < 0)
+			goto out;
+		all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, NULL, err) + m->kern->scratch_bytes;
+	}
 	if (m->st)
 		all.weight_bytes = safetensors_n_bytes(m->st);
 	for (size_t i = 0; on_tensor && m->st && i < safetensors_n(m->st); i++) {

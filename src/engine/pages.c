@@ -73,5 +73,6 @@ void session_drop_pages(struct moxie_session *s)
 		ring_leave(s, slot, false);
 	s->n_high = 0;
 	s->ahead = 0;
+	s->hist_n = 0;
 	session_drop_logits_locked(s);
 }

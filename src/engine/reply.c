@@ -183,7 +183,7 @@ int reply_check(const struct moxie_model *m, const struct moxie_generate_params 
 
 bool reply_is_plain(const struct reply *a, size_t n_out)
 {
-	return !a->guide && !a->p->logprobs && !a->p->n_bias && n_out >= (size_t)a->p->min_tokens;
+	return !a->guide && !a->p->logprobs && n_out >= (size_t)a->p->min_tokens;
 }
 
 /* The next token under all that the request asks for.   MOXIE_E_ARG: there are no logits */
@@ -191,7 +191,7 @@ static int pick(struct reply *a, moxie_session *s, size_t n_out, int32_t *id, st
 {
 	const struct moxie_generate_params *p = a->p;
 	if (reply_is_plain(a, n_out))
-		return moxie_session_sample(s, &p->sampling, id, err);
+		return session_sample(s, &p->sampling, p->bias, p->n_bias, id, err);
 	const float *logits = moxie_session_logits(s);
 	int n_vocab = s->m->config.n_vocab;
 	if (!logits)

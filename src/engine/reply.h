@@ -24,7 +24,7 @@ struct reply {
 
 /* A model without a tokenizer gives events without text.  p must outlive the reply.   MOXIE_E_NOMEM */
 int reply_init(struct reply *a, const struct moxie_model *m, const struct moxie_generate_params *p, struct moxie_err *err);
-/* Whether the next token is a matter of p->sampling and the logits alone: then any sampler may pick it, wherever the logits are. */
+/* Whether the next token is a matter of p->sampling, p->bias and the logits alone: then any sampler may pick it, wherever the logits are. */
 bool reply_is_plain(const struct reply *a, size_t n_out);
 /* One id; eos says that the answer ends with it.  Afterwards stopped or refused may be set.   MOXIE_E_NOMEM */
 int reply_take(struct reply *a, int32_t id, bool eos);

@@ -48,7 +48,8 @@ int sampler_check(const struct moxie_sampling *sp, struct moxie_err *err)
 bool sampler_row(const struct moxie_sampling *sp, uint64_t n, struct sample_row *row)
 {
 	*row = (struct sample_row){ .seed = sp->seed, .n = n, .temperature = sp->temperature, .top_p = sp->top_p, .min_p = sp->min_p,
-		.top_k = sp->top_k, .n_top = -1, .hist = -1 };
+		.top_k = sp->top_k, .n_top = -1, .hist = -1, .repetition_penalty = sp->repetition_penalty,
+		.presence_penalty = sp->presence_penalty, .frequency_penalty = sp->frequency_penalty };
 	return (sp->repetition_penalty <= 0 || sp->repetition_penalty == 1) && sp->presence_penalty == 0 && sp->frequency_penalty == 0;
 }
 

@@ -18,7 +18,7 @@ void sampler_free(struct sampler *s);
 
 int sampler_check(const struct moxie_sampling *sp, struct moxie_err *err);
 
-/* The draw as the op `sample` takes it, for the token after n; false: penalties, which need the timeline. */
+/* The draw as the op `sample` takes it, for the token after n; false: penalties, which need a row of counts too. */
 bool sampler_row(const struct moxie_sampling *sp, uint64_t n, struct sample_row *row);
 
 /* What a request asks of a single token beyond struct moxie_sampling. */

@@ -214,7 +214,7 @@ static void job_start(struct moxie_engine *e, struct slot *slot, struct job *j)
 	j->n_known = j->req.n;
 	memcpy(slot->s->tok.v, j->req.ids, j->req.n * sizeof *j->req.ids); /* n_ctx has room: moxie_engine_submit has checked it */
 	struct moxie_err err;
-	session_expect(slot->s, &j->req.p.sampling, 0);
+	session_expect(slot->s, &j->req.p.sampling, j->req.p.bias, j->req.p.n_bias, 0);
 	int rc = reply_init(&j->reply, e->m, &j->req.p, &err);
 	j->has_reply = rc == 0;
 	if (rc < 0)

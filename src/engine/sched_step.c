@@ -145,8 +145,9 @@ static int plan_step(struct moxie_engine *e, int *n_few)
 			enum row_kind kind = slot_kind(e, slot);
 			if (!slot->n_row || (kind == ROWS_PROMPT) != many)
 				continue;
-			bool want = slot->scores || s->tok.n + (size_t)slot->n_row == slot->job->n_known;
-			e->part[n_part] = (struct part){ s, s->tok.v + s->tok.n, slot->n_row, want, slot->n_before, kind };
+			size_t n = s->tok.n + (size_t)slot->n_row;
+			e->part[n_part] = (struct part){ s, s->tok.v + s->tok.n, slot->n_row, slot->scores || n == slot->job->n_known, slot->n_before, kind,
+				n > slot->job->req.n ? n - slot->job->req.n : 0 };
 			e->part_job[n_part++] = slot->job;
 		}
 		*n_few = many ? *n_few : n_part;

@@ -48,6 +48,7 @@ MOXIE_API void moxie_session_free(moxie_session *s)
 	if (s->page && s->ring && s->ring_node) {
 		pthread_mutex_lock(&m->lock);
 		session_drop_pages(s);
+		picks_give_row(s);
 		pthread_mutex_unlock(&m->lock);
 	}
 	sampler_free(&s->sampler);
@@ -75,7 +76,7 @@ static bool cancelled(struct moxie_session *s)
 	return atomic_exchange(&s->cancel, 0) != 0;
 }
 
-int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n_prompt, struct moxie_err *err)
+int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n_prompt, size_t n_out, struct moxie_err *err)
 {
 	const struct moxie_model *m = s->m;
 	int rc = check_ids(s, ids, n, err);
@@ -85,7 +86,8 @@ int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n
 	for (size_t i = 0; i < n;) {
 		size_t pos = s->tok.n, most = pos < zone && zone - pos < n - i ? zone - pos : n - i;
 		int n_row = most < (size_t)m->n_chunk ? (int)most : m->n_chunk;
-		struct part part = { s, ids + i, n_row, i + (size_t)n_row == n, 0, row_kind_at(m, pos, n_prompt) };
+		bool last = i + (size_t)n_row == n;
+		struct part part = { s, ids + i, n_row, last, 0, row_kind_at(m, pos, n_prompt), n_out };
 		if (cancelled(s))
 			return err_set(err, MOXIE_E_CANCELLED, "cancelled after %zu of %zu tokens", i, n);
 		pthread_mutex_lock(&s->m->lock);
@@ -98,14 +100,14 @@ int session_feed(struct moxie_session *s, const int32_t *ids, size_t n, size_t n
 		if (rc < 0)
 			return rc;
 		i += (size_t)n_row;
-		s->n_out = 0;
+		s->n_out = last ? n_out : 0;
 	}
 	return 0;
 }
 
 MOXIE_API int moxie_session_append(moxie_session *s, const int32_t *ids, size_t n, struct moxie_err *err)
 {
-	return session_feed(s, ids, n, n > 1 ? s->tok.n + n : 0, err); /* one token is taken for a generated one */
+	return session_feed(s, ids, n, n > 1 ? s->tok.n + n : 0, 0, err); /* one token is taken for a generated one */
 }
 
 MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, struct moxie_err *err)
@@ -127,7 +129,7 @@ MOXIE_API int moxie_step(moxie_session *const *s, const int32_t *ids, int n, str
 			return rc;
 		if (cancelled(s[i]))
 			return err_set(err, MOXIE_E_CANCELLED, "session %d was cancelled", i);
-		part[i] = (struct part){ s[i], ids + i, 1, true, 0, row_kind_at(m, s[i]->tok.n, 0) };
+		part[i] = (struct part){ s[i], ids + i, 1, true, 0, row_kind_at(m, s[i]->tok.n, 0), s[i]->n_out + 1 };
 	}
 	pthread_mutex_lock(&m->lock);
 	int rc = engine_step(m, part, n, NULL, err);
@@ -142,9 +144,13 @@ MOXIE_API int moxie_sampling_check(const struct moxie_sampling *sp, struct moxie
 	return sampler_check(sp, err);
 }
 
-void session_expect(moxie_session *s, const struct moxie_sampling *sp, size_t n_more)
+void session_expect(moxie_session *s, const struct moxie_sampling *sp, const struct moxie_bias *bias, size_t n_bias, size_t n_more)
 {
+	if (n_bias != s->n_bias || bias != s->bias)
+		s->hist_n = 0;
 	s->expect = *sp;
+	s->bias = bias;
+	s->n_bias = n_bias;
 	s->n_more = n_more;
 }
 
@@ -154,11 +160,12 @@ MOXIE_API int moxie_session_expect(moxie_session *s, const struct moxie_sampling
 	sp = sp ? sp : &greedy;
 	int rc = sampler_check(sp, err);
 	if (rc == 0)
-		session_expect(s, sp, n_more);
+		session_expect(s, sp, NULL, 0, n_more);
 	return rc;
 }
 
-MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
+int session_sample(moxie_session *s, const struct moxie_sampling *sp, const struct moxie_bias *bias, size_t n_bias, int32_t *id,
+                   struct moxie_err *err)
 {
 	static const struct moxie_sampling greedy;
 	*id = 0;
@@ -168,20 +175,24 @@ MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling
 		return rc;
 	if (!s->has_logits && !s->has_best)
 		return err_set(err, MOXIE_E_ARG, "no logits: append tokens first");
-	struct sample_row want;
-	if (s->has_best && s->can_pick && sampler_row(sp, s->tok.n, &want) &&
-	    ((want.temperature <= 0 && s->pick.temperature <= 0) || !memcmp(&want, &s->pick, sizeof want))) {
-		s->expect = *sp;
+	if (picks_same(s, sp, bias, n_bias)) {
+		session_expect(s, sp, bias, n_bias, s->n_more);
 		*id = s->best;
 		return 0;
 	}
 	if (!s->has_logits)
 		return err_set(err, MOXIE_E_ARG, "other sampling than the session was told to expect for %zu more tokens", s->n_more);
-	session_expect(s, sp, 0);
+	session_expect(s, sp, bias, n_bias, 0);
 	if ((rc = session_fetch_logits(s, err)) < 0)
 		return rc;
-	*id = sampler_pick(&s->sampler, sp, s->logits, s->m->config.n_vocab, s->tok.v, s->tok.n, s->n_out);
+	struct sampler_rule rule = { .bias = bias, .n_bias = n_bias };
+	*id = sampler_pick_ruled(&s->sampler, sp, &rule, s->logits, s->m->config.n_vocab, s->tok.v, s->tok.n, s->n_out);
 	return 0;
+}
+
+MOXIE_API int moxie_session_sample(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
+{
+	return session_sample(s, sp, NULL, 0, id, err);
 }
 
 MOXIE_API int moxie_session_next(moxie_session *s, const struct moxie_sampling *sp, int32_t *id, struct moxie_err *err)
@@ -189,11 +200,7 @@ MOXIE_API int moxie_session_next(moxie_session *s, const struct moxie_sampling *
 	int rc = moxie_session_sample(s, sp, id, err);
 	if (rc < 0)
 		return rc;
-	size_t n_out = s->n_out;
-	rc = moxie_session_append(s, id, 1, err);
-	if (rc == 0)
-		s->n_out = n_out + 1;
-	return rc;
+	return session_feed(s, id, 1, 0, s->n_out + 1, err);
 }
 
 MOXIE_API size_t moxie_session_n_tok(const moxie_session *s)
@@ -231,6 +238,7 @@ MOXIE_API size_t moxie_session_rewind(moxie_session *s, size_t n)
 	n = keeps(s, n);
 	s->ahead = 0;
 	s->n_more = 0;
+	s->hist_n = 0;
 	if (n == 0)
 		s->n_high = 0;
 	s->tok.n = n;

@@ -40,9 +40,17 @@ static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq,
 	return s->row && s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
 }
 
-static bool step_take_best(struct step_mem *s, struct arena *a, int n_seq)
+/* What lies in ws at the same place in every step. */
+static bool step_take_fixed(struct moxie_model *m, struct step_mem *s, struct arena *a, int n_seq)
 {
-	return (s->best = arena_take(a, (size_t)n_seq, sizeof *s->best)) != NULL;
+	size_t q = (size_t)n_seq;
+	s->best = arena_take(a, q, sizeof *s->best);
+	if (!m->kern->sample_history)
+		return s->best != NULL;
+	m->hist = arena_take(a, q * (size_t)m->config.n_vocab, sizeof *m->hist);
+	m->hist_bias = arena_take(a, q * SAMPLE_BIAS_MAX, sizeof *m->hist_bias);
+	m->hist_tok = arena_take(a, (size_t)m->config.n_ctx, sizeof *m->hist_tok);
+	return s->best && m->hist && m->hist_bias && m->hist_tok;
 }
 
 static bool step_take_out(struct step_mem *s, struct arena *a, int n_out, int n_vocab)
@@ -55,7 +63,7 @@ size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page
 	struct arena dry = { .cap = SIZE_MAX };
 	struct step_mem mem;
 	struct batch b = { .n_tok = n_tok, .n_seq = n_seq, .n_out = n_seq };
-	step_take_best(&mem, &dry, n_seq);
+	step_take_fixed(m, &mem, &dry, n_seq);
 	step_take(&mem, &dry, n_tok, n_seq, n_seq, n_page, m->kv.plan.ring_pages);
 	step_take_out(&mem, &dry, n_seq, m->config.n_vocab);
 	m->ops->forward(m->model, m->kern, &(struct forward_args){ .batch = &b, .ws = &dry }, err);
@@ -142,7 +150,7 @@ static int n_wanted(const struct part *p)
 
 /* Rows, spans and page lists of part into mem, which the host can write; ahead: of the tokens that the step under way picks.  Returns
  * the number of rows whose logits are wanted. */
-static int fill(const struct moxie_model *m, const struct step_mem *mem, const struct part *part, int n_part, int n_page, bool ahead)
+static int fill(struct moxie_model *m, const struct step_mem *mem, const struct part *part, int n_part, int n_page, bool ahead)
 {
 	int row = 0, n_out = 0, ring_pages = m->kv.plan.ring_pages;
 	for (int i = 0; i < n_part; i++) {
@@ -160,14 +168,12 @@ static int fill(const struct moxie_model *m, const struct step_mem *mem, const s
 		for (int j = 0; j < ring_pages; j++) /* where none is nobody reads */
 			mem->ring[(size_t)i * (size_t)ring_pages + (size_t)j] = s->ring[j] < 0 ? 0 : s->ring[j];
 		for (int r = part[i].n_before; r > 0; r--) {
-			mem->row[n_out] = (struct sample_row){ 0 };
+			mem->row[n_out] = (struct sample_row){ .n_top = -1, .hist = -1 };
 			mem->out_row[n_out++] = row - 1 - r;
 		}
 		if (part[i].want_logits) {
 			struct sample_row *pick = ahead ? &s->ahead_pick : &s->pick;
-			bool can_pick = sampler_row(&s->expect, (uint64_t)(pos0 + n_row), pick);
-			if (!can_pick)
-				pick->temperature = 0; /* the host will see to it */
+			bool can_pick = picks_row(m, &part[i], ahead, pick);
 			if (!ahead)
 				s->can_pick = can_pick;
 			mem->row[n_out] = *pick;
@@ -191,33 +197,38 @@ static int page_bucket(const struct moxie_model *m, int n_page)
 
 static bool can_record(const struct moxie_model *m, const struct batch *b)
 {
-	return m->kern->dev && m->kern->dev->replay && b->n_tok == b->n_seq && b->n_out == b->n_seq && !m->n_layer_run;
+	return m->kern->dev && m->kern->dev->replay && b->n_seq <= m->graph_most && b->n_tok == b->n_seq && b->n_out == b->n_seq && !m->n_layer_run;
 }
 
-/* The model over b, with the token picked from each wanted row (drawn: not greedily alone); recorded and replayed where the backend
- * can and every sequence has just one row. */
+/* The model over b, with the token picked from each wanted row (drawn: not greedily alone). */
+static int enqueue(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, bool drawn, atomic_int *cancel, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	struct forward_args a = { .batch = b, .kv = m->view, .logits = mem->logits, .ws = &m->ws, .n_layer = m->n_layer_run, .cancel = cancel };
+	if (k->dev)
+		k->dev->take_in(k, mem->tok, mem->n_in, b->n_tok, mem->best);
+	int rc = m->ops->forward(m->model, k, &a, err);
+	if (rc == 0 && k->sample && b->n_out)
+		k->sample(k, &(struct sample_args){ .id = mem->best, .logits = mem->logits, .row = drawn ? mem->row : NULL, .n_row = b->n_out,
+			.n_vocab = m->config.n_vocab, .hist = drawn ? m->hist : NULL, .bias = m->hist_bias });
+	if (k->dev)
+		k->dev->give_out(k, mem->best, k->sample && rc == 0 ? b->n_out : 0);
+	return rc;
+}
+
+/* The same, recorded and replayed where the backend can and every sequence has just one row. */
 static int run(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, int n_page, bool drawn, atomic_int *cancel,
                struct moxie_err *err)
 {
 	struct kern *k = m->kern;
-	const struct kern_device *dev = k->dev;
 	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page, .drawn = drawn };
-	bool recorded = can_record(m, b);
-	if (recorded && dev->replay(k, &shape))
+	if (!can_record(m, b))
+		return enqueue(m, b, mem, drawn, cancel, err);
+	if (k->dev->replay(k, &shape))
 		return 0;
-	struct forward_args a = { .batch = b, .kv = m->view, .logits = mem->logits, .ws = &m->ws, .n_layer = m->n_layer_run, .cancel = recorded ? NULL : cancel };
-	if (recorded)
-		dev->record(k, &shape);
-	if (dev)
-		dev->take_in(k, mem->tok, mem->n_in, b->n_tok, mem->best);
-	int rc = m->ops->forward(m->model, k, &a, err);
-	if (rc == 0 && k->sample && b->n_out)
-		k->sample(k, &(struct sample_args){ .id = mem->best, .logits = mem->logits, .row = drawn ? mem->row : NULL, .n_row = b->n_out,
-			.n_vocab = m->config.n_vocab });
-	if (dev)
-		dev->give_out(k, mem->best, k->sample && rc == 0 ? b->n_out : 0);
-	if (recorded)
-		dev->play(k, rc == 0);
+	k->dev->record(k, &shape, true);
+	int rc = enqueue(m, b, mem, drawn, NULL, err);
+	k->dev->play(k, rc == 0);
 	return rc;
 }
 
@@ -236,7 +247,7 @@ static int start(struct moxie_model *m, const struct part *part, int n_part, boo
 	n_page = k->dev ? page_bucket(m, n_page) : n_page;
 	struct step_mem mem, host;
 	ws->n = m->in.n = 0;
-	if (!step_take_best(&mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_part, n_want, n_page, ring_pages) ||
+	if (!step_take_fixed(m, &mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_part, n_want, n_page, ring_pages) ||
 	    !step_take_out(&mem, ws, n_want, m->config.n_vocab) || (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_want, n_page, ring_pages)))
 		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_part);
 	for (int i = 0; i < n_part; i++) {
@@ -245,6 +256,9 @@ static int start(struct moxie_model *m, const struct part *part, int n_part, boo
 		if (!session_grow(part[i].s, n + (size_t)part[i].n_row, &lack))
 			return err_set(err, MOXIE_E_KV_FULL, "%d tokens after %zu need %d more pages of %d in the KV cache, and %d of %d for sliding layers",
 			               part[i].n_row, n, lack.full, m->kv.full.n_page, lack.ring, m->kv.ring.n_page);
+		int rc = picks_ready(m, &part[i], ahead, err);
+		if (rc < 0)
+			return rc;
 	}
 	k->rows = part[0].rows;
 	if (!k->dev)
@@ -258,7 +272,7 @@ static int start(struct moxie_model *m, const struct part *part, int n_part, boo
 		.span = host.span, .span_dev = mem.span, .out_row = mem.out_row };
 	bool drawn = false;
 	for (int i = 0; i < n_out; i++)
-		drawn |= host.row[i].temperature > 0;
+		drawn |= host.row[i].temperature > 0 || host.row[i].hist >= 0;
 	*logits = mem.logits;
 	rc = run(m, &b, &mem, n_page, drawn, n_part == 1 ? &part[0].s->cancel : NULL, err);
 	if (!k->dev && rc == 0 && k->sample && n_out)
@@ -333,6 +347,8 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, cons
 		if (ran)
 			s->pick = s->ahead_pick;
 		s->has_best = false;
+		s->pick_out = part[i].n_out;
+		s->pick_bias = s->bias;
 	}
 	n_row = ran ? m->n_ahead : n_row;
 	if (!ran) {
@@ -346,6 +362,8 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, cons
 	int rc_wait = rc < 0 || !k->dev ? k->sync(k, rc == 0 ? err : NULL)
 	                                : k->dev->outcome(k, m->n_ahead > 0, m->best, k->sample ? n_row : 0, err);
 	rc = rc_wait == MOXIE_E_DEVICE || rc == 0 ? rc_wait : rc;
+	for (int i = 0; rc < 0 && i < n_part; i++)
+		part[i].s->hist_n = 0;
 	if (rc < 0)
 		return rc;
 
@@ -372,4 +390,72 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, cons
 			m->kept[s->row] = s;
 	}
 	return 0;
+}
+
+/* ---- recorded before there are any ---------------------------------------------------------------------------------------- */
+
+#define AHEAD_PAGES 128  /* 8192 tokens: longer lists are recorded when they are met */
+#define AHEAD_MOST 128   /* graphs; a device keeps some more */
+
+/* Of n_seq sessions with lists of n_page pages; nothing runs. */
+static int record_shape(struct moxie_model *m, int n_seq, int n_page, bool drawn, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	struct step_mem mem, host;
+	int ring_pages = m->kv.plan.ring_pages;
+	m->ws.n = m->in.n = 0;
+	if (!step_take_fixed(m, &mem, &m->ws, m->n_seq) || !step_take(&mem, &m->ws, n_seq, n_seq, n_seq, n_page, ring_pages) ||
+	    !step_take_out(&mem, &m->ws, n_seq, m->config.n_vocab) || !step_take(&host, &m->in, n_seq, n_seq, n_seq, n_page, ring_pages))
+		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d sequences", m->ws.cap, n_seq);
+	for (int i = 0; i < n_seq; i++)
+		host.span[i] = (struct span){ .row0 = i, .n_row = 1 };
+	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
+	struct batch b = { .n_tok = n_seq, .n_seq = n_seq, .n_out = n_seq, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq, .span = host.span,
+		.span_dev = mem.span, .out_row = mem.out_row };
+	struct step_shape shape = { .n_seq = n_seq, .n_page_seq = n_page, .drawn = drawn };
+	k->rows = m->group ? ROWS_DECODE : ROWS_ANY;
+	k->dev->record(k, &shape, false);
+	int rc = enqueue(m, &b, &mem, drawn, NULL, err);
+	k->dev->play(k, rc == 0);
+	return rc;
+}
+
+static int next_size(int n)
+{
+	return n < 4 ? 2 * n : n < 16 ? n + 4 : n + 8;
+}
+
+/* Calls record (or, NULL, only counts) for each shape: short lists first, since they are every request's. */
+static int each_shape(struct moxie_model *m, int (*record)(struct moxie_model *m, int n_seq, int n_page, bool drawn, struct moxie_err *err),
+                      struct moxie_err *err)
+{
+	int n = 0, last = 0, rc = 0;
+	for (int want = MIN_PAGE_BUCKET; rc == 0 && want <= AHEAD_PAGES && page_bucket(m, want) > last; want *= 2) {
+		last = page_bucket(m, want);
+		for (int n_seq = 1; rc == 0 && n_seq <= m->graph_most; n_seq = next_size(n_seq))
+			for (int drawn = 0; rc == 0 && drawn < 2 && n < AHEAD_MOST; drawn++, n++)
+				rc = record ? record(m, n_seq, last, drawn, err) : 0;
+	}
+	return rc < 0 ? rc : n;
+}
+
+int engine_n_graph(const struct moxie_model *m)
+{
+	struct moxie_model count = { .config = m->config, .graph_most = m->graph_most };
+	return each_shape(&count, NULL, NULL);
+}
+
+int engine_record_ahead(struct moxie_model *m, struct moxie_err *err)
+{
+	struct kern *k = m->kern;
+	if (!k->dev || !k->dev->replay || !k->sample || m->graph_most < 1)
+		return 0;
+	uint64_t before = k->dev->memory(k);
+	pthread_mutex_lock(&m->lock);
+	int n = each_shape(m, record_shape, err), rc = k->sync(k, n < 0 ? NULL : err);
+	pthread_mutex_unlock(&m->lock);
+	uint64_t after = k->dev->memory(k);
+	m->n_graph = n < 0 ? 0 : n;
+	m->graph_bytes = before > after ? before - after : 0;
+	return n < 0 ? n : rc;
 }

@@ -208,8 +208,16 @@ struct sample_row {
 	float presence_penalty, frequency_penalty;
 	int32_t top_k;     /* 0: off */
 	int32_t n_top;     /* log-probabilities wanted beside the picked token's, 0 .. SAMPLE_TOP_MAX; -1: none at all */
-	int32_t hist;      /* row of sample_args.hist, or -1: no penalties */
+	int32_t hist;      /* row of sample_args.hist and .bias, or -1: no penalties, no bias */
 	int32_t append;    /* 1: the pick is counted in hist and n grows by one, ready for the next replay */
+	int32_t n_bias;    /* entries of the row's bias list, 0 .. SAMPLE_BIAS_MAX */
+};
+
+/* Added to a logit before penalties.  No id twice in a list. */
+#define SAMPLE_BIAS_MAX 1024
+struct sample_bias {
+	int32_t id;
+	float bias;
 };
 
 /* Why counts and not lists of tokens: a penalty is then one read beside each logit, whatever the length of the timeline, and the
@@ -221,11 +229,20 @@ struct sample_args {
 	int32_t *id;            /* [n_row] out */
 	const float *logits;    /* [n_row, n_vocab] fp32, not changed; rows 16-byte aligned are read fastest */
 	struct sample_row *row; /* [n_row], or NULL: greedy, and nothing below is used */
-	uint32_t *hist;         /* [n_hist, n_vocab], or NULL: no row has penalties */
+	uint32_t *hist;         /* [n_hist, n_vocab], or NULL: no row has penalties or a bias */
+	const struct sample_bias *bias; /* [n_hist, SAMPLE_BIAS_MAX], with hist */
 	float *logprob;         /* [n_row] out: ln p of the pick under the logits as given (no penalties, temperature 1), or NULL: none wanted */
 	int32_t *top_id;        /* [n_row, SAMPLE_TOP_MAX] out: the n_top most likely by falling probability, ties lowest id first */
 	float *top_logprob;     /* the same shape */
 	int n_row, n_vocab;     /* n_row = 0 is a no-op */
+};
+
+/* Forgets a row of hist and counts a timeline anew: when a request with penalties begins, or was rewound. */
+struct sample_history_args {
+	uint32_t *hist;     /* [n_vocab]: one row of sample_args.hist, out */
+	const int32_t *tok; /* [n] the timeline */
+	int n, n_out;       /* the last n_out of them were generated */
+	int n_vocab;
 };
 
 /* What a backend must be ready for; its scratch memory is taken once, from these. */
@@ -236,6 +253,7 @@ struct kern_limits {
 	float alpha, limit;      /* as in moe_config */
 	int n_ctx;               /* positions of the longest sequence */
 	enum dtype kv;           /* of the KV cache; DT_NONE: bf16 */
+	bool plan_only;          /* to learn sizes: a device need not be there, and no op may be called */
 };
 
 struct kern;
@@ -289,9 +307,10 @@ struct kern_device {
 	void (*fetch)(struct kern *k, void *to, const void *from, size_t n_bytes);
 
 	/* replay: true where a step of this shape was recorded; it is enqueued, nothing else is to be done.  Else record, the ops
-	 * of the step, play: they run as if enqueued, and are kept for the next time (ok false: neither).  NULL: nothing is recorded. */
+	 * of the step, play: they run as if enqueued, and are kept for the next time (ok false: neither).  now false: they do not run.
+	 * NULL: nothing is recorded. */
 	bool (*replay)(struct kern *k, const struct step_shape *s);
-	void (*record)(struct kern *k, const struct step_shape *s);
+	void (*record)(struct kern *k, const struct step_shape *s, bool now);
 	void (*play)(struct kern *k, bool ok);
 
 	/* Between begin and end every launch is timed.  end fills up to `most` rows, by falling time, and returns their number; what has
@@ -319,6 +338,7 @@ struct kern {
 	int many_rows;           /* rows of a batch from which ROWS_PROMPT is the faster kind; 0: one form, rows is ignored */
 	int norm_tok_min, norm_tok_max; /* so many rows qkv and gemm take before their RMSNorm (norm, bf16); 0: never */
 	int n_thread;
+	uint64_t scratch_bytes;  /* memory that the kernels keep for themselves, beside all that they are given */
 	void (*embed)(struct kern *k, const struct embed_args *a);
 	void (*rmsnorm)(struct kern *k, const struct rmsnorm_args *a);
 	void (*gemm)(struct kern *k, const struct gemm_args *a);
@@ -330,6 +350,8 @@ struct kern {
 	void (*moe_down)(struct kern *k, const struct moe_down_args *a);
 	void (*moe)(struct kern *k, const struct moe_args *a);       /* or NULL: route, moe_gate_up, moe_down in turn */
 	void (*sample)(struct kern *k, const struct sample_args *a); /* or NULL: the sampler works on logits in host memory */
+
+	void (*sample_history)(struct kern *k, const struct sample_history_args *a); /* or NULL: sample takes no hist */
 
 	const struct kern_device *dev; /* NULL: ops read and write host memory */
 

@@ -69,6 +69,7 @@ struct request {
 	struct moxie_sampling sp;
 	std::vector<int32_t> history;
 	int n_out;
+	std::vector<struct moxie_bias> bias; /* no id twice */
 };
 
 static request greedy(int n_vocab)
@@ -94,6 +95,9 @@ static request any_request(int n_vocab)
 	r.sp.repetition_penalty = rnd_int(2) ? (float)(0.7 + rnd()) : (float)rnd_int(2);
 	r.sp.presence_penalty = rnd_int(2) ? (float)(2 * rnd() - 1) : 0;
 	r.sp.frequency_penalty = rnd_int(2) ? (float)(rnd() - 0.3) : 0;
+	const int n_bias = rnd_int(2) ? rnd_int(std::min(n_vocab, SAMPLE_BIAS_MAX) + 1) : 0, step = n_bias ? n_vocab / n_bias : 1;
+	for (int i = 0; i < n_bias; i++)
+		r.bias.push_back({ i * step, (float)(8 * rnd() - 5) });
 	return r;
 }
 
@@ -106,7 +110,9 @@ static int32_t cpu_pick(const request &r, const float *l, int n_vocab)
 		CHECK(sampler_init(&s, n_vocab), "no memory");
 		n = n_vocab;
 	}
-	return sampler_pick(&s, &r.sp, l, n_vocab, r.history.data(), r.history.size(), (size_t)r.n_out);
+	struct sampler_rule rule = {};
+	rule.bias = r.bias.data(), rule.n_bias = r.bias.size();
+	return sampler_pick_ruled(&s, &r.sp, &rule, l, n_vocab, r.history.data(), r.history.size(), (size_t)r.n_out);
 }
 
 static struct sample_row row_of(const struct moxie_sampling &sp, uint64_t n, int hist, int n_top, bool append)
@@ -126,6 +132,18 @@ static struct sample_row row_of(const struct moxie_sampling &sp, uint64_t n, int
 	r.hist = hist;
 	r.append = append;
 	return r;
+}
+
+/* The lists of rows as the device has them; row[r].hist is set. */
+static struct sample_bias *upload_bias(const std::vector<request> &req, std::vector<struct sample_row> &row)
+{
+	std::vector<struct sample_bias> all(row.size() * SAMPLE_BIAS_MAX, { 0, NAN });
+	for (size_t r = 0; r < row.size(); r++) {
+		row[r].n_bias = (int32_t)req[r].bias.size();
+		for (size_t i = 0; i < req[r].bias.size(); i++)
+			all[(size_t)row[r].hist * SAMPLE_BIAS_MAX + i] = { req[r].bias[i].id, req[r].bias[i].bias };
+	}
+	return upload(all);
 }
 
 /* Log-probabilities of the logits as given. */
@@ -188,15 +206,16 @@ static void sample_case(int n_row, int n_vocab, int kind, bool all_greedy, int n
 		CU(cudaStreamSynchronize(d->stream));
 		CU(cudaFree(tok));
 	}
+	struct sample_bias *bias = upload_bias(req, row);
 	struct sample_row *drow = upload(row);
 	int32_t *id = upload(std::vector<int32_t>((size_t)n_row, -7)), *top_id = upload(std::vector<int32_t>((size_t)n_row * SAMPLE_TOP_MAX, -7));
 	float *lp = upload(std::vector<float>((size_t)n_row, 7)), *top_lp = upload(std::vector<float>((size_t)n_row * SAMPLE_TOP_MAX, 7));
-	struct sample_args a = { id, dl, all_greedy && n_top < 0 ? NULL : drow, hist, n_top < 0 ? NULL : lp, top_id, top_lp, n_row, n_vocab };
+	struct sample_args a = { id, dl, all_greedy && n_top < 0 ? NULL : drow, hist, bias, n_top < 0 ? NULL : lp, top_id, top_lp, n_row, n_vocab };
 	OK(cuda_sample(d, &a, &err), err);
 	CU(cudaStreamSynchronize(d->stream));
 	const std::vector<int32_t> got = download(id, (size_t)n_row), gid = download(top_id, (size_t)n_row * SAMPLE_TOP_MAX);
 	const std::vector<float> glp = download(lp, (size_t)n_row), gtop = download(top_lp, (size_t)n_row * SAMPLE_TOP_MAX);
-	CU(cudaFree(dl)), CU(cudaFree(hist)), CU(cudaFree(drow)), CU(cudaFree(id)), CU(cudaFree(top_id)), CU(cudaFree(lp)), CU(cudaFree(top_lp));
+	CU(cudaFree(bias)), CU(cudaFree(dl)), CU(cudaFree(hist)), CU(cudaFree(drow)), CU(cudaFree(id)), CU(cudaFree(top_id)), CU(cudaFree(lp)), CU(cudaFree(top_lp));
 	for (int r = 0; r < n_row; r++) {
 		const float *lr = l.data() + (size_t)r * n_vocab;
 		const struct moxie_sampling *s = &req[(size_t)r].sp;
@@ -263,7 +282,7 @@ static void chi_square(struct moxie_sampling sp, const std::vector<double> &p)
 	struct sample_row *drow = upload(row);
 	int32_t *id = upload(std::vector<int32_t>((size_t)n_row));
 	std::vector<double> got(p.size());
-	struct sample_args a = { id, dl, drow, NULL, NULL, NULL, NULL, n_row, n_vocab };
+	struct sample_args a = { id, dl, drow, NULL, NULL, NULL, NULL, NULL, n_row, n_vocab };
 	for (int c = 0; c < n_call; c++) {
 		OK(cuda_sample(d, &a, &err), err);
 		CU(cudaStreamSynchronize(d->stream));
@@ -322,9 +341,10 @@ TEST(replay)
 		OK(cuda_sample_history(d, &h, &err), err);
 	}
 	float *dl = upload(l);
+	struct sample_bias *bias = upload_bias(req, row);
 	struct sample_row *drow = upload(row);
 	int32_t *id = upload(std::vector<int32_t>((size_t)n_row));
-	struct sample_args a = { id, dl, drow, hist, NULL, NULL, NULL, n_row, n_vocab };
+	struct sample_args a = { id, dl, drow, hist, bias, NULL, NULL, NULL, n_row, n_vocab };
 	cudaGraph_t graph;
 	cudaGraphExec_t exec;
 	CU(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal));
@@ -343,7 +363,7 @@ TEST(replay)
 		}
 	}
 	CU(cudaGraphExecDestroy(exec)), CU(cudaGraphDestroy(graph));
-	CU(cudaFree(dl)), CU(cudaFree(drow)), CU(cudaFree(id)), CU(cudaFree(hist));
+	CU(cudaFree(bias)), CU(cudaFree(dl)), CU(cudaFree(drow)), CU(cudaFree(id)), CU(cudaFree(hist));
 }
 
 TEST(sanitize)

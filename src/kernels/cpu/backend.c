@@ -118,6 +118,7 @@ int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_i
 		free(c);
 		return err_nomem(err, need, "the CPU backend's scratch");
 	}
+	c->kern.scratch_bytes = need;
 	prefer_huge_pages(c->mem.base, c->mem.cap);
 	plan(c);
 	if (c->isa && !(c->pool = pool_create(c->kern.n_thread))) {

@@ -4,7 +4,8 @@
  *
  * wgmma takes K and V from shared memory in the type of its other operand, and e4m3 only with K along the rows, which V's keys are
  * not; so somebody has to widen them.  Doing it here once for all of a span's tiles leaves attn_prefill as it is.
- * Scratch behind the counters: the page list [n_seq, n_page_seq], then the K pages, then the V pages.
+ * Scratch behind the counters: page lists [n_seq, stride], then the K pages, then the V pages.  The lists are rings as long as the most
+ * pages that a span sees, whatever the cache's own are: there a page may hold the first and the last of those at once.
  * Numerics: exact.   Cost: 6 bytes moved a channel of K and V, 6 KB a position of GPT-OSS: 1.4 us for 1024 at 4.3 TB/s, against
  *   2 us of a prompt's tile row over them.  Few rows far down a long context pay most: 5 rows after 128K 190 us a layer.
  * Test: build/cuda/test_attn f8_prefill    Bench: build/cuda/bench_attn prefill --f8
@@ -24,7 +25,8 @@ struct widen_table {
 	widen_span s[MAX_SPAN];
 };
 struct widen_to {
-	int32_t *page; /* [n_seq, n_page_seq] */
+	int32_t *page; /* [n_seq, stride] */
+	int stride;
 	__nv_bfloat16 *k, *v;
 };
 
@@ -53,10 +55,10 @@ attn_widen_kernel(const __grid_constant__ attn_param p, const __grid_constant__ 
 		i++;
 	const widen_span &sp = table.s[i];
 	const int page = sp.page0 + slot - sp.slot0;
-	pdl_launch();
 	pdl_wait();
+	pdl_launch();
 	if (ihkv == 0 && threadIdx.x == 0)
-		to.page[(int64_t)sp.seq * p.n_page_seq + (p.ring ? page % p.n_page_seq : page)] = slot;
+		to.page[(int64_t)sp.seq * to.stride + page % to.stride] = slot;
 	if (page * KV_PAGE + at / D > sp.last)
 		return;
 	const int64_t from = attn_page_at(p, attn_page(p, sp.seq, page), ihkv, D) + at, dst = attn_page_at(p, slot, ihkv, D) + at;
@@ -79,33 +81,38 @@ size_t attn_prefill_f8_scratch(const kern_limits *lim)
 cudaError_t attn_prefill_f8(const cuda_dev *d, const attn_param &p, const span *spans, int n_seq, int min_row)
 {
 	char *const data = (char *)d->scratch + CUDA_COUNTER_BYTES;
-	const size_t list_bytes = up256((size_t)n_seq * p.n_page_seq * sizeof(int32_t)), each = slot_bytes(p.n_head_kv);
+	const auto first_page = [&](const span &sp) { return (p.window > 0 && sp.pos0 >= p.window ? sp.pos0 - p.window + 1 : 0) / KV_PAGE; };
+	const auto n_page = [&](const span &sp) { return sp.n_row > min_row ? (sp.pos0 + sp.n_row - 1) / KV_PAGE + 1 - first_page(sp) : 0; };
+	int stride = 1;
+	for (int s = 0; s < n_seq; s++)
+		stride = std::max(stride, n_page(spans[s]));
+	const size_t list_bytes = up256((size_t)n_seq * stride * sizeof(int32_t)), each = slot_bytes(p.n_head_kv);
 	const size_t bytes = d->scratch_bytes - std::min(d->scratch_bytes, CUDA_COUNTER_BYTES + list_bytes);
 	const int most = (int)std::min<size_t>(bytes / (2 * each), 65535 * 1024);
-	widen_to to = { (int32_t *)data, (__nv_bfloat16 *)(data + list_bytes), (__nv_bfloat16 *)(data + list_bytes + most * each) };
+	widen_to to = { (int32_t *)data, stride, (__nv_bfloat16 *)(data + list_bytes), (__nv_bfloat16 *)(data + list_bytes + most * each) };
 	attn_param wide = p;
 	wide.kv_f8 = false;
+	wide.ring = true;
+	wide.n_page_seq = stride;
 	wide.k = to.k, wide.v = to.v;
 	cudaError_t e = cudaSuccess;
 	for (int first = 0, s = 0; first < n_seq && e == cudaSuccess; first = s) {
 		widen_table table = {};
 		int n_slot = 0;
 		for (s = first; s < n_seq && table.n < MAX_SPAN; s++) {
-			const span &sp = spans[s];
-			const int last = sp.pos0 + sp.n_row - 1, key0 = p.window > 0 && sp.pos0 >= p.window ? sp.pos0 - p.window + 1 : 0;
-			const int n_page = sp.n_row > min_row ? last / KV_PAGE + 1 - key0 / KV_PAGE : 0;
-			if (n_slot + n_page > most)
+			const int n = n_page(spans[s]);
+			if (n_slot + n > most)
 				break;
-			if (n_page)
-				table.s[table.n++] = { s, key0 / KV_PAGE, last, n_slot };
-			n_slot += n_page;
+			if (n)
+				table.s[table.n++] = { s, first_page(spans[s]), spans[s].pos0 + spans[s].n_row - 1, n_slot };
+			n_slot += n;
 		}
 		if (s == first)
 			return cudaErrorInvalidValue; /* scratch does not hold even one span */
 		if (!n_slot)
 			continue;
 		e = cuda_launch(attn_widen_kernel, dim3(n_slot, p.n_head_kv), THREADS, 0, d->stream, p, table, to);
-		wide.page = to.page + (int64_t)first * p.n_page_seq;
+		wide.page = to.page + (int64_t)first * stride;
 		if (e == cudaSuccess)
 			e = attn_prefill(d, wide, spans + first, s - first, min_row);
 	}

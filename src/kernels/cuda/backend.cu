@@ -41,6 +41,7 @@ OP(rope)
 OP(qkv)
 OP(attn)
 OP(sample)
+OP(sample_history)
 OP(route)
 OP(moe_gate_up)
 OP(moe_down)
@@ -59,6 +60,13 @@ static int cuda_sync(struct kern *k, struct moxie_err *err)
 static void cuda_free(struct kern *k)
 {
 	struct cuda *c = cuda_of(k);
+	if (c->lim.plan_only) {
+		moxie_moe_plan_free(c->experts);
+		moxie_router_plan_free(c->router);
+		cuda_dense_close(&c->dev);
+		delete c;
+		return;
+	}
 	if (c->dev.stream)
 		cudaStreamSynchronize(c->dev.stream);
 	cuda_graph_free(c);
@@ -126,10 +134,14 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	k->n_thread = 1;
 	k->norm_tok_min = CUDA_NORM_TOK_MIN, k->norm_tok_max = CUDA_NORM_TOK;
 	k->embed = op_embed, k->rmsnorm = op_rmsnorm, k->gemm = op_gemm, k->rope = op_rope, k->qkv = op_qkv, k->attn = op_attn;
-	k->sample = op_sample, k->route = op_route, k->moe_gate_up = op_moe_gate_up, k->moe_down = op_moe_down;
+	k->sample = op_sample, k->sample_history = op_sample_history, k->route = op_route, k->moe_gate_up = op_moe_gate_up, k->moe_down = op_moe_down;
 	k->dev = &cuda_device_hooks;
 	k->sync = cuda_sync, k->free = cuda_free;
-	if ((rc = open_device(c, err)) < 0 || (rc = cuda_step_init(c, err)) < 0 || (rc = cuda_moe_init(c, err)) < 0) {
+	if (lim->plan_only)
+		c->dev.id = -1, snprintf(c->name, sizeof c->name, "cuda, planned as for an H200");
+	if ((rc = lim->plan_only ? 0 : open_device(c, err)) < 0 || (rc = lim->plan_only ? 0 : cuda_step_init(c, err)) < 0 ||
+	    (rc = lim->plan_only ? 0 : cuda_graph_init(c, err)) < 0 ||
+	    (rc = cuda_moe_init(c, err)) < 0) {
 		cuda_free(k);
 		return rc;
 	}
@@ -137,6 +149,11 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	struct cuda_dev *d = &c->dev;
 	cuda_dense_open(d, lim);
 	d->scratch_bytes = larger(256, larger(cuda_dense_scratch(d, lim), cuda_attn_scratch(d, lim)));
+	k->scratch_bytes += cuda_block_bytes(d->scratch_bytes);
+	if (lim->plan_only) {
+		*out = k;
+		return 0;
+	}
 	cudaError_t e = cudaMalloc(&d->scratch, d->scratch_bytes);
 	if (e == cudaSuccess) e = cudaMemsetAsync(d->scratch, 0, d->scratch_bytes, d->stream); /* counters in it start at zero */
 	if (e == cudaSuccess) e = cudaMallocHost((void **)&c->up, UPLOAD_BYTES);

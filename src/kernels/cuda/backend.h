@@ -56,8 +56,15 @@ struct cuda {
 
 	struct cuda_graph *graph; /* recorded steps, most recently used first */
 	int n_graph;
-	bool recording;
+	bool recording, record_now;
 };
+
+/* What cudaMalloc takes for a block: 2 MB are the least that it gives away, and smaller ones share them. */
+static inline size_t cuda_block_bytes(size_t n)
+{
+	const size_t most = (size_t)2 << 20;
+	return n >= most / 2 ? (n + most - 1) / most * most : n;
+}
 
 static inline struct cuda *cuda_of(struct kern *k) { return (struct cuda *)k->impl; }
 
@@ -80,8 +87,9 @@ void cuda_step_take_in(struct kern *k, void *to, size_t n_bytes, int n_tok, cons
 void cuda_step_give_out(struct kern *k, const int32_t *picked, int n);
 int cuda_step_outcome(struct kern *k, int n_after, int32_t *id, int n, struct moxie_err *err);
 
+int cuda_graph_init(struct cuda *c, struct moxie_err *err);
 bool cuda_graph_replay(struct kern *k, const struct step_shape *s);
-void cuda_graph_record(struct kern *k, const struct step_shape *s);
+void cuda_graph_record(struct kern *k, const struct step_shape *s, bool now);
 void cuda_graph_play(struct kern *k, bool ok);
 void cuda_graph_free(struct cuda *c);
 

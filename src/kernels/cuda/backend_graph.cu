@@ -1,8 +1,9 @@
 /* backend_graph.cu - decode steps recorded as CUDA graphs.
  *
  * A step of one shape always has the same launches with the same arguments: its inputs lie at fixed places of the step arena and
- * arrive there by a copy before the graph.  So the first step of a shape is captured and launched from the capture, and later
- * ones are one launch.  The least recently used of MAX_GRAPH recordings makes room.
+ * arrive there by the graph's first kernel.  So a step of a shape is captured once, ahead of time for the shapes that the engine expects
+ * (engine_record_ahead) and else when it is first met, and is one launch from then on.  The least recently used of MAX_GRAPH recordings
+ * makes room.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,12 @@ static bool same(const struct step_shape *a, const struct step_shape *b)
 	return a->n_seq == b->n_seq && a->n_page_seq == b->n_page_seq && a->drawn == b->drawn;
 }
 
+int cuda_graph_init(struct cuda *c, struct moxie_err *err)
+{
+	c->graph = (struct cuda_graph *)calloc(MAX_GRAPH + 1, sizeof *c->graph);
+	return c->graph ? 0 : err_nomem(err, (MAX_GRAPH + 1) * sizeof *c->graph, "recorded steps");
+}
+
 bool cuda_graph_replay(struct kern *k, const struct step_shape *s)
 {
 	struct cuda *c = cuda_of(k);
@@ -35,12 +42,11 @@ bool cuda_graph_replay(struct kern *k, const struct step_shape *s)
 	return false;
 }
 
-void cuda_graph_record(struct kern *k, const struct step_shape *s)
+void cuda_graph_record(struct kern *k, const struct step_shape *s, bool now)
 {
 	struct cuda *c = cuda_of(k);
-	if (!c->graph && !(c->graph = (struct cuda_graph *)calloc(MAX_GRAPH + 1, sizeof *c->graph)))
-		return; /* the step runs unrecorded */
 	c->recording = cuda_ok(c, cudaStreamBeginCapture(c->dev.stream, cudaStreamCaptureModeThreadLocal), "recording a step");
+	c->record_now = now;
 	c->graph[MAX_GRAPH].shape = *s;
 }
 
@@ -54,7 +60,8 @@ void cuda_graph_play(struct kern *k, bool ok)
 	c->recording = false;
 	ok = cuda_ok(c, cudaStreamEndCapture(c->dev.stream, &graph), "recording a step") && ok &&
 	     cuda_ok(c, cudaGraphInstantiate(&exec, graph, 0), "recording a step") &&
-	     cuda_ok(c, cudaGraphLaunch(exec, c->dev.stream), "a recorded step");
+	     (c->record_now ? cuda_ok(c, cudaGraphLaunch(exec, c->dev.stream), "a recorded step")
+	                    : cuda_ok(c, cudaGraphUpload(exec, c->dev.stream), "a recorded step")); /* its memory is taken now */
 	if (graph)
 		cudaGraphDestroy(graph);
 	if (!ok) {

@@ -34,9 +34,13 @@ int cuda_moe_init(struct cuda *c, struct moxie_err *err)
 		tables = larger(tables, moxie_moe_tables_bytes(t, l->n_used, l->n_expert, moxie_moe_plan_tile_n(c->experts, t)));
 		ws = larger(ws, moxie_moe_plan_workspace_bytes(c->experts, t));
 	}
+	const size_t router_ws = larger(256, moxie_router_ws_bytes(c->router));
+	c->kern.scratch_bytes += cuda_block_bytes(tables) + cuda_block_bytes(ws) + cuda_block_bytes(router_ws);
+	if (l->plan_only)
+		return 0;
 	cudaError_t e = cudaMalloc(&c->tables, tables);
 	if (e == cudaSuccess) e = cudaMalloc(&c->moe_ws, ws);
-	if (e == cudaSuccess) e = cudaMalloc(&c->router_ws, larger(256, moxie_router_ws_bytes(c->router)));
+	if (e == cudaSuccess) e = cudaMalloc(&c->router_ws, router_ws);
 	return e == cudaSuccess ? 0 : err_set(err, MOXIE_E_NOMEM, "%zu bytes for the experts of %d tokens: %s", ws, l->n_tok, cudaGetErrorString(e));
 }
 

@@ -76,17 +76,18 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 		            (long long)(INT32_MAX / (widest / 8)), d.n_embd, d.n_used, d.n_ff);
 	if (d.act < 0 || d.act > MOXIE_ACT_GEGLU_TANH) return err_set(err, MOXIE_E_ARG, "act is %d, wanted 0..2", d.act);
 
-	int major = 0, minor = 0, smem = 0, n_sm = 0, before = 0;
-	cudaError_t e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-	if (e == cudaSuccess) e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-	if (e == cudaSuccess) e = cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-	if (e == cudaSuccess) e = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
+	int major = 9, minor = 0, smem = 227 << 10, n_sm = 132, before = 0; /* device -1: an H200's */
+	const bool there = device >= 0;
+	cudaError_t e = there ? cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) : cudaSuccess;
+	if (there && e == cudaSuccess) e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+	if (there && e == cudaSuccess) e = cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+	if (there && e == cudaSuccess) e = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
 	if (e != cudaSuccess) return fail_cuda(err, e, "device attributes");
 	if (major != 9 || minor != 0)
 		return err_set(err, MOXIE_E_UNSUPPORTED, "device %d is sm_%d%d; the expert kernels are built for sm_90a", device, major, minor);
-	e = cudaGetDevice(&before);
-	if (e == cudaSuccess) e = cudaSetDevice(device);
-	for (int i = 0; i < N_INSTANCE && e == cudaSuccess; i++) {
+	if (there) e = cudaGetDevice(&before);
+	if (there && e == cudaSuccess) e = cudaSetDevice(device);
+	for (int i = 0; there && i < N_INSTANCE && e == cudaSuccess; i++) {
 		if (instances[i]->smem > smem) {
 			cudaSetDevice(before);
 			return err_set(err, MOXIE_E_UNSUPPORTED, "kernel %s needs %d bytes of shared memory, device %d has %d", instances[i]->name,
@@ -94,9 +95,9 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 		}
 		e = cudaFuncSetAttribute(instances[i]->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, instances[i]->smem);
 	}
-	for (int i = 0; i < MOE_N_DECODE && e == cudaSuccess; i++)
+	for (int i = 0; there && i < MOE_N_DECODE && e == cudaSuccess; i++)
 		e = cudaFuncSetAttribute(moe_decode_instances[i].kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem - moe_decode_instances[i].smem_static);
-	cudaSetDevice(before);
+	if (there) cudaSetDevice(before);
 	if (e != cudaSuccess) return fail_cuda(err, e, "kernel attributes");
 
 	struct moxie_moe_plan *p = new (std::nothrow) moxie_moe_plan;

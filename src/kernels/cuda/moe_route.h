@@ -101,6 +101,7 @@ cudaError_t router_gemm_set_attributes(void);
 void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta);
 
 /* cuBLASLt, opened by name; for n_tok_min.. n_tok_max.  NULL where it is missing (not an error). */
+#define ROUTER_LIB_WS_MAX ((size_t)8 << 20) /* most that *ws_bytes can become */
 struct router_lib *router_lib_create(int n_tok_min, int n_tok_max, int n_expert, int n_embd, int bias_dtype, size_t *ws_bytes);
 void router_lib_free(struct router_lib *lib);
 /* False: not served, nothing was enqueued. */

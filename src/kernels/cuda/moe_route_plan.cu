@@ -62,6 +62,12 @@ static int check_shape(const struct moxie_router_shape *s, struct moxie_err *err
 
 static int choose(struct moxie_router_plan *p, struct moxie_err *err)
 {
+	if (p->device < 0) { /* sizes alone, as on an H200: the most that the library may want */
+		p->n_sm = 132;
+		p->cluster_max = 16;
+		p->ws_lib_bytes = ROUTER_LIB_WS_MAX;
+		return MOXIE_OK;
+	}
 	int major = 0, smem = 0;
 	cudaError_t rc = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, p->device);
 	if (!rc)
@@ -103,15 +109,16 @@ extern "C" int moxie_router_plan_create(struct moxie_router_plan **out, const st
 		p->s.scale = 1.f;
 	if (p->s.n_group < 1)
 		p->s.n_group = 1;
-	cudaError_t ce = cudaGetDevice(&before);
-	if (!ce)
+	cudaError_t ce = device >= 0 ? cudaGetDevice(&before) : cudaSuccess;
+	if (!ce && device >= 0)
 		ce = cudaSetDevice(device);
 	if (ce) {
 		delete p;
 		return cuda_failed(err, "device", ce);
 	}
 	rc = choose(p, err);
-	cudaSetDevice(before);
+	if (device >= 0)
+		cudaSetDevice(before);
 	if (rc) {
 		delete p;
 		return rc;

@@ -19,7 +19,7 @@
 	F(cublasLtMatmulPreferenceSetAttribute)
 
 constexpr int N_BUCKET = 24; /* n_tok up to 2^24 */
-constexpr uint64_t WS_MAX = 8 << 20;
+constexpr uint64_t WS_MAX = ROUTER_LIB_WS_MAX;
 
 struct router_lib {
 	void *so;

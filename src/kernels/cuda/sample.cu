@@ -533,13 +533,25 @@ __device__ __forceinline__ bool penalised(const struct sample_row &r)
 	return r.hist >= 0 && ((r.repetition_penalty > 0 && r.repetition_penalty != 1) || r.presence_penalty != 0 || r.frequency_penalty != 0);
 }
 
-/* In the CPU's order, each step rounded. */
+/* Only after a barrier since load_row. */
+__device__ __forceinline__ void add_bias(place &at, const struct sample_bias *list, int n, int id0)
+{
+	for (int i = threadIdx.x; i < n; i += N_THREAD) {
+		const int id = list[i].id - id0;
+		if (id >= 0 && id < at.n)
+			part()[id] = __fadd_rn(part()[id], list[i].bias);
+	}
+	__syncthreads();
+}
+
+/* In the CPU's order, each step rounded; and the best anew. */
 __device__ __forceinline__ mine penalise(place &at, const struct sample_row &r, const uint32_t *hist, int id0)
 {
 	mine m = { -INFINITY, 0x7fffffff, 0xffffffffu };
+	const bool none = !penalised(r);
 	const float rep = r.repetition_penalty > 0 ? r.repetition_penalty : 1;
 	for (int i = threadIdx.x; i < at.n; i += N_THREAD) {
-		const uint32_t h = hist[id0 + i], n = h & ~SAMPLE_SEEN;
+		const uint32_t h = none ? 0 : hist[id0 + i], n = h & ~SAMPLE_SEEN;
 		float l = part()[i];
 		if (h & SAMPLE_SEEN && rep != 1)
 			l = l > 0 ? __fdiv_rn(l, rep) : __fmul_rn(l, rep);
@@ -653,7 +665,9 @@ __global__ void __launch_bounds__(N_THREAD, 2) sample_kernel(const __grid_consta
 		if (r.n_top > 0 && p.a.top_id && p.a.top_logprob)
 			put_top(at, p, row, sc, sum, min(r.n_top, SAMPLE_TOP_MAX), id0, b, ln_all);
 	}
-	if (p.a.hist && penalised(r)) {
+	if (p.a.hist && r.hist >= 0 && (r.n_bias > 0 || penalised(r))) {
+		if (r.n_bias > 0)
+			add_bias(at, p.a.bias + (size_t)r.hist * SAMPLE_BIAS_MAX, min(r.n_bias, SAMPLE_BIAS_MAX), id0);
 		m = penalise(at, r, p.a.hist + (size_t)r.hist * p.a.n_vocab, id0);
 		b = join_best(at, m.v, m.id, m.low);
 	}

@@ -1,6 +1,6 @@
 /* sample.h - the next token from logits, on the device: what src/engine/sampler.c does for one session, for every row of a batch.
  *
- * Order as there: penalties, temperature, top-k, top-p over what is left, min-p against the best, one draw.  Ties: lowest id.  A NaN
+ * Order as there: bias, penalties, temperature, top-k, top-p over what is left, min-p against the best, one draw.  Ties: lowest id.  A NaN
  * logit counts as -inf.  Greedy (temperature 0, or a best logit that is not finite) gives the same id always; a draw gives the same
  * id but where it falls within 1e-8 of a border between two tokens, since probabilities are summed here in fixed point (2^-44 of the
  * best token's), so that no order of threads can change a sum.  Test: build/cuda/test_sample
@@ -10,13 +10,6 @@
 
 #include "kernels/cuda/cuda.h"
 
-struct sample_history_args {
-	uint32_t *hist;     /* [n_vocab]: one row of sample_args.hist, out */
-	const int32_t *tok; /* [n] device: the timeline */
-	int n, n_out;       /* the last n_out of them were generated */
-	int n_vocab;
-};
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -25,7 +18,6 @@ extern "C" {
  * others -inf.  MOXIE_E_SHAPE: n_vocab beyond what the shared memory of a cluster holds; nothing was enqueued. */
 int cuda_sample(struct cuda_dev *d, const struct sample_args *a, struct moxie_err *err);
 
-/* Forgets hist and counts a timeline anew: when a request with penalties begins, or was rewound. */
 int cuda_sample_history(struct cuda_dev *d, const struct sample_history_args *a, struct moxie_err *err);
 
 #ifdef __cplusplus
