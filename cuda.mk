@@ -1,9 +1,17 @@
 # cuda.mk - the CUDA backend, a library of its own: `make cuda`, `make test-gpu`, `make bench-gpu`.  Nothing here is built unless asked.
-# Kernels are built for sm_90a.  A ptxas warning that wgmma was serialised or given too few registers (C75xx), or a spill in an
+# Kernels of Hopper alone (CU_HOPPER: wgmma, TMA, clusters) are built for sm_90a; all others also for sm_80 (which sm_86 and sm_89 run),
+# for sm_120, and as PTX of sm_80 for what comes later.  `make cuda CUDA_ARCHS=90a` builds for Hopper alone, in a third of the time.  A ptxas warning that wgmma was serialised or given too few registers (C75xx), or a spill in an
 # expert kernel, fails the build: it costs more than any tuning gains.
 
 NVCC      = nvcc
-NVCCFLAGS = -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden,-iquote,src/kernels/cuda -Iinclude -Isrc --cudart static
+CUDA_ARCHS = 80 90a 120
+CU_GEN90  = -gencode=arch=compute_90a,code=sm_90a
+CU_GEN80  = -gencode=arch=compute_80,code='[sm_80,compute_80]'
+CU_GEN120 = -gencode=arch=compute_120,code=sm_120
+CU_GEN    = $(if $(filter 90a,$(CUDA_ARCHS)),$(CU_GEN90)) $(if $(filter 80,$(CUDA_ARCHS)),$(CU_GEN80)) $(if $(filter 120,$(CUDA_ARCHS)),$(CU_GEN120))
+CU_HOPPER = attn_prefill dense_small dense_wide fp8_gemm fp8_gemm_large fp8_gemm_small moe_route_joined sample moe_experts_loose_n8 \
+            $(patsubst src/kernels/cuda/%.cu,%,$(wildcard src/kernels/cuda/moe_experts_rows*.cu))
+NVCCFLAGS = -O3 -std=c++17 $(if $(filter $(CU_HOPPER),$(basename $(@F))),$(CU_GEN90),$(CU_GEN)) -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden,-iquote,src/kernels/cuda -Iinclude -Isrc --cudart static
 CU_HEAD  := $(wildcard src/kernels/cuda/*.h src/kernels/cuda/*.cuh src/kernels/cuda/device/*.cuh include/*.h) src/base/err.h
 CU_OBJ   := $(patsubst src/kernels/cuda/%.cu,$(B)/cuda/%.o,$(wildcard src/kernels/cuda/*.cu)) $(B)/cuda/err.o
 CU_TESTS := $(patsubst tests/cuda/%.cu,$(B)/cuda/%,$(wildcard tests/cuda/test_*.cu))

@@ -2,7 +2,8 @@
  *
  * One CUDA graph holds n_call calls, each with its own routing (and with two weight sets where one is small), so that no call
  * finds its weights in L2; value = median replay / n_call.  Random data.  Prints CSV with floor and fraction.
- * Usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--header text]
+ * Usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--portable] [--smem bytes] [--header text]
+ *   --portable, --smem   the kernels for devices without wgmma and TMA, with that much shared memory a block
  *   --rest      pause before each replay: the clock of a rested chip instead of the sustained, power-limited one
  *   --experts   tables are given and reset by a small kernel (about 1 us a call); otherwise routing is part of the time
  */
@@ -31,6 +32,8 @@ __global__ void reset_tables(moe_tile *tiles, moe_head *head)
 	if (threadIdx.x < 7) head->zero[threadIdx.x] = 0;
 }
 
+static int portable, smem_limit;
+
 static double median(std::vector<float> v)
 {
 	std::sort(v.begin(), v.end());
@@ -51,6 +54,8 @@ static void bench(const shape &s, const std::vector<int> &tokens, bool experts_o
 	moxie_moe_plan *plan;
 	moxie_moe_desc d = m.desc(max_tok);
 	d.act = s.act;
+	d.portable = portable;
+	d.smem_limit = smem_limit;
 	if (moxie_moe_plan_create(&plan, &d, 0, &err) < 0) {
 		fprintf(stderr, "plan: %s\n", err.text);
 		exit(1);
@@ -205,6 +210,8 @@ int main(int argc, char **argv)
 	int replays = 30, rest_ms = 0;
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--experts")) experts_only = true;
+		else if (!strcmp(argv[i], "--portable")) portable = 1;
+		else if (!strcmp(argv[i], "--smem") && i + 1 < argc) smem_limit = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--shape") && i + 1 < argc) only = argv[++i];
 		else if (!strcmp(argv[i], "--replays") && i + 1 < argc) replays = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--rest") && i + 1 < argc) rest_ms = atoi(argv[++i]);
@@ -213,7 +220,7 @@ int main(int argc, char **argv)
 			for (char *p = argv[++i]; *p; p += *p == ',')
 				tokens.push_back((int)strtol(p, &p, 10));
 		else {
-			fprintf(stderr, "usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--header text]\n");
+			fprintf(stderr, "usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--portable] [--smem bytes] [--header text]\n");
 			return 2;
 		}
 	}

@@ -95,6 +95,8 @@ struct moxie_moe_desc {
 	int act;                    /* enum moxie_moe_act */
 	float alpha, beta, limit;   /* of the clamped SwiGLU; limit <= 0: no clamp */
 	float routed_scale;         /* factor of the sum over experts; 0 means 1 */
+	int portable;               /* nonzero: the kernels that need nothing newer than sm_80, whatever the device (for tests) */
+	int smem_limit;             /* bytes of shared memory a block may use; 0: what the device has (for tests) */
 };
 
 struct moxie_moe_args {

@@ -33,7 +33,8 @@ enum moxie_logit { MOXIE_LOGIT_F32 = 0, MOXIE_LOGIT_BF16 = 1, MOXIE_LOGIT_F16 = 
 enum moxie_router_flag {
 	MOXIE_ROUTER_NO_PDL = 1,  /* launch without the programmatic dependent launch attribute */
 	MOXIE_ROUTER_NO_JOIN = 2, /* never join the router GEMM and the routing in one launch */
-	MOXIE_ROUTER_NO_LIB = 4   /* never use cuBLASLt */
+	MOXIE_ROUTER_NO_LIB = 4,  /* never use cuBLASLt */
+	MOXIE_ROUTER_PORTABLE = 8 /* no clusters, little shared memory (48 KB a block), whatever the device */
 };
 
 #define MOXIE_ROUTE_MAX_EXPERT 512
@@ -94,7 +95,7 @@ struct moxie_router_plan;
 
 /* Makes *out (NULL on failure) for a device.  Reads the device's limits; allocates host memory, and a cuBLASLt handle
  * where one is used.  MOXIE_E_ARG (a value out of range, named in err), MOXIE_E_SHAPE (n_embd % 64, groups),
- * MOXIE_E_UNSUPPORTED (not compute capability 9.0), MOXIE_E_NOMEM, MOXIE_E_DEVICE. */
+ * MOXIE_E_UNSUPPORTED (older than sm_80), MOXIE_E_NOMEM, MOXIE_E_DEVICE. */
 MOXIE_API int moxie_router_plan_create(struct moxie_router_plan **out, const struct moxie_router_shape *shape, int device,
                                       struct moxie_err *err);
 MOXIE_API void moxie_router_plan_free(struct moxie_router_plan *plan); /* NULL is fine */

@@ -37,7 +37,8 @@ static const struct kern_limits wide = { .n_tok = 300, .n_seq = 4, .n_embd = 128
 static struct two open_two(const struct kern_limits *l)
 {
 	struct two t;
-	int rc = backend_open(&t.dev, "cuda", l, 0, &err);
+	const char *other = getenv("MOXIE_TEST_DEVICE"); /* such as cuda:portable,shared=64 */
+	int rc = backend_open(&t.dev, other ? other : "cuda", l, 0, &err);
 	if (rc == MOXIE_E_UNSUPPORTED)
 		SKIP("%s", err.text);
 	OK(rc, err);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "tiny.h"
 
 enum { VOCAB = 512 };
@@ -450,6 +451,18 @@ TEST(device_serves_many)
 		for (int i = 0; i < N; i++)
 			CHECK(ask[d][i].n == (ask[d][i].most ? 7 : i < 3 ? LONG : 24) && !memcmp(ask[0][i].got, ask[d][i].got, sizeof ask[0][i].got), 
 			      "request %d got other tokens in run %d", i, d);
+}
+
+/* What tests take from a device is part of its name; anything else after "cuda" is not a device. */
+TEST(device_names)
+{
+	const struct { const char *name; bool good; } t[] = {
+		{ "cuda", true }, { "cuda:portable", true }, { "cuda:portable,shared=64,memory=80", true }, { "cuda:memory=40", true },
+		{ "cudax", false }, { "cuda:", false }, { "cuda:shared=", false }, { "cuda:portable;shared=64", false }, { "cuda:shared=64x", false },
+		{ "cpu", false },
+	};
+	for (size_t i = 0; i < sizeof t / sizeof *t; i++)
+		CHECK(backend_is_device(t[i].name) == t[i].good, "%s", t[i].name);
 }
 
 TEST_MAIN

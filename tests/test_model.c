@@ -154,6 +154,8 @@ TEST(golden_avx512_small_chunks) { check_all(&(struct run){ "cpu:avx512", 0, 7, 
 TEST(golden_amx) { check_all(&(struct run){ "cpu:amx", 0, 0, 0, true, 0 }); }
 TEST(golden_amx_small_chunks) { check_all(&(struct run){ "cpu:amx", 0, 33, 0, true, 0 }); }
 TEST(golden_cuda) { check_all(&(struct run){ "cuda", 0, 0, 0, true, 0 }); }
+TEST(golden_cuda_portable_99) { check_all(&(struct run){ "cuda:portable,shared=99", 0, 0, 0, true, 0 }); }
+TEST(golden_cuda_portable_64) { check_all(&(struct run){ "cuda:portable,shared=64", 0, 7, 0, true, 0 }); }
 TEST(golden_cuda_small_chunks) { check_all(&(struct run){ "cuda", 0, 7, 0, true, 0 }); }
 
 TEST(golden_cuda_kv_fp8) { check_all(&(struct run){ "cuda", 0, 0, 0, true, 1 }); }

@@ -16,6 +16,9 @@ static struct moxie_err err;
 static moxie_model *open_model(const char *device, int kv_f32)
 {
 	moxie_model *m;
+	const char *other = getenv("MOXIE_TEST_DEVICE"); /* such as cuda:portable,shared=64, for what runs on the CPU's fast kernels */
+	if (other && !kv_f32)
+		device = other;
 	struct moxie_model_params p = { .struct_size = sizeof p, .path = MODEL, .device = device, .kv_f32 = kv_f32 };
 	OK(moxie_model_open(&m, &p, &err), err);
 	return m;

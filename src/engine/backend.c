@@ -34,10 +34,36 @@ static int cuda_open(struct kern **out, const struct kern_limits *lim, struct mo
 	return create(out, lim, err);
 }
 
+/* "cuda", or for tests "cuda:" and a list of portable, shared=<KiB>, memory=<GiB>: see struct kern_cap.  false: neither. */
+static bool cuda_name(const char *s, struct kern_cap *cap)
+{
+	*cap = (struct kern_cap){ 0 };
+	if (strncmp(s, "cuda", 4))
+		return false;
+	for (s += 4; *s;) {
+		int n = 0;
+		unsigned v = 0;
+		if (*s != ':' && *s != ',')
+			return false;
+		s++;
+		if (!strncmp(s, "portable", 8))
+			cap->portable = true, n = 8;
+		else if (sscanf(s, "shared=%5u%n", &v, &n) == 1 && n)
+			cap->shared = v * 1024;
+		else if (sscanf(s, "memory=%5u%n", &v, &n) == 1 && n)
+			cap->memory = (uint64_t)v << 30;
+		else
+			return false;
+		s += n;
+	}
+	return true;
+}
+
 bool backend_is_device(const char *device)
 {
+	struct kern_cap cap;
 	if (device && *device && strcmp(device, "auto"))
-		return !strcmp(device, "cuda");
+		return cuda_name(device, &cap);
 	return access("/dev/nvidiactl", F_OK) == 0 && dlopen(CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
 }
 
@@ -52,8 +78,9 @@ int backend_open(struct kern **out, const char *device, const struct kern_limits
 	bool any = !device || !*device || !strcmp(device, "auto");
 	if (any && access("/dev/nvidiactl", F_OK) == 0 && cuda_open(out, lim, NULL) == 0)
 		return 0;
-	if (!any && !strcmp(device, "cuda"))
-		return cuda_open(out, lim, err);
+	struct kern_limits less = *lim;
+	if (!any && cuda_name(device, &less.cap))
+		return cuda_open(out, &less, err);
 	for (size_t i = 0; i < sizeof cpu / sizeof *cpu; i++)
 		if (!strcmp(any ? "cpu" : device, cpu[i].name))
 			return kern_cpu_create(out, lim, cpu[i].isa, n_thread, err);

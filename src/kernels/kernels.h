@@ -245,6 +245,13 @@ struct sample_history_args {
 	int n_vocab;
 };
 
+/* For tests of a device: what it is to do without.  Zeros: nothing. */
+struct kern_cap {
+	bool portable;           /* no kernel that needs one architecture */
+	uint32_t shared;         /* most shared memory of a block, bytes */
+	uint64_t memory;         /* bytes of a smaller device */
+};
+
 /* What a backend must be ready for; its scratch memory is taken once, from these. */
 struct kern_limits {
 	int n_tok;               /* rows of the largest batch */
@@ -254,6 +261,7 @@ struct kern_limits {
 	int n_ctx;               /* positions of the longest sequence */
 	enum dtype kv;           /* of the KV cache; DT_NONE: bf16 */
 	bool plan_only;          /* to learn sizes: a device need not be there, and no op may be called */
+	struct kern_cap cap;
 };
 
 struct kern;

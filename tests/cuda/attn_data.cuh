@@ -17,6 +17,7 @@
 #include <string.h>
 #include <vector>
 
+#include "cap.cuh"
 #include "kernels/cuda/cuda.h"
 
 #define CU(call)                                                                                             \
@@ -186,10 +187,7 @@ struct attn_batch {
 static cuda_dev attn_device(const attn_shape &s, int n_tok, cudaStream_t stream, int n_seq = 1, int n_ctx = 0)
 {
 	cuda_dev d = {};
-	cudaDeviceProp prop;
-	CU(cudaGetDeviceProperties(&prop, 0));
-	d.n_sm = prop.multiProcessorCount;
-	d.shared_per_block = prop.sharedMemPerBlockOptin;
+	capped_device(&d);
 	d.stream = stream;
 	kern_limits lim = {};
 	lim.n_tok = n_tok, lim.n_head = s.n_head, lim.n_head_kv = s.n_head_kv, lim.d_head = s.d_head;

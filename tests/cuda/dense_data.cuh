@@ -2,6 +2,7 @@
 #ifndef MOXIE_TESTS_DENSE_DATA_CUH
 #define MOXIE_TESTS_DENSE_DATA_CUH
 
+#include "cap.cuh"
 #include "kernels/cuda/cuda.h"
 #include "moe_data.cuh"
 
@@ -35,10 +36,7 @@ static struct weight dense_weight(int64_t n, int64_t k, uint64_t seed, float sca
 static void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool with_lib)
 {
 	*d = {};
-	cudaDeviceProp prop;
-	CU(cudaGetDeviceProperties(&prop, 0));
-	d->n_sm = prop.multiProcessorCount;
-	d->shared_per_block = prop.sharedMemPerBlockOptin;
+	capped_device(d);
 	CU(cudaStreamCreate(&d->stream));
 	if (with_lib)
 		cuda_dense_open(d, lim);

@@ -17,7 +17,9 @@ enum path { LIB, OWN, SMALL, WIDE };
 
 static void run_job(struct cuda_dev *d, const struct dense_job *j, enum path path)
 {
-	if (path == WIDE && dense_wide_serves(j))
+	if (d->portable)
+		CU(dense_portable(d, j));
+	else if (path == WIDE && dense_wide_serves(j))
 		CU(dense_wide(d, j));
 	else
 		CU(dense_small(d, j));
@@ -201,6 +203,8 @@ static void gemm_all(enum path path)
 TEST(gemm_small) { gemm_all(SMALL); }
 TEST(gemm_of_rows_before_norm)
 {
+	if (test_cap())
+		SKIP("portable kernels take rows after their norm");
 	for (const struct shape &s : SHAPES)
 		gemm_case(s, OWN, CUDA_NORM_TOK, true);
 }
@@ -325,6 +329,8 @@ static void qkv_all(enum path path, int most)
 TEST(qkv_small) { qkv_all(SMALL, 257); }
 TEST(qkv_of_rows_before_norm)
 {
+	if (test_cap())
+		SKIP("portable kernels take rows after their norm");
 	for (const struct qkv_case &c : QKV)
 		for (int n_tok : N_TOK)
 			if (n_tok <= CUDA_NORM_TOK)

@@ -7,6 +7,7 @@
 #include <string>
 #include <time.h>
 
+#include "cap.cuh"
 #include "moe_data.cuh"
 
 static uint64_t seed;
@@ -26,6 +27,8 @@ static std::string check(const moe_model &m, const moxie_moe_weights &w, int n_t
 	moxie_moe_plan *plan;
 	moxie_moe_desc d = m.desc(n_tok + 3);
 	d.act = o.act;
+	d.portable = test_cap() > 0;
+	d.smem_limit = test_cap();
 	if (o.extras) d.routed_scale = 2.5f;
 	if (moxie_moe_plan_create(&plan, &d, 0, &err) < 0) return err.text;
 

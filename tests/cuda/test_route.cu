@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../test.h"
+#include "cap.cuh"
 #include "moe_route.h"
 #include "route_ref.h"
 
@@ -86,9 +87,10 @@ template <class F> static void spread(int n, F f)
 
 struct plan {
 	struct moxie_router_plan *p = nullptr;
-	plan(const struct moxie_router_shape &s)
+	plan(struct moxie_router_shape s)
 	{
 		struct moxie_err err = {};
+		if (test_cap()) s.flags |= MOXIE_ROUTER_PORTABLE;
 		if (moxie_router_plan_create(&p, &s, 0, &err))
 			printf("    plan: %s\n", err.text), exit(1);
 	}

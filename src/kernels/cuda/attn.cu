@@ -43,18 +43,17 @@ int cuda_attn(cuda_dev *d, const attn_args *a, moxie_err *err)
 	if (!b->n_tok)
 		return 0;
 	const attn_param p = param_of(a);
-	const int min_row = !attn_decode_serves(a->d_head) ? 0 : attn_prefill_serves(p) ? DECODE_ROW : b->n_tok; /* longer spans are not decoded */
+	const int min_row = !attn_decode_serves(d, a->d_head) ? 0 : attn_prefill_serves(p) ? DECODE_ROW : b->n_tok; /* longer spans are not decoded */
 	int decoded = 0, longest = 0; /* most rows of a span that is decoded; of any */
 	for (int s = 0; s < b->n_seq; s++) {
 		const int n = b->span[s].n_row;
 		decoded = n <= min_row && n > decoded ? n : decoded;
 		longest = n > longest ? n : longest;
 	}
+	const auto prefill = p.kv_f8 ? attn_prefill_f8 : d->portable ? attn_prefill_portable : attn_prefill;
 	cudaError_t e = cudaSuccess;
 	if (longest > min_row)
-		e = !min_row  ? attn_plain(d->stream, p, 0, b->n_tok)
-		    : p.kv_f8 ? attn_prefill_f8(d, p, b->span, b->n_seq, min_row)
-		              : attn_prefill(d, p, b->span, b->n_seq, min_row);
+		e = min_row ? prefill(d, p, b->span, b->n_seq, min_row) : attn_plain(d->stream, p, 0, b->n_tok);
 	if (decoded && e == cudaSuccess)
 		e = attn_decode(d, p, b->n_seq, decoded);
 	if (e != cudaSuccess)

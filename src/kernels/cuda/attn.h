@@ -1,8 +1,8 @@
 /* attn.h - the attention kernels behind cuda_attn (attn.cu), and what they share.
  *
- * A span of a batch is served by one of three kernels:
+ * A span of a batch is served by one of these kernels:
  *   attn_decode    1 or a few rows; any context, split over the GPU       d_head 64; 128 and 256: any rows
- *   attn_prefill   many rows, tiles of (position, head) pairs on wgmma    d_head 64
+ *   attn_prefill   many rows, tiles of (position, head) pairs on wgmma    d_head 64; attn_prefill_portable where there is no wgmma
  *   attn_plain     anything else: d_head % 8 == 0 up to 512
  * Each reads a cache of bf16 or of e4m3, prefill the latter by way of a bf16 copy of the spans' pages in scratch (attn_widen).
  */
@@ -32,13 +32,15 @@ cudaError_t attn_plain(cudaStream_t stream, const attn_param &p, int row0, int n
 
 /* Those of the n_seq sequences whose spans have 1 .. max_row rows; the others are left alone.  Partial results go to scratch;
  * as many sequences a launch as scratch holds.  Returns cudaErrorInvalidValue if it holds not even one. */
-bool attn_decode_serves(int d_head);
+bool attn_decode_serves(const cuda_dev *d, int d_head); /* by head size and the device's shared memory */
 cudaError_t attn_decode(const cuda_dev *d, const attn_param &p, int n_seq, int max_row);
 size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head);
 
 /* Those of the n_seq spans (host) that have more than min_row rows.  d_head 64, scale > 0. */
 bool attn_prefill_serves(const attn_param &p);
 cudaError_t attn_prefill(const cuda_dev *d, const attn_param &p, const span *spans, int n_seq, int min_row);
+/* The same on mma.sync and cp.async. */
+cudaError_t attn_prefill_portable(const cuda_dev *d, const attn_param &p, const span *spans, int n_seq, int min_row);
 
 /* The same of a cache of e4m3: pages that the spans see are copied to scratch as bf16, as many spans at a time as it holds. */
 cudaError_t attn_prefill_f8(const cuda_dev *d, const attn_param &p, const span *spans, int n_seq, int min_row);

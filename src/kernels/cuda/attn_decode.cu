@@ -237,7 +237,7 @@ __device__ __forceinline__ int count_acq_rel(int32_t *p)
 }
 
 template <int D, bool HALF, int N_STAGE, bool F8>
-__global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY ? 4 : 1)
+__global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY && D == 64 ? 4 : 1)
 attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
 {
 	using tile = tile_of<D, KEYS<D>, F8>;
@@ -383,7 +383,18 @@ attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__
 	});
 }
 
-bool attn_decode_serves(int d_head) { return d_head == 64 || d_head == 128 || d_head == 256; }
+template <int D, bool HALF, int N_STAGE, bool F8> constexpr size_t decode_bytes()
+{
+	return N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>, F8>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, HALF ? 8 : 16>);
+}
+constexpr size_t DECLARED = 1024; /* what is declared in the kernel, at most */
+
+bool attn_decode_serves(const cuda_dev *d, int d_head)
+{
+	return (d_head == 64 && decode_bytes<64, false, MANY, false>() + DECLARED <= d->shared_per_block) ||
+	       (d_head == 128 && decode_bytes<128, false, MANY, false>() + DECLARED <= d->shared_per_block) ||
+	       (d_head == 256 && decode_bytes<256, false, FEW, false>() + DECLARED <= d->shared_per_block);
+}
 
 size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 {
@@ -394,9 +405,8 @@ size_t attn_decode_scratch(int n_tok, int n_head, int n_head_kv, int d_head)
 template <int D, bool HALF, int N_STAGE, bool F8>
 static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g, int n_seq, int n_part)
 {
-	constexpr int ROWS = HALF ? 8 : 16;
-	const size_t most_bytes = d->shared_per_block - 1024; /* less what is declared in the kernel */
-	size_t bytes = N_WARP * N_STAGE * 2 * tile_of<D, KEYS<D>, F8>::BYTES + warp_rows<D, HALF>::Q_BYTES + sizeof(exchange<D, ROWS>);
+	const size_t most_bytes = d->shared_per_block - DECLARED;
+	size_t bytes = decode_bytes<D, HALF, N_STAGE, F8>();
 	const int owners = n_seq * g.n_pair_tile * p.n_head_kv;
 	int per_launch = n_seq;
 	if (n_part > 1) {
@@ -406,7 +416,7 @@ static cudaError_t launch(const cuda_dev *d, const attn_param &p, decode_grid g,
 			n_cta *= 2;
 		if (n_cta < n_part && n_cta < MAX_CLUSTER && owners * n_cta * 2 <= d->n_sm)
 			n_cta *= 2;
-		g.cluster = g.max_unit <= 2 * n_cta && bytes + box <= (N_STAGE == FEW ? most_bytes : 55 * 1024);
+		g.cluster = !d->portable && g.max_unit <= 2 * n_cta && bytes + box <= (N_STAGE == FEW ? most_bytes : 55 * 1024);
 		if (g.cluster) {
 			bytes += box;
 			n_part = n_cta;
@@ -449,8 +459,9 @@ template <int D, bool F8> static cudaError_t launch_rows(const cuda_dev *d, cons
 
 	const int owners = n_seq * g.n_pair_tile * p.n_head_kv, n_part = std::max(1, std::min(4 * d->n_sm / owners, g.max_unit));
 	const bool half = most_rows == 8, long_parts = g.max_unit > 2 * MAX_CLUSTER && owners * n_part <= 3 * d->n_sm;
-	if constexpr (D == 64)
-		if (owners * n_part > d->n_sm && !long_parts)
+	const bool room = decode_bytes<D, false, FEW, F8>() + DECLARED <= d->shared_per_block;
+	if constexpr (D <= 128)
+		if ((D == 64 && owners * n_part > d->n_sm && !long_parts) || !room)
 			return half ? launch<D, true, MANY, F8>(d, p, g, n_seq, n_part) : launch<D, false, MANY, F8>(d, p, g, n_seq, n_part);
 	return half ? launch<D, true, FEW, F8>(d, p, g, n_seq, n_part) : launch<D, false, FEW, F8>(d, p, g, n_seq, n_part);
 }

@@ -95,6 +95,7 @@ cudaError_t attn_prefill_f8(const cuda_dev *d, const attn_param &p, const span *
 	wide.ring = true;
 	wide.n_page_seq = stride;
 	wide.k = to.k, wide.v = to.v;
+	const auto prefill = d->portable ? attn_prefill_portable : attn_prefill;
 	cudaError_t e = cudaSuccess;
 	for (int first = 0, s = 0; first < n_seq && e == cudaSuccess; first = s) {
 		widen_table table = {};
@@ -114,7 +115,7 @@ cudaError_t attn_prefill_f8(const cuda_dev *d, const attn_param &p, const span *
 		e = cuda_launch(attn_widen_kernel, dim3(n_slot, p.n_head_kv), THREADS, 0, d->stream, p, table, to);
 		wide.page = to.page + (int64_t)first * stride;
 		if (e == cudaSuccess)
-			e = attn_prefill(d, wide, spans + first, s - first, min_row);
+			e = prefill(d, wide, spans + first, s - first, min_row);
 	}
 	return e;
 }

@@ -101,14 +101,25 @@ static int open_device(struct cuda *c, struct moxie_err *err)
 	if (e == cudaSuccess) e = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
 	if (e != cudaSuccess)
 		return err_set(err, MOXIE_E_UNSUPPORTED, "no CUDA device: %s", cudaGetErrorString(e));
-	if (p.major != 9 || p.minor != 0)
-		return err_set(err, MOXIE_E_UNSUPPORTED, "%s is sm_%d%d; the kernels are built for sm_90a (H100, H200)", p.name, p.major, p.minor);
+	const struct kern_cap *const cap = &c->lim.cap;
+	if (cap->shared && (int)cap->shared < shared)
+		shared = (int)cap->shared;
+	if (p.major < 8)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "%s is sm_%d%d; the kernels need sm_80 or later", p.name, p.major, p.minor);
+	if (shared < CUDA_SHARED_MIN)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "%s gives a block %d bytes of shared memory; the kernels need %d", p.name, shared, CUDA_SHARED_MIN);
 	e = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
 	if (e != cudaSuccess)
 		return err_set(err, MOXIE_E_DEVICE, "a stream: %s", cudaGetErrorString(e));
 	d->n_sm = p.multiProcessorCount;
 	d->shared_per_block = (size_t)shared;
-	snprintf(c->name, sizeof c->name, "cuda %s", p.name);
+	d->portable = cap->portable || p.major != 9 || p.minor != 0;
+	if (cap->memory && cap->memory < p.totalGlobalMem)
+		c->memory_gone = p.totalGlobalMem - cap->memory;
+	if (d->portable)
+		snprintf(c->name, sizeof c->name, "cuda %s (sm_%d%d: portable kernels, %d KiB shared memory)", p.name, p.major, p.minor, shared / 1024);
+	else
+		snprintf(c->name, sizeof c->name, "cuda %s", p.name);
 	return 0;
 }
 
@@ -147,14 +158,16 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	}
 	k->moe = c->experts ? cuda_moe_run : NULL;
 	struct cuda_dev *d = &c->dev;
+	if (d->portable)
+		k->norm_tok_min = k->norm_tok_max = 0; /* dense_portable takes rows after their norm */
 	cuda_dense_open(d, lim);
-	d->scratch_bytes = larger(256, larger(cuda_dense_scratch(d, lim), cuda_attn_scratch(d, lim)));
+	d->scratch_bytes = larger(256, larger(larger(cuda_dense_scratch(d, lim), cuda_attn_scratch(d, lim)), cuda_sample_scratch(d, lim)));
 	k->scratch_bytes += cuda_block_bytes(d->scratch_bytes);
 	if (lim->plan_only) {
 		*out = k;
 		return 0;
 	}
-	cudaError_t e = cudaMalloc(&d->scratch, d->scratch_bytes);
+	cudaError_t e = cuda_take(c, &d->scratch, d->scratch_bytes);
 	if (e == cudaSuccess) e = cudaMemsetAsync(d->scratch, 0, d->scratch_bytes, d->stream); /* counters in it start at zero */
 	if (e == cudaSuccess) e = cudaMallocHost((void **)&c->up, UPLOAD_BYTES);
 	if (e == cudaSuccess) e = cudaMallocHost((void **)&c->down, FETCH_BYTES);

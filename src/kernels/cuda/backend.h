@@ -8,6 +8,7 @@
 
 #define UPLOAD_BYTES ((size_t)4 << 20) /* page lists of 256 sequences of 128K tokens are half of it */
 #define FETCH_BYTES ((size_t)64 << 10) /* larger copies go straight to where they are wanted */
+#define CUDA_SHARED_MIN (64 * 1024) /* bytes a block must have */
 #define N_STAGE 2 /* pinned buffers that loading fills in turn */
 
 struct fetch { /* one copy to the host that sync completes */
@@ -33,7 +34,7 @@ struct cuda {
 	struct kern kern; /* kern.impl points to the whole */
 	struct cuda_dev dev;
 	struct kern_limits lim;
-	char name[272];
+	char name[352];
 	int status;       /* sticky, what sync returns */
 	char text[512];
 
@@ -49,6 +50,7 @@ struct cuda {
 	struct fetch fetch[N_FETCH];
 	int n_fetch;
 	struct cuda_stage stage;
+	uint64_t memory_gone; /* bytes of the device that are not ours to use: tests make it smaller */
 	dummy_rule_fn *rule; /* NULL: tensors lie where they point */
 	void *rule_ud;
 
@@ -72,6 +74,9 @@ static inline struct cuda *cuda_of(struct kern *k) { return (struct cuda *)k->im
 void cuda_note(struct cuda *c, int rc, const struct moxie_err *err);
 /* The same of a CUDA call; true: it went well. */
 bool cuda_ok(struct cuda *c, cudaError_t e, const char *what);
+
+/* cudaMalloc of what the device may still give. */
+cudaError_t cuda_take(struct cuda *c, void **p, size_t n_bytes);
 
 extern const struct kern_device cuda_device_hooks;
 void cuda_mem_free(struct cuda *c);   /* pinned memory, staging, packed structs */

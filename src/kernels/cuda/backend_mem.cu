@@ -19,15 +19,23 @@ static size_t align256(size_t n) { return (n + 255) / 256 * 256; }
 
 static uint64_t mem_memory(struct kern *k)
 {
+	struct cuda *c = cuda_of(k);
 	size_t left = 0, all = 0;
-	return cuda_ok(cuda_of(k), cudaMemGetInfo(&left, &all), "free memory") ? left : 0;
+	return cuda_ok(c, cudaMemGetInfo(&left, &all), "free memory") && left > c->memory_gone ? left - c->memory_gone : 0;
+}
+
+cudaError_t cuda_take(struct cuda *c, void **p, size_t n_bytes)
+{
+	*p = NULL;
+	if (c->memory_gone && n_bytes > mem_memory(&c->kern))
+		return cudaErrorMemoryAllocation;
+	return cudaMalloc(p, n_bytes);
 }
 
 static void *mem_take(struct kern *k, size_t n_bytes, struct moxie_err *err)
 {
 	void *p = NULL;
-	(void)k;
-	cudaError_t e = cudaMalloc(&p, n_bytes ? n_bytes : 256);
+	cudaError_t e = cuda_take(cuda_of(k), &p, n_bytes ? n_bytes : 256);
 	if (e != cudaSuccess) {
 		err_set(err, MOXIE_E_NOMEM, "%zu bytes of device memory: %s", n_bytes, cudaGetErrorString(e));
 		cudaGetLastError(); /* it is answered: not for the next launch to find */
@@ -262,7 +270,7 @@ static int place_packed(struct cuda *c, struct arena *ws, struct moe_weights *w,
 	                       weight_bytes(&w->gate_up_b) + weight_bytes(&w->down_b)) / m->n_expert;
 	if (!c->stage.raw) {
 		c->stage.raw_bytes = (expert > STAGE_RAW ? expert : STAGE_RAW) + 6 * 256;
-		if (!cuda_ok(c, cudaMalloc(&c->stage.raw, c->stage.raw_bytes), "staging"))
+		if (!cuda_ok(c, cuda_take(c, &c->stage.raw, c->stage.raw_bytes), "staging"))
 			return failed(c, err);
 	}
 	const int most = (int)((c->stage.raw_bytes - 6 * 256) / expert);

@@ -19,6 +19,7 @@
 #define MOXIE_CUDA_CUDA_H
 
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,7 @@
 struct cuda_dev {
 	int id, n_sm;
 	size_t shared_per_block; /* bytes, opt-in */
+	bool portable;           /* no wgmma, TMA, clusters: kernels that need nothing newer than sm_80 */
 	cudaStream_t stream;
 	void *scratch;           /* 256-byte aligned */
 	size_t scratch_bytes;

@@ -186,6 +186,8 @@ static int small_tok(const struct cuda_dev *d, int n_out) { return n_out > 64 * 
 /* What the library does not serve. */
 static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
 {
+	if (d->portable)
+		return j->norm ? cudaErrorNotSupported : dense_portable(d, j); /* nobody asks: kern.norm_tok_max is 0 */
 	if (!j->norm && j->out.n_tok > small_tok(d, j->out.n_out) && dense_wide_serves(j))
 		return dense_wide(d, j);
 	struct dense_job small = *j;

@@ -47,6 +47,9 @@ cudaError_t dense_small(const struct cuda_dev *d, const struct dense_job *j);
 bool dense_wide_serves(const struct dense_job *j);
 cudaError_t dense_wide(const struct cuda_dev *d, const struct dense_job *j);
 
+/* dense_portable.cu: any n_tok, on any device; as dense_small. */
+cudaError_t dense_portable(const struct cuda_dev *d, const struct dense_job *j);
+
 /* dense_lib.cu: cuBLASLt.  gemm alone; false: it does not serve this one. */
 bool dense_lib_gemm(const struct cuda_dev *d, const struct dense_job *j, void *ws, size_t ws_bytes);
 size_t dense_lib_ws_bytes(const struct dense_lib *l);

@@ -21,12 +21,14 @@ int cuda_moe_init(struct cuda *c, struct moxie_err *err)
 	struct moxie_moe_desc d = {};
 	d.n_expert = l->n_expert, d.n_used = l->n_used, d.n_embd = l->n_embd, d.n_ff = l->n_ff, d.max_tok = l->n_tok;
 	d.act = MOXIE_ACT_SWIGLU_CLAMP, d.alpha = l->alpha, d.beta = 1, d.limit = l->limit;
+	d.portable = c->dev.portable, d.smem_limit = (int)c->dev.shared_per_block;
 	int rc = moxie_moe_plan_create(&c->experts, &d, c->dev.id, err);
 	if (rc < 0)
 		return rc;
 	struct moxie_router_shape s = {};
 	s.n_expert = l->n_expert, s.n_used = l->n_used, s.n_embd = l->n_embd, s.n_tok_max = l->n_tok;
 	s.score = MOXIE_SCORE_SOFTMAX, s.renormalise = 1, s.bias_dtype = MOXIE_LOGIT_BF16;
+	s.flags = c->dev.portable ? MOXIE_ROUTER_PORTABLE : 0;
 	if ((rc = moxie_router_plan_create(&c->router, &s, c->dev.id, err)) < 0)
 		return rc;
 	size_t tables = 0, ws = 0;
@@ -38,9 +40,9 @@ int cuda_moe_init(struct cuda *c, struct moxie_err *err)
 	c->kern.scratch_bytes += cuda_block_bytes(tables) + cuda_block_bytes(ws) + cuda_block_bytes(router_ws);
 	if (l->plan_only)
 		return 0;
-	cudaError_t e = cudaMalloc(&c->tables, tables);
-	if (e == cudaSuccess) e = cudaMalloc(&c->moe_ws, ws);
-	if (e == cudaSuccess) e = cudaMalloc(&c->router_ws, router_ws);
+	cudaError_t e = cuda_take(c, &c->tables, tables);
+	if (e == cudaSuccess) e = cuda_take(c, &c->moe_ws, ws);
+	if (e == cudaSuccess) e = cuda_take(c, &c->router_ws, router_ws);
 	return e == cudaSuccess ? 0 : err_set(err, MOXIE_E_NOMEM, "%zu bytes for the experts of %d tokens: %s", ws, l->n_tok, cudaGetErrorString(e));
 }
 

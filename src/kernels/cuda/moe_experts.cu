@@ -6,6 +6,7 @@
 extern "C" {
 #include "base/err.h"
 }
+#include "device/launch.cuh"
 #include "moe_experts.h"
 #include "moxie_ops.h"
 
@@ -22,6 +23,7 @@ struct moxie_moe_plan {
 	int n_split;       /* of the second product in the loose instance */
 	int loose_max_tok; /* most tokens of the loose instance */
 	int smem;          /* most shared memory of a block */
+	bool portable;     /* moe_portable.cuh instead of the instances above */
 };
 
 static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
@@ -44,6 +46,34 @@ static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_t
 		if (mean + 1.6 * sigma <= instances[i]->tile_n) return instances[i];
 	if (mean + 1.4 * sigma > 144 && mean <= 224) return instances[ROWS128_N256];
 	return instances[ROWS256_N144];
+}
+
+/* The same for the portable kernel: the narrowest tile that holds nearly every expert's rows, else the widest; of one width the first
+ * that fits the shared memory (one does: see portable_fits). */
+static const struct moe_portable_instance *choose_portable(const struct moxie_moe_plan *p, int n_tok)
+{
+	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert;
+	const struct moe_portable_instance *best = NULL;
+	for (const struct moe_portable_instance &in : moe_portable_instances)
+		if (moe_portable_stages(&in, p->smem)) {
+			best = &in;
+			if (mean + 2 * sqrt(mean) <= in.tile_n) break;
+		}
+	return best;
+}
+
+/* Whether every width has an instance that fits; else the need of the first that has none. */
+static bool portable_fits(int smem, int *need)
+{
+	int served = 0;
+	for (const struct moe_portable_instance &in : moe_portable_instances) {
+		if (in.tile_n == served) continue;
+		if (moe_portable_stages(&in, smem)) served = in.tile_n;
+		else *need = moe_portable_smem(&in, 2);
+		const bool last = &in == moe_portable_instances + MOE_N_PORTABLE - 1 || (&in)[1].tile_n != in.tile_n;
+		if (last && served != in.tile_n) return false;
+	}
+	return true;
 }
 
 /* The decode kernel for n_tok tokens, or NULL. */
@@ -83,11 +113,21 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	if (there && e == cudaSuccess) e = cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
 	if (there && e == cudaSuccess) e = cudaDeviceGetAttribute(&n_sm, cudaDevAttrMultiProcessorCount, device);
 	if (e != cudaSuccess) return fail_cuda(err, e, "device attributes");
-	if (major != 9 || minor != 0)
-		return err_set(err, MOXIE_E_UNSUPPORTED, "device %d is sm_%d%d; the expert kernels are built for sm_90a", device, major, minor);
+	if (major < 8)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "device %d is sm_%d%d; the expert kernels need sm_80 or later", device, major, minor);
+	const bool portable = d.portable || major != 9 || minor != 0;
+	if (d.smem_limit > 0 && d.smem_limit < smem) smem = d.smem_limit;
+	int need = 0;
+	if (portable && !portable_fits(smem, &need))
+		return err_set(err, MOXIE_E_UNSUPPORTED, "the portable expert kernels need %d bytes of shared memory a block, device %d has %d", need, device, smem);
 	if (there) e = cudaGetDevice(&before);
 	if (there && e == cudaSuccess) e = cudaSetDevice(device);
-	for (int i = 0; there && i < N_INSTANCE && e == cudaSuccess; i++) {
+	for (const struct moe_portable_instance &in : moe_portable_instances) {
+		const int n_stage = moe_portable_stages(&in, smem);
+		if (there && portable && n_stage && e == cudaSuccess)
+			e = cudaFuncSetAttribute(in.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, moe_portable_smem(&in, n_stage));
+	}
+	for (int i = 0; there && !portable && i < N_INSTANCE && e == cudaSuccess; i++) {
 		if (instances[i]->smem > smem) {
 			cudaSetDevice(before);
 			return err_set(err, MOXIE_E_UNSUPPORTED, "kernel %s needs %d bytes of shared memory, device %d has %d", instances[i]->name,
@@ -107,6 +147,7 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	p->device = device;
 	p->n_sm = n_sm;
 	p->smem = smem;
+	p->portable = portable;
 	p->loose_max_tok = 1;
 	/* Split the second product until one token has two row blocks an SM, in parts of about 16 k atoms (the depth
 	 * of its ring) or more.  Parts may differ by an atom. */
@@ -119,7 +160,10 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 
 void moxie_moe_plan_free(moxie_moe_plan *p) { delete p; }
 
-int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok) { return choose_decode(p, n_tok) ? MOE_DECODE_TILE_N : choose(p, n_tok)->tile_n; }
+int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok)
+{
+	return choose_decode(p, n_tok) ? MOE_DECODE_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
+}
 
 static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
@@ -129,7 +173,7 @@ static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
 	if (choose_decode(p, n_tok)) return round_up(n * 4, 256) + round_up(p->d.n_embd / 16 * 4, 256);
-	return round_up(choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
+	return round_up(!p->portable && choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
 uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok)
 {
@@ -181,7 +225,7 @@ static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem,
 	c.dynamicSmemBytes = smem;
 	c.stream = (cudaStream_t)stream;
 	c.attrs = &pdl;
-	c.numAttrs = 1;
+	c.numAttrs = cuda_has_pdl();
 	return cudaLaunchKernelExC(&c, kernel, &args);
 }
 
@@ -198,7 +242,8 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	const int tile_n = moxie_moe_plan_tile_n(p, r->n_tok);
 	if (r->t->tile_n != tile_n)
 		return err_set(err, MOXIE_E_ARG, "the tables have tiles of %d rows, the plan wants %d for %d tokens", r->t->tile_n, tile_n, r->n_tok);
-	const int n_split = in->loose ? p->n_split : 1, rows0 = d.n_ff / 32, rows1 = d.n_embd / 64;
+	const struct moe_portable_instance *const port = p->portable ? choose_portable(p, r->n_tok) : NULL;
+	const int n_split = !port && in->loose ? p->n_split : 1, rows0 = d.n_ff / 32, rows1 = d.n_embd / 64;
 
 	struct moe_experts_args a = {};
 	a.p[0].w = (const uint8_t *)r->w->gate_up;
@@ -265,6 +310,18 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 		e = launch(decode->kernel, p->n_sm, decode->n_thread, smem, &da, stream);
 		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_decode");
 	}
+	if (port) {
+		struct moe_portable_args pa = { a, 0, moe_portable_stages(port, p->smem), 0 };
+		pa.ahead = pa.n_stage - (pa.n_stage > 2 ? 2 : 1);
+		pa.e.p[0].n_group = (rows0 + port->rb - 1) / port->rb;
+		pa.e.p[1].n_group = (rows1 + port->rb - 1) / port->rb;
+		for (; pa.phase < 2; pa.phase++) {
+			e = launch(port->kernel, p->n_sm, port->n_thread, moe_portable_smem(port, pa.n_stage), &pa, stream);
+			if (e != cudaSuccess) return fail_cuda(err, e, port->name);
+		}
+		e = moe_combine(&b, 0, (cudaStream_t)stream);
+		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_combine");
+	}
 	e = launch(in->kernel, p->n_sm, in->n_thread, in->smem, &a, stream);
 	if (e != cudaSuccess) return fail_cuda(err, e, in->name);
 	e = moe_combine(&b, in->loose, (cudaStream_t)stream);
@@ -276,16 +333,22 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 	const struct moxie_moe_desc &d = p->d;
 	int len = snprintf(text, n_bytes, "experts %d/%d/E%d/k%d, mxfp4 x bf16, device %d, %d SMs\n", d.n_embd, d.n_ff, d.n_expert, d.n_used, p->device,
 	                   p->n_sm);
+	if (p->portable && len < (int)n_bytes)
+		len += snprintf(text + len, n_bytes - len, "portable kernels (mma.sync, cp.async), %d bytes of shared memory\n", p->smem);
 	for (int lo = 1, hi; lo <= d.max_tok; lo = hi + 1) {
 		const struct moe_decode_instance *const decode = choose_decode(p, lo);
+		const struct moe_portable_instance *const port = p->portable ? choose_portable(p, lo) : NULL;
 		const struct moe_instance *const in = choose(p, lo);
-		for (hi = lo; hi < d.max_tok && choose_decode(p, hi + 1) == decode && (decode || choose(p, hi + 1) == in); hi++)
+		for (hi = lo; hi < d.max_tok && choose_decode(p, hi + 1) == decode && (decode || (port ? choose_portable(p, hi + 1) == port : choose(p, hi + 1) == in)); hi++)
 			;
 		char *const at = len < (int)n_bytes ? text + len : NULL;
 		const size_t left = len < (int)n_bytes ? n_bytes - len : 0;
 		if (decode)
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, units of 16 rows: every SM has the same share of few experts\n", lo, hi,
 			                decode->name);
+		else if (port)
+			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s two launches + combine, items of <= %d rows x <= %d tokens, %d stages of %d bytes\n", lo,
+			                hi, port->name, port->rb * 64, port->tile_n, moe_portable_stages(port, p->smem), port->stage_bytes);
 		else
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch + combine, items of %d rows x <= %d tokens, split-K %d: %s\n", lo, hi,
 			                in->name, in->rb * 64, in->tile_n, in->loose ? p->n_split : 1,

@@ -61,7 +61,7 @@ struct moe_decode_instance {
 	const void *kernel;
 };
 #define MOE_DECODE_TILE_N 8
-#define MOE_N_DECODE 2
+#define MOE_N_DECODE 4
 extern const struct moe_decode_instance moe_decode_instances[MOE_N_DECODE]; /* the first that serves is taken */
 /* Dynamic shared memory of a run, and the part of it for the list of units. */
 int moe_decode_smem(const struct moe_decode_instance *in, int n_used, int n_embd, int n_ff, int n_cta, int *list_bytes);
@@ -78,6 +78,26 @@ struct moe_instance {
 };
 extern const struct moe_instance moe_instance_loose_n8, moe_instance_rows256_n16, moe_instance_rows256_n32, moe_instance_rows256_n48,
 	moe_instance_rows256_n64, moe_instance_rows256_n96, moe_instance_rows256_n120, moe_instance_rows256_n144, moe_instance_rows128_n256;
+
+/* One compiled shape of the portable kernel (sm_80 and later).  The ring has as many stages as the device's shared memory holds. */
+struct moe_portable_args {
+	struct moe_experts_args e;
+	int phase;
+	int n_stage, ahead; /* stages fetched ahead: n_stage - 1, or n_stage - 2, which lets warps drift apart */
+};
+struct moe_portable_instance {
+	const char *name;
+	int tile_n;      /* most tokens of a tile */
+	int rb;          /* most row blocks of an item */
+	int n_thread;
+	int stage_bytes;
+	bool lockstep;   /* two stages and block barriers */
+	const void *kernel;
+};
+#define MOE_N_PORTABLE 7
+extern const struct moe_portable_instance moe_portable_instances[MOE_N_PORTABLE]; /* by ascending width, then by falling shared memory */
+int moe_portable_stages(const struct moe_portable_instance *in, int smem); /* in smem bytes; 0: not even the two it needs */
+int moe_portable_smem(const struct moe_portable_instance *in, int n_stage); /* bytes */
 
 cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_t stream);
 

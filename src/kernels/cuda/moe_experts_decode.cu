@@ -320,10 +320,11 @@ template <class C> __global__ void __launch_bounds__(WARPS * 32, 1) moe_experts_
 	}
 }
 
-#define INSTANCE(atoms, group, depth)                                                                             \
-	{ "decode_k" #atoms, atoms, WARPS * 32, decode_shape<atoms, group, depth>::FIXED, (int)sizeof(decode_tables), \
+#define INSTANCE(name, atoms, group, depth)                                                                       \
+	{ name, atoms, WARPS * 32, decode_shape<atoms, group, depth>::FIXED, (int)sizeof(decode_tables), \
 	  (const void *)moe_experts_decode_kernel<decode_shape<atoms, group, depth>> }
-const struct moe_decode_instance moe_decode_instances[MOE_N_DECODE] = { INSTANCE(3, 12, 4), INSTANCE(4, 12, 3) };
+const struct moe_decode_instance moe_decode_instances[MOE_N_DECODE] = { INSTANCE("decode_k3", 3, 12, 4), INSTANCE("decode_k4", 4, 12, 3),
+	                                                                      INSTANCE("decode_k3s", 3, 8, 2), INSTANCE("decode_k4s", 4, 8, 2) };
 
 int moe_decode_smem(const struct moe_decode_instance *in, int n_used, int n_embd, int n_ff, int n_cta, int *list_bytes)
 {

@@ -4,7 +4,7 @@
  *   DeepSeek-V4  gate (w1), up (w3) [E, n_ff, n_embd/2], down (w2) [E, n_embd, n_ff/2] bytes
  *   both         low nibble = even k; e8m0 scales [rows, k/32]; a row of codes is the same bytes in both
  *
- * Two launches per matrix.  First the largest scale that is not 255 (NaN) of each expert's matrix, by a cluster of 8 CTAs,
+ * Two launches per matrix.  First the largest scale that is not 255 (NaN) of each expert's matrix, by a cluster of 8 CTAs (one CTA where there are no clusters),
  * which gives mul = 2^offset.  Then the atoms: a thread makes its own 16 bytes, 32 codes of packed rows r and r + 8, from
  * 64 bytes it reads together with the three other lanes of its quad (each takes every fourth byte).  A source byte is
  * a pair of codes whose two halves go to the two halves of a word, so a pair is placed by four logic operations and a
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "device/cluster.cuh"
+#include "device/launch.cuh"
 #include "moe_layout.h"
 #include "moxie_ops.h"
 extern "C" {
@@ -28,18 +29,18 @@ extern "C" {
 constexpr int MAX_CTAS = 8, MAX_THREADS = 512; /* of moe_scale_max_kernel, for one expert: the largest portable cluster */
 
 /* mul[e] = 2^max(0, most - 128), most = largest byte but 255 of a[e] and b[e] (b may be NULL), n16 16-byte words each. */
-__global__ void __launch_bounds__(MAX_THREADS) __cluster_dims__(MAX_CTAS, 1, 1)
-    moe_scale_max_kernel(const uint4 *a, const uint4 *b, size_t n16, float *mul)
+__global__ void __launch_bounds__(MAX_THREADS) moe_scale_max_kernel(const uint4 *a, const uint4 *b, size_t n16, float *mul)
 {
 	__shared__ uint32_t warp_max[MAX_THREADS / 32], block_max;
 	const int e = blockIdx.y, lane = threadIdx.x & 31;
 	uint32_t most = 0; /* four bytes side by side */
+	pdl_wait();
 	for (int m = 0; m < 2; m++) {
 		const uint4 *p = m ? b : a;
 		if (!p)
 			continue;
 		p += (size_t)e * n16;
-		for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n16; i += (size_t)MAX_CTAS * blockDim.x) {
+		for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n16; i += (size_t)gridDim.x * blockDim.x) {
 			const uint4 v = p[i];
 			const uint32_t w[4] = { v.x, v.y, v.z, v.w };
 #pragma unroll
@@ -57,14 +58,12 @@ __global__ void __launch_bounds__(MAX_THREADS) __cluster_dims__(MAX_CTAS, 1, 1)
 		if (lane == 0)
 			block_max = most;
 	}
+	__syncthreads();
 	cluster_arrive();
 	cluster_wait();
 	if (blockIdx.x == 0 && threadIdx.x < 32) {
-		uint32_t v = 0;
-		if (lane < MAX_CTAS) {
-			const uint32_t from = cluster_address(&block_max, lane);
-			asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
-		}
+		uint32_t v = block_max;
+		if (lane < gridDim.x && gridDim.x > 1) v = cluster_load(cluster_address(&block_max, lane));
 		most = __reduce_max_sync(0xffffffffu, v);
 		if (lane == 0)
 			mul[e] = __uint_as_float(127 + (most > 128 ? most - 128 : 0) << 23);
@@ -152,9 +151,10 @@ __global__ void bf16_to_f32_kernel(const uint16_t *in, float *out, size_t n)
 static cudaError_t repack_matrix(const repack_source &s, bool two, int n_row_block, int k, int n_part, float *mul, uint8_t *out, cudaStream_t stream)
 {
 	const size_t n16 = s.expert_rows * (size_t)(k / 32) / 16;
-	moe_scale_max_kernel<<<dim3(MAX_CTAS, n_part), MAX_THREADS, 0, stream>>>(
-	    reinterpret_cast<const uint4 *>(s.lo_scale), two ? reinterpret_cast<const uint4 *>(s.hi_scale) : nullptr, n16, mul);
-	cudaError_t rc = cudaGetLastError();
+	const int n_cta = cuda_has_pdl() ? MAX_CTAS : 1; /* both came with sm_90 */
+	cudaError_t rc = cuda_launch_cluster(moe_scale_max_kernel, n_cta, dim3(n_cta, n_part), dim3(MAX_THREADS), 0, stream,
+	                                     reinterpret_cast<const uint4 *>(s.lo_scale), two ? reinterpret_cast<const uint4 *>(s.hi_scale) : nullptr,
+	                                     n16, mul);
 	if (rc)
 		return rc;
 	const int k_atoms = k / 64, parts = k_atoms < 8 ? 1 : k_atoms / 8; /* 8 atoms: 256 bytes of each row */

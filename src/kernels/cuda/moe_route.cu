@@ -281,19 +281,17 @@ static int mode_of(const struct route_param *p)
 INSTANCE_OF(moe_route_cluster_kernel)
 INSTANCE_OF(moe_route_chunk_kernel)
 
-constexpr int CHUNK_MAX = 1024; /* tokens; 32 marks per expert: 64 KB at 512 experts, and ranks fit 16 bits */
-
-extern "C" cudaError_t route_set_attributes(void)
+extern "C" cudaError_t route_set_attributes(bool clusters)
 {
 	const int n_expert[] = { 32, 64, 128, 256, 384, 512 };
 	for (int i = 0; i < 18; i++) {
 		const int e = n_expert[i % 6], mode = i / 6, most = mode == BY_ID ? MOXIE_ROUTE_MAX_EXPERT : e;
 		const void *cluster = moe_route_cluster_kernel_of(mode, e), *chunk = moe_route_chunk_kernel_of(mode, e);
-		cudaError_t rc = cudaFuncSetAttribute(cluster, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-		if (!rc)
+		cudaError_t rc = clusters ? cudaFuncSetAttribute(cluster, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) : cudaSuccess;
+		if (!rc && clusters)
 			rc = cudaFuncSetAttribute(cluster, cudaFuncAttributeMaxDynamicSharedMemorySize, (16 + 1) * most * 4);
-		if (!rc)
-			rc = cudaFuncSetAttribute(chunk, cudaFuncAttributeMaxDynamicSharedMemorySize, CHUNK_MAX / 32 * most * 4);
+		if (!rc && clusters)
+			rc = cudaFuncSetAttribute(chunk, cudaFuncAttributeMaxDynamicSharedMemorySize, ROUTE_CHUNK_MAX / 32 * most * 4);
 		if (rc)
 			return rc;
 	}
@@ -325,17 +323,17 @@ extern "C" cudaError_t route_launch_cluster(const struct route_param *param, int
 	return route_launch(moe_route_cluster_kernel_of(mode, p.n_expert), dim3(n_cta), n_thread, smem, n_cta, &p, stream, pdl);
 }
 
-extern "C" void route_chunks(int n_tok, int *chunk, int *n_chunk)
+extern "C" void route_chunks(int n_tok, int chunk_max, int *chunk, int *n_chunk)
 {
 	int c = (n_tok + 127) / 128; /* about one block per SM; more tokens than that share a block */
-	c = c < 8 ? 8 : c > CHUNK_MAX ? CHUNK_MAX : (c + 7) / 8 * 8;
+	c = c < 8 ? 8 : c > chunk_max ? chunk_max : (c + 7) / 8 * 8;
 	*chunk = c, *n_chunk = n_tok ? (n_tok + c - 1) / c : 1;
 }
 
 extern "C" cudaError_t route_launch_chunks(const struct route_param *param, cudaStream_t stream, bool pdl)
 {
 	route_param p = *param;
-	route_chunks(p.n_tok, &p.chunk, &p.n_chunk);
+	route_chunks(p.n_tok, p.chunk, &p.chunk, &p.n_chunk);
 	p.hist_stride = (p.n_expert_here + 1) / 2 * 2;
 	const int mode = mode_of(&p), most = mode != BY_ID && route_lane_experts(p.n_expert) > 8 ? 512 : 1024;
 	const int n_thread = 32 * p.chunk < most ? 32 * p.chunk : most;

@@ -44,6 +44,8 @@ struct route_param {
 	int hist_stride;
 };
 
+#define ROUTE_CHUNK_MAX 1024 /* tokens; 32 marks per expert: 64 KB at 512 experts, and ranks fit 16 bits */
+#define ROUTE_CHUNK_PORTABLE 512
 #define ROUTE_N_SLICE 32     /* K is always cut in 32 slices, summed as a balanced tree: same bits for every grid */
 #define ROUTE_JOIN_WARPS 16
 #define ROUTE_JOIN_CTAS 16
@@ -59,7 +61,8 @@ constexpr int route_cluster_tok(int n_expert) { return n_expert > 384 ? 24 : 32;
 struct moxie_router_plan {
 	struct moxie_router_shape s;
 	int device, n_sm;
-	int cluster_max;       /* CTAs: 16, or 8 where 16 do not fit */
+	int cluster_max;       /* CTAs: 16, or 8 where 16 do not fit, or 1 where there are no clusters */
+	bool portable, pdl;
 	int join_tok_max;      /* 0: never joined */
 	int lib_tok_min;       /* cuBLASLt from here on, if lib */
 	struct router_lib *lib; /* NULL: not used */
@@ -74,9 +77,9 @@ extern "C" {
 cudaError_t route_launch_cluster(const struct route_param *p, int n_cta, cudaStream_t stream, bool pdl);
 /* Router GEMM and routing in one cluster of 16, n_tok <= 16, n_expert <= 256. */
 cudaError_t route_launch_joined(const struct route_param *p, cudaStream_t stream, bool pdl);
-/* Any n_tok: chunks, then scatter. */
+/* Any n_tok: chunks of at most p->chunk tokens, then scatter. */
 cudaError_t route_launch_chunks(const struct route_param *p, cudaStream_t stream, bool pdl);
-cudaError_t route_set_attributes(void);
+cudaError_t route_set_attributes(bool clusters); /* false: one CTA, 48 KB of shared memory */
 cudaError_t route_joined_set_attributes(int smem_max);
 int route_join_limit(int n_expert, int n_embd); /* most tokens for which joining won when measured */
 int route_joined_max_clusters(void); /* 0: a cluster of 16 does not fit this device */
@@ -84,7 +87,7 @@ int route_joined_max_clusters(void); /* 0: a cluster of 16 does not fit this dev
 cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread, size_t smem, int cluster, const struct route_param *p,
                          cudaStream_t stream, bool pdl);
 int route_cluster_size(const struct moxie_router_plan *plan, int n_tok); /* 0: use chunks */
-void route_chunks(int n_tok, int *chunk, int *n_chunk);
+void route_chunks(int n_tok, int chunk_max, int *chunk, int *n_chunk);
 
 /* x stands before RMSNorm with weights w [n_embd] bf16 and eps; normed rows go to h [n_tok, n_embd] bf16.  n_embd <= ROUTER_NORM_EMBD_MAX */
 #define ROUTER_NORM_EMBD_MAX 4096
@@ -96,8 +99,8 @@ struct router_norm {
 /* Own router GEMM, any n_tok.  norm: or NULL. */
 cudaError_t router_gemm_launch(const void *x, const void *w, const void *b, int bias_dtype, float *logits, int n_tok, int n_expert,
                                int n_embd, int n_sm, const struct router_norm *norm, cudaStream_t stream, bool pdl);
-cudaError_t router_gemm_set_attributes(void);
-/* 8 * nt tokens and 1 / n_split of K per CTA. */
+cudaError_t router_gemm_set_attributes(bool clusters); /* as above */
+/* 8 * nt tokens and 1 / n_split of K per CTA.  n_sm 0: no clusters and little shared memory. */
 void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta);
 
 /* cuBLASLt, opened by name; for n_tok_min.. n_tok_max.  NULL where it is missing (not an error). */

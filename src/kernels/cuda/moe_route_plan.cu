@@ -76,12 +76,17 @@ static int choose(struct moxie_router_plan *p, struct moxie_err *err)
 		rc = cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, p->device);
 	if (rc)
 		return cuda_failed(err, "device limits", rc);
-	if (major != 9)
-		return err_set(err, MOXIE_E_UNSUPPORTED, "routing is built for compute capability 9.0, device %d is %d.x", p->device, major);
-	if ((rc = route_set_attributes()) || (rc = route_joined_set_attributes(smem - 8192)) || (rc = router_gemm_set_attributes()))
+	if (major < 8)
+		return err_set(err, MOXIE_E_UNSUPPORTED, "routing needs compute capability 8.0 or later, device %d is %d.x", p->device, major);
+	p->portable = (p->s.flags & MOXIE_ROUTER_PORTABLE) || major != 9;
+	p->pdl = major >= 9 && !(p->s.flags & MOXIE_ROUTER_NO_PDL);
+	if (p->portable) {
+		if ((rc = route_set_attributes(false)) || (rc = router_gemm_set_attributes(false)))
+			return cuda_failed(err, "kernel attributes", rc);
+	} else if ((rc = route_set_attributes(true)) || (rc = route_joined_set_attributes(smem - 8192)) || (rc = router_gemm_set_attributes(true)))
 		return cuda_failed(err, "kernel attributes", rc);
-	const bool wide = route_joined_max_clusters() > 0;
-	p->cluster_max = wide ? 16 : 8;
+	const bool wide = !p->portable && route_joined_max_clusters() > 0;
+	p->cluster_max = p->portable ? 1 : wide ? 16 : 8;
 	p->join_tok_max = wide && p->s.n_embd > 0 && !(p->s.flags & MOXIE_ROUTER_NO_JOIN) ? route_join_limit(p->s.n_expert, p->s.n_embd) : 0;
 	/* Measured (docs/routing.md): the own kernel wins up to 16 tokens, and while its tiles of 16 experts x 32 tokens times
 	 * their K stay below 160,000. */
@@ -124,7 +129,7 @@ extern "C" int moxie_router_plan_create(struct moxie_router_plan **out, const st
 		return rc;
 	}
 	int chunk, n_chunk;
-	route_chunks(p->s.n_tok_max, &chunk, &n_chunk);
+	route_chunks(p->s.n_tok_max, p->portable ? ROUTE_CHUNK_PORTABLE : ROUTE_CHUNK_MAX, &chunk, &n_chunk);
 	p->ws_lib = align256(p->s.n_embd > 0 ? (size_t)p->s.n_tok_max * p->s.n_expert * 4 : 0);
 	p->ws_hist = p->ws_lib + align256(p->ws_lib_bytes);
 	/* fewer tokens can mean smaller, but never more than 128, chunks */
@@ -148,8 +153,8 @@ static cudaError_t make_logits(const struct moxie_router_plan *plan, const void 
 	if (!norm && plan->lib && n_tok >= plan->lib_tok_min &&
 	    router_lib_run(plan->lib, x, w, b, logits, n_tok, static_cast<char *>(ws) + plan->ws_lib, plan->ws_lib_bytes, stream))
 		return cudaSuccess;
-	return router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->n_sm, norm,
-	                          stream, !(plan->s.flags & MOXIE_ROUTER_NO_PDL));
+	return router_gemm_launch(x, w, b, plan->s.bias_dtype, logits, n_tok, plan->s.n_expert, plan->s.n_embd, plan->portable ? 0 : plan->n_sm, norm,
+	                          stream, plan->pdl);
 }
 
 extern "C" size_t moxie_router_ws_bytes(const struct moxie_router_plan *plan) { return plan->ws_bytes; }
@@ -231,7 +236,7 @@ static int check_args(const struct moxie_router_plan *plan, const struct moxie_r
 
 extern "C" int32_t moxie_router_norm_max(const struct moxie_router_plan *plan)
 {
-	return plan->s.n_embd <= 0 || plan->s.n_embd > ROUTER_NORM_EMBD_MAX ? 0 : plan->lib ? plan->lib_tok_min - 1 : plan->s.n_tok_max;
+	return plan->portable || plan->s.n_embd <= 0 || plan->s.n_embd > ROUTER_NORM_EMBD_MAX ? 0 : plan->lib ? plan->lib_tok_min - 1 : plan->s.n_tok_max;
 }
 
 static struct route_param param_of(const struct moxie_router_plan *plan, const struct moxie_router_args *a)
@@ -248,6 +253,7 @@ static struct route_param param_of(const struct moxie_router_plan *plan, const s
 	p.tok_id = a->tok_id, p.n_tok_real = a->n_tok_real, p.topk_id_in = a->topk_id_in, p.topk_w_in = a->topk_w_in;
 	p.topk_id = a->topk_id, p.topk_w = a->topk_w, p.expert_off = a->expert_off, p.sorted_pair = a->sorted_pair;
 	p.tiles = static_cast<struct moe_tile *>(a->tiles), p.head = static_cast<struct moe_head *>(a->head), p.tok_done = a->tok_done;
+	p.chunk = plan->portable ? ROUTE_CHUNK_PORTABLE : ROUTE_CHUNK_MAX;
 	p.n_embd = s->n_embd, p.x = a->x, p.w_router = a->w_router, p.b_router = a->b_router, p.logits_out = a->logits_out;
 	p.norm = a->norm, p.h = a->h, p.eps = a->eps;
 	p.hist = reinterpret_cast<uint16_t *>(ws + plan->ws_hist), p.rank = reinterpret_cast<uint16_t *>(ws + plan->ws_rank);
@@ -257,7 +263,7 @@ static struct route_param param_of(const struct moxie_router_plan *plan, const s
 extern "C" int moxie_router_run(const struct moxie_router_plan *plan, const struct moxie_router_args *a, void *stream_, struct moxie_err *err)
 {
 	const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
-	const bool pdl = !(plan->s.flags & MOXIE_ROUTER_NO_PDL);
+	const bool pdl = plan->pdl;
 	int bad = check_args(plan, a, err);
 	if (bad)
 		return bad;

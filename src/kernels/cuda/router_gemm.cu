@@ -139,9 +139,11 @@ template <int NT, bool NORM> __global__ void __launch_bounds__(32 * GEMM_WARPS) 
 
 extern "C" void router_gemm_grid(int n_tok, int n_expert, int n_sm, int *nt, int *n_split, int *n_cta)
 {
-	/* As few tokens a CTA as leave every tile its 8 parts of K; above 32 tokens as many as leave it 4. */
+	/* As few tokens a CTA as leave every tile its 8 parts of K; above 32 tokens as many as leave it 4.  n_sm 0: one part. */
 	const int rows = (n_expert + 15) / 16;
-	*nt = n_tok <= 8 || rows * ((n_tok + 7) / 8) * 8 <= n_sm ? 1 : n_tok <= 32 || (n_tok <= 64 && rows * ((n_tok + 15) / 16) * 4 <= n_sm) ? 2 : 4;
+	*nt = n_tok <= 8 || rows * ((n_tok + 7) / 8) * 8 <= n_sm                                         ? 1
+	      : n_tok <= 32 || n_sm == 0 || (n_tok <= 64 && rows * ((n_tok + 15) / 16) * 4 <= n_sm) ? 2
+	                                                                                             : 4;
 	const int tiles = rows * ((n_tok + 8 * *nt - 1) / (8 * *nt));
 	*n_split = 8;
 	while (*n_split > 1 && tiles * *n_split > n_sm)
@@ -156,9 +158,9 @@ template <bool NORM> static const void *kernel_of(int nt)
 	                 : reinterpret_cast<const void *>(&router_gemm_kernel<4, NORM>);
 }
 
-extern "C" cudaError_t router_gemm_set_attributes(void)
+extern "C" cudaError_t router_gemm_set_attributes(bool clusters)
 {
-	for (int nt = 1; nt <= 4; nt *= 2) {
+	for (int nt = 1; nt <= (clusters ? 4 : 2); nt *= 2) { /* 72 KB at most: with clusters only, or 39 KB */
 		for (const void *kernel : { kernel_of<false>(nt), kernel_of<true>(nt) }) {
 			cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 4 * (ROUTE_N_SLICE * red_slice(nt) + 128 * nt));
 			if (rc)
@@ -190,10 +192,12 @@ extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const vo
 		at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
 		at[c.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
 	}
-	at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
-	at[c.numAttrs].val.clusterDim.x = p.n_split;
-	at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1;
-	c.numAttrs++;
+	if (p.n_split > 1) {
+		at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
+		at[c.numAttrs].val.clusterDim.x = p.n_split;
+		at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1;
+		c.numAttrs++;
+	}
 	void *args[] = { &p };
 	return cudaLaunchKernelExC(&c, norm ? kernel_of<true>(nt) : kernel_of<false>(nt), args);
 }

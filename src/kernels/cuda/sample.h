@@ -14,14 +14,18 @@
 extern "C" {
 #endif
 
-/* Takes no scratch; any number of rows, one launch.  Where the best logit is not finite the pick has log-probability 0 and all
- * others -inf.  MOXIE_E_SHAPE: n_vocab beyond what the shared memory of a cluster holds; nothing was enqueued. */
+/* Any number of rows; one launch, without scratch, but on portable devices (sample_portable.cu: scratch for a copy of at least one row).
+ * Where the best logit is not finite the pick has log-probability 0 and all others -inf.  MOXIE_E_SHAPE: n_vocab beyond what the shared
+ * memory of a cluster holds; nothing was enqueued. */
 int cuda_sample(struct cuda_dev *d, const struct sample_args *a, struct moxie_err *err);
+
+size_t cuda_sample_scratch(const struct cuda_dev *d, const struct kern_limits *lim);
 
 int cuda_sample_history(struct cuda_dev *d, const struct sample_history_args *a, struct moxie_err *err);
 
 #ifdef __cplusplus
 }
+int sample_portable(struct cuda_dev *d, const struct sample_args *a, struct moxie_err *err);
 #endif
 
 #endif

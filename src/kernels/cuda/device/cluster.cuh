@@ -1,8 +1,14 @@
-/* cluster.cuh - CTAs of a cluster: barrier, each other's shared memory, stores that count their bytes on the receiver's mbarrier. */
+/* cluster.cuh - CTAs of a cluster: barrier, each other's shared memory, stores that count their bytes on the receiver's mbarrier.
+ *
+ * Before sm_90 there are none: kernels that can use clusters run there with one CTA, by the plan of whoever launches them, and what
+ * only two CTAs need is left out of the code.
+ */
 #ifndef MOXIE_DEVICE_CLUSTER_CUH
 #define MOXIE_DEVICE_CLUSTER_CUH
 
 #include "device/ptx.cuh"
+
+#if __CUDA_ARCH__ >= 900
 
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
@@ -14,6 +20,12 @@ __device__ __forceinline__ uint32_t cluster_address(const void *p, int cta)
 	uint32_t r;
 	asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(smem_u32(p)), "r"(cta));
 	return r;
+}
+__device__ __forceinline__ uint32_t cluster_load(uint32_t address)
+{
+	uint32_t v;
+	asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+	return v;
 }
 /* Stores and ors into another CTA's shared memory that count their bytes on that CTA's mbarrier: no fence, no barrier. */
 __device__ __forceinline__ void cluster_store(uint32_t address, float v, uint32_t barrier)
@@ -55,5 +67,20 @@ __device__ __forceinline__ void inbox_wait(uint64_t *barrier)
 		             : "memory");
 	while (!done);
 }
+
+#else
+
+__device__ __forceinline__ void cluster_arrive() {}
+__device__ __forceinline__ void cluster_wait() {}
+__device__ __forceinline__ void cluster_arrive_relaxed() {}
+__device__ __forceinline__ uint32_t cluster_address(const void *p, int) { return smem_u32(p); }
+__device__ __forceinline__ uint32_t cluster_load(uint32_t) { __trap(); }
+__device__ __forceinline__ void cluster_store(uint32_t, float, uint32_t) { __trap(); }
+__device__ __forceinline__ void cluster_or(uint32_t, uint32_t, uint32_t) { __trap(); }
+__device__ __forceinline__ void cluster_store4(uint32_t, uint4, uint32_t) { __trap(); }
+__device__ __forceinline__ void inbox_open(uint64_t *, uint32_t) {}
+__device__ __forceinline__ void inbox_wait(uint64_t *) {}
+
+#endif
 
 #endif

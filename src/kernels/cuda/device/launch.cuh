@@ -4,6 +4,14 @@
 
 #include <cuda_runtime.h>
 
+/* Whether the current device knows programmatic dependent launch: one of sm_90 or later. */
+static inline bool cuda_has_pdl(void)
+{
+	int device = 0, major = 0;
+	return cudaGetDevice(&device) == cudaSuccess && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+	       major >= 9;
+}
+
 /* In clusters of n_cta CTAs along x (1: none). */
 template <typename... P, typename... A>
 static cudaError_t cuda_launch_cluster(void (*kernel)(P...), int n_cta, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
@@ -21,7 +29,7 @@ static cudaError_t cuda_launch_cluster(void (*kernel)(P...), int n_cta, dim3 gri
 	c.dynamicSmemBytes = shared_bytes;
 	c.stream = stream;
 	c.attrs = attr;
-	c.numAttrs = n_cta > 1 ? 2 : 1;
+	c.numAttrs = n_cta > 1 ? 2 : cuda_has_pdl();
 	return cudaLaunchKernelEx(&c, kernel, P(args)...);
 }
 

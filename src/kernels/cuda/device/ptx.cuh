@@ -9,7 +9,7 @@ __device__ __forceinline__ uint32_t smem_u32(const void *p) { return (uint32_t)_
 /* ---- mbarriers --------------------------------------------------------------------------------------------------- */
 __device__ __forceinline__ void mbar_init(uint32_t bar, int count)
 {
-	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+	asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(bar), "r"(count));
 }
 __device__ __forceinline__ void mbar_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ __forceinline__ void mbar_expect(uint32_t bar, uint32_t bytes)
@@ -18,18 +18,24 @@ __device__ __forceinline__ void mbar_expect(uint32_t bar, uint32_t bytes)
 }
 __device__ __forceinline__ void mbar_arrive(uint32_t bar)
 {
-	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+	asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 __device__ __forceinline__ void mbar_wait(uint32_t bar, uint32_t parity)
 {
+#if __CUDA_ARCH__ < 900
+	asm volatile("{ .reg .pred p;\n"
+	             "again: mbarrier.test_wait.parity.shared.b64 p, [%0], %1;\n"
+	             "@p bra done; bra again; done: }" ::"r"(bar), "r"(parity) : "memory");
+#else
 	asm volatile("{ .reg .pred p;\n"
 	             "again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
 	             "@p bra done; bra again; done: }" ::"r"(bar), "r"(parity) : "memory");
+#endif
 }
 /* Arrives on bar when this thread's cp.async so far have landed; counts as one of the expected arrivals. */
 __device__ __forceinline__ void cp_async_arrive(uint32_t bar)
 {
-	asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(bar) : "memory");
+	asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(bar) : "memory");
 }
 
 /* ---- copies ------------------------------------------------------------------------------------------------------ */
@@ -118,9 +124,15 @@ __device__ __forceinline__ int add_acq_rel(int32_t *p, int v)
 	asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
 	return old;
 }
-/* Programmatic dependent launch: the next kernel may start now / the previous one is complete and visible. */
+/* Programmatic dependent launch: the next kernel may start now / the previous one is complete and visible.  Before sm_90 there is
+ * none, and kernels of a stream do not overlap. */
+#if __CUDA_ARCH__ >= 900
 __device__ __forceinline__ void pdl_launch() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#else
+__device__ __forceinline__ void pdl_launch() {}
+__device__ __forceinline__ void pdl_wait() {}
+#endif
 
 /* ---- a warp's product --------------------------------------------------------------------------------------------- */
 /* d[16, 8] += a[16, 16] b[16, 8], bf16 into fp32; fragments as PTX defines them for mma.m16n8k16. */
