@@ -517,7 +517,7 @@ static void gemm_case(int E, int K, int T, int bias_dtype)
 	a.n_tok = T, a.ws = ws.p, a.x = dx.p, a.w_router = dw.p, a.b_router = bias, a.logits_out = la.p;
 	o.bind(a, 16);
 	struct moxie_err err = {};
-	if (T <= ROUTE_JOIN_TOK_MAX && E <= ROUTE_JOIN_EXPERT_MAX)
+	if (T <= ROUTE_JOIN_TOK_MAX && E <= ROUTE_JOIN_EXPERT_MAX && !test_cap())
 		p.p->join_tok_max = ROUTE_JOIN_TOK_MAX; /* the joined launch, also where it is not the choice */
 	OK(moxie_router_run(p.p, &a, 0, &err), err);
 	OK(moxie_router_gemm_run(p.p, dx.p, dw.p, bias, lb.p, T, ws.p, 0, &err), err);
