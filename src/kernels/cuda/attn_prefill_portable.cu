@@ -31,8 +31,8 @@ attn_prefill_portable_kernel(const __grid_constant__ attn_param p, const __grid_
 	const int page0 = attn_first_key(pos_of(first), p.window) / KV_PAGE;
 	const int n_page = pos_of(min(first + BLOCK_M, n_pair) - 1) / KV_PAGE + 1 - page0;
 	const uint32_t ring = smem_u32(smem), strip = warp * STRIP * D * 2;
-	pdl_launch();
 	pdl_wait();
+	pdl_launch(); /* not earlier: attn_decode may follow, see cuda.h */
 	const auto fetch = [&](int j) {
 		if (j < n_page) {
 			const int64_t from = attn_page_at(p, attn_page(p, seq, page0 + j), ihkv, D) + warp * STRIP * D;

@@ -44,10 +44,13 @@ template <int NT> __global__ void __launch_bounds__(32 * WARPS) dense_portable_k
 	const uint16_t *const w = p.w + (size_t)row.x * p.n_in + q * 8;
 	const size_t hi_step = (size_t)(row.y - row.x) * p.n_in;
 
-	pdl_launch();
+	if (!o.qkv)
+		pdl_launch();
 	router_w f;
 	router_load_w(f, w, hi_step, first, last);
 	pdl_wait();
+	if (o.qkv)
+		pdl_launch(); /* not earlier: see cuda.h */
 	const uint16_t *x[NT];
 #pragma unroll
 	for (int n = 0; n < NT; n++)

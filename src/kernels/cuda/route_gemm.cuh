@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "device/cluster.cuh"
+#include "device/mxfp4.cuh"
 #include "moe_route.h"
 #include "route_math.h"
 
@@ -53,10 +54,7 @@ __device__ __forceinline__ void router_load_w(router_w &f, const uint16_t *w, si
 /* a * b, eight bf16 each, rounded. */
 __device__ __forceinline__ uint4 mul_bf16x8(uint4 a, uint4 b)
 {
-	uint4 d;
-	asm("mul.rn.bf16x2 %0, %4, %8;\nmul.rn.bf16x2 %1, %5, %9;\nmul.rn.bf16x2 %2, %6, %10;\nmul.rn.bf16x2 %3, %7, %11;"
-	    : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w));
-	return d;
+	return make_uint4(mul_bf16x2(a.x, b.x), mul_bf16x2(a.y, b.y), mul_bf16x2(a.z, b.z), mul_bf16x2(a.w, b.w));
 }
 
 /* acc += the slice's product.  f holds its first W_AHEAD blocks already.  x[n]: this lane's first 16 bytes of token g of
