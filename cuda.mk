@@ -1,7 +1,8 @@
 # cuda.mk - the CUDA backend, a library of its own: `make cuda`, `make test-gpu`, `make bench-gpu`.  Nothing here is built unless asked.
 # Kernels of Hopper alone (CU_HOPPER: wgmma, TMA, clusters) are built for sm_90a; all others also for sm_80 (which sm_86 and sm_89 run),
-# for sm_120, and as PTX of sm_80 for what comes later.  `make cuda CUDA_ARCHS=90a` builds for Hopper alone, in a third of the time.  A ptxas warning that wgmma was serialised or given too few registers (C75xx), or a spill in an
-# expert kernel, fails the build: it costs more than any tuning gains.
+# for sm_120, and as PTX of sm_80 for what comes later.  `make cuda CUDA_ARCHS=90a` builds for Hopper alone, in less time.
+# A ptxas warning that wgmma was serialised or given too few registers (C75xx), or a spill in a wgmma expert kernel, fails the build: it
+# costs more than any tuning gains.
 
 NVCC      = nvcc
 CUDA_ARCHS = 80 90a 120
