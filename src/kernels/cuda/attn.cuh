@@ -3,6 +3,7 @@
 #define MOXIE_CUDA_ATTN_CUH
 
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "attn.h"
 #include "device/ptx.cuh"
@@ -40,7 +41,12 @@ __device__ __forceinline__ float exp2_approx(float x)
 __device__ __forceinline__ uint32_t f8x2_to_f16x2(uint16_t v)
 {
 	uint32_t d;
+#if __CUDA_ARCH__ >= 890
 	asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(v));
+#else /* the same, in software */
+	const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(v, __NV_E4M3);
+	d = h.x | (uint32_t)h.y << 16;
+#endif
 	return d;
 }
 __device__ __forceinline__ float2 f16x2_to_float2(uint32_t v) { return __half22float2(reinterpret_cast<const __half2 &>(v)); }
