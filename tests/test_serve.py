@@ -545,11 +545,13 @@ def prompts_are_scored():
 		beside = [pool.submit(s.ok, "/v1/completions", {"prompt": [i + 5] * 90, "max_tokens": 40, "ignore_eos": True}) for i in range(6)]
 		got = list(pool.map(lambda v: s.ok("/generate", {**ask, "input_ids": v, "logprob_start_len": 0}), many * 2))
 		[b.result() for b in beside]
+	with open("/proc/cpuinfo") as f:
+		near = 0.5 if "avx512_bf16" in f.read() else 0.01 # there activations are rounded to bf16, and two orders of a sum round apart
 	for v, g, twin in zip(many, got, got[len(many):]): # whole groups of a longer prompt go through other kernels: there the last bits differ
 		p = g["meta_info"]["input_token_logprobs"]
 		assert p == twin["meta_info"]["input_token_logprobs"] and (len(v) < len(longer) or p == rows), len(v)
 		assert len(p) == len(v) and all(a[1] == b[1] for a, b in zip(p, rows))
-		far = sum(abs(a[0] - b[0]) > 0.01 for a, b in zip(p[1:], rows[1:])) # near ties of the router
+		far = sum(abs(a[0] - b[0]) > near for a, b in zip(p[1:], rows[1:])) # near ties of the router
 		assert far <= len(p) // 10, (far, p, rows)
 	stream = s.stream("/generate", {**ask, "logprob_start_len": 0, "stream": True, "sampling_params": {"max_new_tokens": 2}})
 	assert stream[-1]["meta_info"]["input_token_logprobs"] == rows

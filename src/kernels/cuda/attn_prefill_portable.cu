@@ -38,8 +38,8 @@ attn_prefill_portable_kernel(const __grid_constant__ attn_param p, const __grid_
 			const int64_t from = attn_page_at(p, attn_page(p, seq, page0 + j), ihkv, D) + warp * STRIP * D;
 			const int n_key = last + 1 - (page0 + j) * KV_PAGE - warp * STRIP;
 			const uint32_t to = ring + j % N_STAGE * 2 * PAGE_BYTES + strip;
-			tile_of<D, STRIP>::fetch(to, p.k + from, n_key);
-			tile_of<D, STRIP>::fetch(to + PAGE_BYTES, p.v + from, n_key);
+			tile_of<D, STRIP>::fetch(to, (const char *)p.k + from * sizeof(__nv_bfloat16), n_key);
+			tile_of<D, STRIP>::fetch(to + PAGE_BYTES, (const char *)p.v + from * sizeof(__nv_bfloat16), n_key);
 		}
 		cp_async_commit();
 	};
