@@ -27,12 +27,12 @@ struct gemm_param {
 	uint4 *h;
 	float eps;
 };
-constexpr int NORM_VEC = ROUTER_NORM_EMBD_MAX / 8 / (32 * 8); /* eight channels each, of a thread and row */
-
 constexpr int GEMM_WARPS = 16; /* at most: one for each slice of a CTA's part of K, and no fewer than 8 */
+constexpr int NORM_WARPS = 8;  /* NORM: always */
+constexpr int NORM_VEC = ROUTER_NORM_EMBD_MAX / 8 / (32 * NORM_WARPS); /* eight channels each, of a thread and row */
 
 /* 1 / rms of rows t .. t + n - 1 into r, and normed rows i with i % n_writer == writer into h. */
-__device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int writer, int n_writer, float *r, float (*part)[NORM_VEC * GEMM_WARPS])
+__device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int writer, int n_writer, float *r, float (*part)[NORM_VEC * NORM_WARPS])
 {
 	const int per = p.n_embd / 8, warp = threadIdx.x / 32;
 	const uint4 *const x = reinterpret_cast<const uint4 *>(p.x);
@@ -41,7 +41,7 @@ __device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int
 		float *const sums = part[i & 1];
 #pragma unroll
 		for (int v = 0; v < NORM_VEC; v++) {
-			const int at = v * 32 * GEMM_WARPS + threadIdx.x;
+			const int at = v * 32 * NORM_WARPS + threadIdx.x;
 			row[v] = at < per ? __ldcg(x + (size_t)(t + i) * per + at) : make_uint4(0, 0, 0, 0);
 		}
 #pragma unroll
@@ -51,12 +51,12 @@ __device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int
 			for (int d = 16; d; d /= 2)
 				sum += __shfl_xor_sync(~0u, sum, d);
 			if (threadIdx.x % 32 == 0)
-				sums[v * GEMM_WARPS + warp] = sum;
+				sums[v * NORM_WARPS + warp] = sum;
 		}
 		__syncthreads();
 		float sum = 0;
 #pragma unroll
-		for (int j = 0; j < NORM_VEC * GEMM_WARPS; j++)
+		for (int j = 0; j < NORM_VEC * NORM_WARPS; j++)
 			sum += sums[j];
 		const float by = 1 / sqrtf(sum / (float)p.n_embd + p.eps);
 		if (threadIdx.x == 0)
@@ -64,7 +64,7 @@ __device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int
 		if (i % n_writer == writer)
 #pragma unroll
 			for (int v = 0; v < NORM_VEC; v++) {
-				const int at = v * 32 * GEMM_WARPS + threadIdx.x;
+				const int at = v * 32 * NORM_WARPS + threadIdx.x;
 				if (at < per)
 					p.h[(size_t)(t + i) * per + at] = norm_apply(row[v], __ldg(p.norm + at), by);
 			}
@@ -75,7 +75,7 @@ template <int NT, bool NORM> __global__ void __launch_bounds__(32 * GEMM_WARPS) 
 {
 	extern __shared__ __align__(16) float red[]; /* n_local slices, then the inbox [n_split][share] */
 	__shared__ uint64_t barrier;
-	__shared__ float rms[NORM ? 8 * NT : 1], part[NORM ? 2 : 1][NORM_VEC * GEMM_WARPS];
+	__shared__ float rms[NORM ? 8 * NT : 1], part[NORM ? 2 : 1][NORM_VEC * NORM_WARPS];
 	constexpr int TILE = 16 * 8 * NT;
 	const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, q = lane & 3;
 	const int split = blockIdx.x, e0 = blockIdx.y * 16, t0 = blockIdx.z * 8 * NT;
@@ -185,7 +185,7 @@ extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const vo
 	const size_t smem = 4 * (size_t)(ROUTE_N_SLICE / p.n_split * red_slice(nt) + 128 * nt);
 	cudaLaunchConfig_t c = {};
 	cudaLaunchAttribute at[2];
-	c.gridDim = dim3(p.n_split, (n_expert + 15) / 16, n_group), c.blockDim = 32 * (ROUTE_N_SLICE / p.n_split > 8 ? GEMM_WARPS : 8);
+	c.gridDim = dim3(p.n_split, (n_expert + 15) / 16, n_group), c.blockDim = 32 * (norm ? NORM_WARPS : ROUTE_N_SLICE / p.n_split > 8 ? GEMM_WARPS : 8);
 	c.dynamicSmemBytes = smem, c.stream = stream;
 	c.attrs = at;
 	if (pdl) {
