@@ -23,13 +23,14 @@ RouterShape = struct("moxie_router_shape", n_expert=I, n_used=I, score=I, renorm
                      n_embd=I, n_tok_max=I, bias_dtype=I, expert_first=I, n_expert_here=I, scale=F, flags=C.c_uint32)
 RouterArgs = struct("moxie_router_args", n_tok=I, tile_n=I, n_vocab=I, reserved=I, x=P, w_router=P, b_router=P, logits=P, select_bias=P,
                     expert_scale=P, hash_table=P, tok_id=P, n_tok_real=P, topk_id_in=P, topk_w_in=P, logits_out=P, topk_id=P, topk_w=P,
-                    expert_off=P, sorted_pair=P, tiles=P, head=P, tok_done=P, ws=P)
+                    expert_off=P, sorted_pair=P, tiles=P, head=P, tok_done=P, ws=P, norm=P, h=P, eps=F)
 Weights = struct("moxie_moe_weights", gate_up=P, down=P, gate_up_mul=P, down_mul=P, gate_up_bias=P, down_bias=P)
 PackSizes = struct("moxie_moe_pack_sizes", gate_up=U64, down=U64, gate_up_mul=U64, down_mul=U64, gate_up_bias=U64, down_bias=U64)
 PackArgs = struct("moxie_moe_pack_args", source=I, n_expert=I, n_embd=I, n_ff=I, expert0=I, n_expert_part=I, gate_up=P, gate_up_scale=P,
                   gate=P, gate_scale=P, up=P, up_scale=P, down=P, down_scale=P, gate_up_bias=P, down_bias=P, out=Weights)
 Tables = struct("moxie_moe_tables", topk_id=P, topk_w=P, expert_off=P, sorted_pair=P, tiles=P, head=P, tok_done=P, tile_n=I)
-Desc = struct("moxie_moe_desc", n_expert=I, n_used=I, n_embd=I, n_ff=I, max_tok=I, act=I, alpha=F, beta=F, limit=F, routed_scale=F)
+Desc = struct("moxie_moe_desc", n_expert=I, n_used=I, n_embd=I, n_ff=I, max_tok=I, act=I, alpha=F, beta=F, limit=F, routed_scale=F, portable=I,
+              smem_limit=I)
 Args = struct("moxie_moe_args", x=P, w=C.POINTER(Weights), t=C.POINTER(Tables), residual=P, shared=P, out=P, workspace=P, n_tok=I)
 
 E, K, H, FF = 32, 4, 2880, 2880
