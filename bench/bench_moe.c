@@ -288,7 +288,7 @@ static void measure(const struct bench *b, int n_tok)
 /* ---- the command ---------------------------------------------------------------------------------------------------- */
 struct flags {
 	const char *shape;
-	int n_tok[MAX_LIST], n_list, n_replay, rest_ms, explain;
+	int n_tok[MAX_LIST], n_list, n_replay, rest_ms, explain, help;
 };
 
 static int read_int(const char *flag, const char *text, char **end, int least, int *v)
@@ -303,14 +303,16 @@ static int read_int(const char *flag, const char *text, char **end, int least, i
 static int read_flags(int argc, char **argv, struct flags *o)
 {
 	static const struct option known[] = { { "shape", 1, NULL, 's' },   { "tokens", 1, NULL, 't' }, { "replays", 1, NULL, 'r' },
-		                                   { "rest", 1, NULL, 'p' },    { "explain", 0, NULL, 'e' }, { 0 } };
+		                                   { "rest", 1, NULL, 'p' },    { "explain", 0, NULL, 'e' }, { "help", 0, NULL, 'h' }, { 0 } };
 	char *end;
 	optind = 1;
-	for (int k; (k = getopt_long(argc, argv, "", known, NULL)) != -1;)
+	for (int k; (k = getopt_long(argc, argv, "h", known, NULL)) != -1;)
 		if (k == 's')
 			o->shape = optarg;
 		else if (k == 'e')
 			o->explain = 1;
+		else if (k == 'h')
+			o->help = 1;
 		else if (k == 'r' || k == 'p') {
 			if (read_int(k == 'r' ? "replays" : "rest", optarg, &end, k == 'r', k == 'r' ? &o->n_replay : &o->rest_ms))
 				return 2;
@@ -372,9 +374,15 @@ static void bench_shape(const struct shape *s, const struct flags *o)
 
 int bench_moe_main(int argc, char **argv)
 {
+	static const char usage[] =
+		"usage: moxie bench moe [--shape gpt-oss-20b|gpt-oss-120b|deepseek-v4-flash] [--tokens N,...] [--replays N] [--rest MS] [--explain]\n"
+		"One MoE layer on the GPU, from logits to combined output: the median of N replays of a graph of 16 calls, MS of rest before each.\n"
+		"--explain: which kernel serves how many tokens, and why.\n";
 	struct flags o = { .n_tok = { 1, 4, 16, 64, 256, 1024, 4096 }, .n_list = 7, .n_replay = 15, .rest_ms = 20 };
 	if (read_flags(argc, argv, &o))
 		return 2;
+	if (o.help)
+		return fputs(usage, stdout), 0;
 	if (open_libraries())
 		return 1;
 	char name[100];

@@ -50,6 +50,9 @@ test_help() {
 		wants 0 "usage: moxie $c" "$c" --help
 		grep -q 'twin in the environment' "$T/out" || fail "$c --help does not name the environment"
 	done
+	for c in op moe; do
+		wants 0 "usage: moxie bench $c" bench "$c" --help
+	done
 	wants 0 '^moxie 0\.1\.0$' --version
 	wants 2 'usage: moxie COMMAND'
 }
