@@ -121,7 +121,7 @@ static bool chunk_chat(struct part *p, const struct item *it, const char *text)
 static void put_generate(struct part *p, struct buf *b, const char *text, size_t n_text)
 {
 	struct job *j = p->job;
-	const struct moxie_generate_result *r = &p->result;
+	const struct moxie_generate_result *r = &p->result; /* the engine's until finished */
 	buf_puts(b, "{\"text\":");
 	json_str(b, text, n_text);
 	if (p->finished) {
@@ -139,7 +139,7 @@ static void put_generate(struct part *p, struct buf *b, const char *text, size_t
 	else
 		buf_printf(b, ",\"finish_reason\":{\"type\":\"%s\"}", finish_word(p));
 	buf_printf(b, ",\"prompt_tokens\":%zu,\"completion_tokens\":%zu,\"cached_tokens\":%zu,\"e2e_latency\":%.6f",
-	           p->prompt.n, p->finished ? r->n_out : (size_t)p->n_tok, r->n_reused, host_now() - j->start);
+	           p->prompt.n, p->finished ? r->n_out : (size_t)p->n_tok, p->finished ? r->n_reused : 0, host_now() - j->start);
 	probs_put_native(p, b);
 	buf_puts(b, "}");
 	if (j->is_batch)
