@@ -11,9 +11,9 @@ extern "C" {
 #include "moxie_ops.h"
 
 /* By ascending width; see choose(). */
-enum { LOOSE_N8, ROWS256_N16, ROWS256_N32, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, ROWS128_N256, N_INSTANCE };
+enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, ROWS128_N256, N_INSTANCE };
 static const struct moe_instance *const instances[N_INSTANCE] = {
-	&moe_instance_loose_n8,    &moe_instance_rows256_n16, &moe_instance_rows256_n32,  &moe_instance_rows256_n48,  &moe_instance_rows256_n64,
+	&moe_instance_loose_n8,    &moe_instance_rows256_n16, &moe_instance_rows256_n40,  &moe_instance_rows256_n48,  &moe_instance_rows256_n64,
 	&moe_instance_rows256_n96, &moe_instance_rows256_n120, &moe_instance_rows256_n144, &moe_instance_rows128_n256,
 };
 

@@ -36,11 +36,12 @@
 #include "moe_experts.h"
 
 /* WGS  math warpgroups                             NMIN, NMAX, NSTEP   instruction widths; NMAX = most tokens of a tile
+ *                                                  NMID    widths up to this have a loop of their own; 0: one loop for all
  * MT   row blocks of a warpgroup                   STAGES  ring depth: 3-4 stages of 34 KB of weights keep HBM busy; wide tiles,
  *                                                          bound by multiplying, make do with 2 of 34 KB or 3 of 9 KB
  * KT   k atoms of a stage                          LOOSE   an item is any up to four row blocks, each with its own tokens */
-template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int NMAX_, int NSTEP_> struct moe_shape {
-	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMIN = NMIN_, NMAX = NMAX_, NSTEP = NSTEP_;
+template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int NMID_, int NMAX_, int NSTEP_> struct moe_shape {
+	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMIN = NMIN_, NMID = NMID_, NMAX = NMAX_, NSTEP = NSTEP_;
 	static const bool LOOSE = LOOSE_;
 	static const int RB = MT * WGS;                        /* row blocks of an item */
 	static const int UNITS = LOOSE ? RB : 1;               /* token tiles of an item */
@@ -55,7 +56,7 @@ template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int N
 	static const int SKEW = WGS == 2 ? 3000 : 0;
 	static const int MATH = WGS * 128, THREADS = MATH + 128, GATHER = 64;
 	/* Shares of the registers given at launch: 96 x 5 warpgroups = 104 x 4 + 64 = 112 x 4 + 32; 168 x 3 = 224 x 2 + 56. */
-	static const int MATH_REGS = WGS == 2 ? 224 : NMAX > 32 ? 112 : 104, PRODUCER_REGS = WGS == 2 ? 56 : NMAX > 32 ? 32 : 64;
+	static const int MATH_REGS = WGS == 2 ? 224 : NMAX > 40 ? 112 : 104, PRODUCER_REGS = WGS == 2 ? 56 : NMAX > 40 ? 32 : 64;
 	static_assert(SMEM <= 227 * 1024, "shared memory");
 	static_assert((NMAX - NMIN) % NSTEP == 0, "widths");
 	static_assert(MT == 1 || (MT == 2 && !LOOSE), "one row block, in pairs of k atoms, or two");
@@ -317,9 +318,9 @@ template <class C> __device__ void moe_gather_tokens(const struct moe_experts_ar
 }
 
 /* ---- math --------------------------------------------------------------------------------------------------------- */
-/* d += fragments x tokens with the narrowest instruction of LO, LO + STEP .. HI that holds n_row tokens.  One main loop serves
- * all widths: with a loop for each, ptxas keeps every loop's fragments alive around the item loop and runs out of registers
- * (C7512).  Fence and commit stand in each branch, next to their wgmma, or ptxas adds its own (C7519). */
+/* d += fragments x tokens with the narrowest instruction of LO, LO + STEP .. HI that holds n_row tokens.  A loop serves several
+ * widths: with a loop for each, ptxas runs out of registers from the third on (C7512).  Fence and commit stand in each branch, next to
+ * their wgmma, or ptxas adds its own (C7519). */
 template <int LO, int HI, int STEP, int NR>
 __device__ __forceinline__ void moe_wgmma_atom(float (&d)[NR], const uint32_t (&frag)[4][4], uint32_t desc, int n_row)
 {
@@ -338,9 +339,10 @@ __device__ __forceinline__ void moe_wgmma_atom(float (&d)[NR], const uint32_t (&
 
 /* One item's product: d[m] += W x over n_k atoms.  Atoms are taken in pairs, one per fragment set, so that a set is rewritten
  * only after its instructions have retired (wait 1).  MT = 2: a pair is one k atom of the two row blocks; MT = 1: two k atoms
- * of the one row block.  The loop over pairs is not unrolled: with four atoms in a row ptxas can no longer prove the fragments
- * safe and serialises every wgmma (C7513). */
-template <class C, int LO, int HI> __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][HI / 2], moe_ring<C> &ring, int n_k, int n_row, int wg, int t)
+ * of the one row block.  Two pairs in a row: a stage of k 256 of MT = 1, so that all addresses in it are constants (78
+ * instructions an atom, 66 of them not for descriptors, instead of 84 and 75).  k atoms that do not fill a stage go one by one. */
+template <class C, int LO, int HI, int NR>
+__device__ __forceinline__ void moe_multiply(float (&d)[C::MT][NR], moe_ring<C> &ring, int n_k, int n_row, int wg, int t)
 {
 	constexpr int ATOM = MOE_ATOM_BYTES;
 	constexpr bool ALONG_K = C::MT == 1;
@@ -349,14 +351,13 @@ template <class C, int LO, int HI> __device__ __forceinline__ void moe_multiply(
 	const uint32_t base = ring.w + wg * C::MT * C::KT * ATOM;
 	const uint32_t codes = base + t * 16, scales = base + MOE_ATOM_CODES + (t / 32 * 8 + t % 32 / 4) * 4;
 	const uint32_t desc0 = wgmma_desc_low(ring.x + (C::LOOSE ? wg * C::X_UNIT : 0));
-	const auto n_pair_of = [&](int kt) { return ALONG_K ? kt / 2 : kt; };
 	const auto release = [&](int stage) {
 		__syncwarp();
 		if (t % 32 == 0) mbar_arrive(ring.bars + stage * 16 + 8);
 	};
 	const auto wait_full = [&] { mbar_wait(ring.full(), ring.parity); };
-	const int n_stage = (n_k + C::KT - 1) / C::KT, kt_last = n_k - (n_stage - 1) * C::KT, n_pair_last = n_pair_of(kt_last);
-	const int n_main = n_stage - (ALONG_K && n_pair_last == 0);
+	constexpr int PAIRS = ALONG_K ? C::KT / 2 : C::KT;
+	const int n_full = n_k / C::KT, left = n_k - n_full * C::KT;
 
 #pragma unroll
 	for (int m = 0; m < C::MT; m++)
@@ -368,7 +369,7 @@ template <class C, int LO, int HI> __device__ __forceinline__ void moe_multiply(
 	uint4 code[2];
 	uint32_t scale[2];
 	int last = -1;
-	if (n_main > 0) { /* codes are read one pair ahead of their use */
+	if (n_full > 0) { /* codes are read one pair ahead of their use */
 		wait_full();
 #pragma unroll
 		for (int j = 0; j < 2; j++) {
@@ -377,53 +378,56 @@ template <class C, int LO, int HI> __device__ __forceinline__ void moe_multiply(
 		}
 	}
 #pragma unroll 1
-	for (int st = 0; st < n_main; st++) {
-		const int now = ring.s, n_pair = st == n_stage - 1 ? n_pair_last : n_pair_of(C::KT);
+	for (int st = 0; st < n_full; st++) {
+		const int now = ring.s;
 		/* Only the low word of a descriptor changes; the shuffle tells the compiler that it is the same in all lanes. */
-		uint32_t desc = __shfl_sync(0xffffffff, desc0 + now * (C::X_STAGE / 16), 0);
-#pragma unroll 1
-		for (int pair = 0; pair < n_pair; pair++) {
+		const uint32_t desc = __shfl_sync(0xffffffff, desc0 + now * (C::X_STAGE / 16), 0);
+		const uint32_t at_c = codes + now * C::W_STAGE, at_s = scales + now * C::W_STAGE;
+#pragma unroll 2
+		for (int pair = 0; pair < PAIRS; pair++) {
 			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
-			moe_wgmma_atom<LO, HI, C::NSTEP>(d[0], frag[0], desc, n_row);
+			moe_wgmma_atom<LO, HI, C::NSTEP>(d[0], frag[0], desc + pair * (X_PAIR / 16), n_row);
 			wgmma_wait<1>();
 			if (pair == 0 && last >= 0) release(last);
-			uint32_t at = ring.s * C::W_STAGE + (pair + 1) * W_PAIR;
-			if (pair == n_pair - 1) {
+			uint32_t next_c = at_c + (pair + 1) * W_PAIR, next_s = at_s + (pair + 1) * W_PAIR;
+			if (pair == PAIRS - 1) {
 				ring.next();
-				at = ring.s * C::W_STAGE;
-				if (st + 1 < n_main) wait_full();
+				next_c = codes + ring.s * C::W_STAGE;
+				next_s = scales + ring.s * C::W_STAGE;
+				if (st + 1 < n_full) wait_full();
 			}
-			code[0] = lds128(codes + at); /* after the last stage: not used */
-			scale[0] = lds32(scales + at);
+			code[0] = lds128(next_c); /* after the last stage: not used */
+			scale[0] = lds32(next_s);
 			mxfp4_expand_atom(code[1], scale[1], merge, frag[1]);
-			moe_wgmma_atom<LO, HI, C::NSTEP>(d[C::MT - 1], frag[1], desc + X_STEP / 16, n_row);
-			code[1] = lds128(codes + at + W_STEP);
-			scale[1] = lds32(scales + at + W_STEP);
+			moe_wgmma_atom<LO, HI, C::NSTEP>(d[C::MT - 1], frag[1], desc + (pair * X_PAIR + X_STEP) / 16, n_row);
+			code[1] = lds128(next_c + W_STEP);
+			scale[1] = lds32(next_s + W_STEP);
 			wgmma_wait<1>();
-			desc += X_PAIR / 16;
 		}
 		last = now;
 	}
 	wgmma_wait<0>();
 #pragma unroll
 	for (int m = 0; m < C::MT; m++)
-		pin(d[m]);
-	if constexpr (ALONG_K) { /* an atom left over in the last stage */
-		if (n_pair_last == 0) {
-			if (last >= 0) release(last);
-			wait_full();
-			last = ring.s;
-			ring.next();
-		}
-		if (kt_last & 1) {
-			const uint32_t at = last * C::W_STAGE + n_pair_last * W_PAIR;
-			const uint32_t desc = __shfl_sync(0xffffffff, desc0 + last * (C::X_STAGE / 16) + n_pair_last * (X_PAIR / 16), 0);
-			code[0] = lds128(codes + at);
-			scale[0] = lds32(scales + at);
-			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
-			moe_wgmma_atom<LO, HI, C::NSTEP>(d[0], frag[0], desc, n_row);
-			wgmma_wait<0>();
-			pin(d[0]);
+		pin(*(float(*)[HI / 2]) & d[m]);
+	if (left) {
+		if (last >= 0) release(last);
+		wait_full();
+		last = ring.s;
+		ring.next();
+#pragma unroll 1
+		for (int k = 0; k < left; k++) {
+			const uint32_t at = last * C::W_STAGE + k * ATOM;
+			const uint32_t desc = __shfl_sync(0xffffffff, desc0 + last * (C::X_STAGE / 16) + k * (C::X_TILE / 16), 0);
+#pragma unroll
+			for (int m = 0; m < C::MT; m++) {
+				code[0] = lds128(codes + at + m * C::KT * ATOM);
+				scale[0] = lds32(scales + at + m * C::KT * ATOM);
+				mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
+				moe_wgmma_atom<LO, HI, C::NSTEP>(d[m], frag[0], desc, n_row);
+				wgmma_wait<0>();
+				pin(*(float(*)[HI / 2]) & d[m]);
+			}
 		}
 	}
 	release(last);
@@ -525,26 +529,30 @@ template <int N, bool F32> __device__ __forceinline__ void moe_store_y(const str
 	}
 }
 
-template <class C, int LO, int HI>
-__device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
+/* The product: by one of two loops, each for some of the widths. */
+template <class C, int NR> __device__ __forceinline__ void moe_multiply_width(float (&d)[C::MT][NR], moe_ring<C> &ring, int n_k, int n_row, int wg, int t)
 {
-	if constexpr (HI - LO == C::NSTEP) { /* two widths can have a loop each, which saves a branch an atom */
-		if (w.n_row <= LO) moe_item<C, LO, LO>(a, w, ring, wg, t);
-		else moe_item<C, HI, HI>(a, w, ring, wg, t);
-		return;
-	}
+	if constexpr (C::NMIN < C::NMAX && C::NMID > 0) {
+		if (n_row <= C::NMID) moe_multiply<C, C::NMIN, C::NMID>(d, ring, n_k, n_row, wg, t);
+		else moe_multiply<C, C::NMID + C::NSTEP, C::NMAX>(d, ring, n_k, n_row, wg, t);
+	} else
+		moe_multiply<C, C::NMIN, C::NMAX>(d, ring, n_k, n_row, wg, t);
+}
+
+template <class C> __device__ __forceinline__ void moe_item(const struct moe_experts_args &a, const moe_work &w, moe_ring<C> &ring, int wg, int t)
+{
 	const int rb = w.rb + (C::LOOSE ? 0 : wg * C::MT);
 	const moe_factors f = moe_load_factors<C>(a, w, rb, t);
-	float d[C::MT][HI / 2];
-	moe_multiply<C, LO, HI>(d, ring, w.n_k, w.n_row, wg, t);
+	float d[C::MT][C::NMAX / 2];
+	moe_multiply_width<C>(d, ring, w.n_k, w.n_row, wg, t);
 	/* The item is read again rather than kept in registers over the main loop. */
 	const moe_work v = ring.work(C::LOOSE ? wg : 0);
 	const int rb1 = v.rb + (C::LOOSE ? 0 : wg * C::MT);
 #pragma unroll
 	for (int m = 0; m < C::MT; m++)
 		if (C::LOOSE || rb1 + m < v.part) {
-			if (v.phase == 0) moe_store_act<HI>(a, v, d[m], f.mul, f.bias[m], rb1 + m, t);
-			else moe_store_y<HI, C::LOOSE>(a, v, d[m], f.mul, f.bias[m], rb1 + m, t);
+			if (v.phase == 0) moe_store_act<C::NMAX>(a, v, d[m], f.mul, f.bias[m], rb1 + m, t);
+			else moe_store_y<C::NMAX, C::LOOSE>(a, v, d[m], f.mul, f.bias[m], rb1 + m, t);
 		}
 }
 
@@ -593,7 +601,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_
 					;
 			}
 			if (C::LOOSE ? w.n_row == 0 : w.rb + wg * C::MT >= w.part) moe_skip<C>(ring, w.n_k, t);
-			else moe_item<C, C::NMIN, C::NMAX>(a, w, ring, wg, t);
+			else moe_item<C>(a, w, ring, wg, t);
 			__syncwarp();
 			if (t % 32 == 0) mbar_arrive(ring.stored(ring.item));
 		}

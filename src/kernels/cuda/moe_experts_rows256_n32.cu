@@ -1,5 +1,0 @@
-#include "moe_experts_sm90.cuh"
-
-using shape = moe_shape<4, 1, false, 4, 4, 24, 32, 8>;
-const struct moe_instance moe_instance_rows256_n32 = { "rows256_n32", shape::NMAX, shape::RB, shape::LOOSE, shape::THREADS, shape::SMEM,
-	                                      (const void *)moe_experts_sm90_kernel<shape> };
