@@ -2,7 +2,9 @@
  *
  * One CUDA graph holds n_call calls, each with its own routing (and with two weight sets where one is small), so that no call
  * finds its weights in L2; value = median replay / n_call.  Random data.  Prints CSV with floor and fraction.
- * Usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--portable] [--smem bytes] [--header text]
+ * Usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--routing even|same|half] [--portable] [--smem bytes]
+ *                  [--header text]
+ *   --routing   even: random experts; same: all tokens have the experts of the first; half: random experts of even number, the others get nothing
  *   --portable, --smem   the kernels for devices without wgmma and TMA, with that much shared memory a block
  *   --rest      pause before each replay: the clock of a rested chip instead of the sustained, power-limited one
  *   --experts   tables are given and reset by a small kernel (about 1 us a call); otherwise routing is part of the time
@@ -33,6 +35,19 @@ __global__ void reset_tables(moe_tile *tiles, moe_head *head)
 }
 
 static int portable, smem_limit;
+static const char *routing = "even";
+
+/* k experts a token as --routing says. */
+static void make_routing(const moe_model &m, int n_tok, uint64_t seed, std::vector<int32_t> &id, std::vector<float> &w)
+{
+	moe_model part = m;
+	if (!strcmp(routing, "half")) part.n_expert /= 2;
+	moe_make_routing(part, n_tok, ROUTE_EVEN, seed, id, w);
+	for (size_t p = 0; p < id.size(); p++) {
+		if (!strcmp(routing, "half")) id[p] *= 2;
+		if (!strcmp(routing, "same")) id[p] = id[p % m.n_used];
+	}
+}
 
 static double median(std::vector<float> v)
 {
@@ -73,7 +88,7 @@ static void bench(const shape &s, const std::vector<int> &tokens, bool experts_o
 		for (int c = 0; c < n_call; c++) {
 			std::vector<int32_t> id;
 			std::vector<float> tw;
-			moe_make_routing(m, n_tok, ROUTE_EVEN, 1000 + c * 17 + n_tok, id, tw);
+			make_routing(m, n_tok, 1000 + c * 17 + n_tok, id, tw);
 			tables[c].make(m, n_tok, tile_n, id, tw);
 			std::vector<char> hit(m.n_expert);
 			for (int e : id)
@@ -215,12 +230,14 @@ int main(int argc, char **argv)
 		else if (!strcmp(argv[i], "--shape") && i + 1 < argc) only = argv[++i];
 		else if (!strcmp(argv[i], "--replays") && i + 1 < argc) replays = atoi(argv[++i]);
 		else if (!strcmp(argv[i], "--rest") && i + 1 < argc) rest_ms = atoi(argv[++i]);
+		else if (!strcmp(argv[i], "--routing") && i + 1 < argc && (!strcmp(argv[i + 1], "even") || !strcmp(argv[i + 1], "same") || !strcmp(argv[i + 1], "half")))
+			routing = argv[++i];
 		else if (!strcmp(argv[i], "--header") && i + 1 < argc) header = argv[++i];
 		else if (!strcmp(argv[i], "--tokens") && i + 1 < argc)
 			for (char *p = argv[++i]; *p; p += *p == ',')
 				tokens.push_back((int)strtol(p, &p, 10));
 		else {
-			fprintf(stderr, "usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--portable] [--smem bytes] [--header text]\n");
+			fprintf(stderr, "usage: bench_moe [--experts] [--shape ds|20b|120b|gemma] [--tokens 1,4,...] [--replays n] [--rest ms] [--routing even|same|half] [--portable] [--smem bytes] [--header text]\n");
 			return 2;
 		}
 	}
