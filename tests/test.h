@@ -24,6 +24,7 @@ struct test {
 };
 static struct test *test_first, **test_last = &test_first;
 static jmp_buf test_out;
+__attribute__((unused)) static void (*test_after)(void); /* after each test, passed or not: gives back what it held */
 
 #define TEST(fn)                                                                            \
 	static void test_##fn(void);                                                        \
@@ -84,6 +85,8 @@ static int test_main(int argc, char **argv)
 		int rc = setjmp(test_out);
 		if (!rc)
 			t->run();
+		if (test_after)
+			test_after();
 		n_ok += rc == 0, n_bad += rc == 1, n_skip += rc == 2;
 		printf("%-6s %s\n", rc == 0 ? "ok" : rc == 1 ? "FAILED" : "skip", t->name);
 		fflush(stdout);

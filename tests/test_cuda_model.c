@@ -7,6 +7,37 @@
 #include "engine/engine.h"
 #include "tiny.h"
 
+/* What a test holds.  A failed one leaves its function at once, and a kept model would leave no memory to the tests after it. */
+static struct {
+	moxie_session *session[64];
+	moxie_model *model[2];
+	struct kern *watch;
+	void *mem;
+	int n_session, n_model;
+} held;
+
+static void give_back(void)
+{
+	while (held.n_session)
+		moxie_session_free(held.session[--held.n_session]);
+	while (held.n_model)
+		moxie_model_free(held.model[--held.n_model]);
+	if (held.watch)
+		held.watch->free(held.watch);
+	held.watch = NULL;
+	free(held.mem);
+	held.mem = NULL;
+}
+__attribute__((constructor)) static void set_after(void) { test_after = give_back; }
+
+static int open_model(moxie_model **m, const struct moxie_model_params *p)
+{
+	int rc = moxie_model_open(m, p, &err);
+	if (rc == 0)
+		held.model[held.n_model++] = *m;
+	return rc;
+}
+
 static moxie_model *open_dummy(const char *config, const char *device, int n_chunk, int n_seq)
 {
 	moxie_model *m;
@@ -14,7 +45,7 @@ static moxie_model *open_dummy(const char *config, const char *device, int n_chu
 	device = other && !strcmp(device, "cuda") ? other : device;
 	struct moxie_model_params p = { .struct_size = sizeof p, .path = config, .device = device, .dummy = 1, .dummy_seed = 7, .n_chunk = n_chunk,
 		.n_seq = n_seq };
-	int rc = moxie_model_open(&m, &p, &err);
+	int rc = open_model(&m, &p);
 	if (rc == MOXIE_E_UNSUPPORTED)
 		SKIP("%s", err.text);
 	OK(rc, err);
@@ -26,6 +57,7 @@ static moxie_session *session(moxie_model *m, int n_ctx)
 	moxie_session *s;
 	struct moxie_session_params p = { .struct_size = sizeof p, .n_ctx = n_ctx };
 	OK(moxie_session_create(&s, m, &p, &err), err);
+	held.session[held.n_session++] = s;
 	return s;
 }
 
@@ -61,7 +93,7 @@ static void company(const char *config, int n_seq, int n_prompt)
 	moxie_model *m = open_dummy(config, "cuda", 256, n_seq);
 	struct moxie_model_info info = { .struct_size = sizeof info };
 	moxie_model_get_info(m, &info);
-	float *alone = malloc((size_t)N_STEP * (size_t)info.n_vocab * sizeof *alone);
+	float *alone = held.mem = malloc((size_t)N_STEP * (size_t)info.n_vocab * sizeof *alone);
 	int32_t id[512], next[64];
 	moxie_session *s[64];
 	int n_bits = 0, n_tok = 0;
@@ -98,10 +130,7 @@ static void company(const char *config, int n_seq, int n_prompt)
 	/* A random model has near ties everywhere: rounding may pick another expert, and then a few logits move. */
 	CHECK(n_tok >= N_STEP - 3 && far[N_STEP / 2] < 0.05 && far[N_STEP - 1] < 0.4, "%d of %d tokens alike, distance %g, at most %g", n_tok, N_STEP,
 	      far[N_STEP / 2], far[N_STEP - 1]);
-	for (int i = 0; i < n_seq; i++)
-		moxie_session_free(s[i]);
-	free(alone);
-	moxie_model_free(m);
+	give_back();
 }
 
 TEST(company_of_8_and_64_tiny)
@@ -135,8 +164,7 @@ TEST(chunks_tiny)
 		double d = distance(l, first, 512);
 		printf("    chunks of %d: distance %.2e\n", chunk[i], d);
 		CHECK(d < 0.05, "chunks of %d: distance %g", chunk[i], d);
-		moxie_session_free(s);
-		moxie_model_free(m);
+		give_back();
 	}
 }
 
@@ -153,7 +181,7 @@ static void smaller_device(int gb)
 		moxie_model *m;
 		struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-120b", .device = device[i], .dummy = 1, .dummy_seed = 7,
 			.n_chunk = 256, .n_seq = 1 };
-		int rc = moxie_model_open(&m, &p, &err);
+		int rc = open_model(&m, &p);
 		if (rc == MOXIE_E_UNSUPPORTED || (i == 1 && rc == MOXIE_E_NOMEM))
 			SKIP("%s", err.text);
 		OK(rc, err);
@@ -174,8 +202,7 @@ static void smaller_device(int gb)
 			printf("    distance %.2e\n", d);
 			CHECK(d < 0.25, "distance %g", d); /* other kernels round otherwise, through 36 random layers: 0.11 on an H200; unrelated: 1.4 */
 		}
-		moxie_session_free(s);
-		moxie_model_free(m);
+		give_back();
 	}
 }
 TEST(memory_of_80_gb) { smaller_device(80); }
@@ -187,7 +214,7 @@ TEST(memory_of_40_gb)
 	moxie_model *m;
 	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-120b", .device = "cuda:memory=40", .dummy = 1, .dummy_seed = 7,
 		.n_chunk = 256, .n_seq = 1 };
-	int rc = moxie_model_open(&m, &p, &err);
+	int rc = open_model(&m, &p);
 	if (rc == MOXIE_E_UNSUPPORTED)
 		SKIP("%s", err.text);
 	CHECK(rc == MOXIE_E_NOMEM, "%d: %s", rc, err.text);
@@ -199,16 +226,13 @@ TEST(long_context_32k)
 	enum { N = 32768 };
 	float want[512];
 	moxie_model *m = open_dummy("gpt-oss-tiny", "cuda", 2048, 1); /* or the test is skipped */
-	int32_t *id = malloc(N * sizeof *id);
+	int32_t *id = held.mem = malloc(N * sizeof *id);
 	CHECK(id, "ids");
 	ids_of(id, N, 512, 5);
 	struct moxie_model_info info = { .struct_size = sizeof info };
 	moxie_model_get_info(m, &info);
-	if (info.n_ctx < N + 16) {
-		moxie_model_free(m);
-		free(id);
+	if (info.n_ctx < N + 16)
 		SKIP("the tiny config has %d positions", info.n_ctx);
-	}
 	moxie_model *cpu = open_dummy("gpt-oss-tiny", "cpu", 512, 1);
 	moxie_session *s = session(m, N + 16), *c = session(cpu, N + 16);
 	OK(moxie_session_append(c, id, N, &err), err);
@@ -221,11 +245,6 @@ TEST(long_context_32k)
 		OK(moxie_session_append(c, id + i, 1, &err), err);
 		OK(moxie_session_append(s, id + i, 1, &err), err);
 	}
-	moxie_session_free(s);
-	moxie_session_free(c);
-	moxie_model_free(m);
-	moxie_model_free(cpu);
-	free(id);
 }
 
 /* Free memory of the device before, while and after a model is open, beside the plan made before.  What a first model makes the
@@ -239,6 +258,7 @@ static void as_planned(const char *config, int n_seq, int kv_fp8)
 	if (rc == MOXIE_E_UNSUPPORTED)
 		SKIP("%s", err.text);
 	OK(rc, err);
+	held.watch = watch;
 	struct moxie_model_params p = { .struct_size = sizeof p, .path = config, .device = "cuda", .dummy = 1, .n_seq = n_seq, .kv_fp8 = kv_fp8,
 		.kv_tokens = 1 << 17 };
 	struct moxie_model_info plan = { .struct_size = sizeof plan }, is = plan;
@@ -247,11 +267,11 @@ static void as_planned(const char *config, int n_seq, int kv_fp8)
 	for (int round = 0; round < 2; round++) {
 		OK(moxie_inspect(&p, &plan, NULL, NULL, &err), err);
 		before = watch->dev->memory(watch);
-		OK(moxie_model_open(&m, &p, &err), err);
+		OK(open_model(&m, &p), err);
 		open = watch->dev->memory(watch);
 		OK(moxie_model_get_info(m, &is), err);
 		first = round ? first : is.graph_bytes;
-		moxie_model_free(m);
+		moxie_model_free(held.model[--held.n_model]);
 	}
 	uint64_t after = watch->dev->memory(watch), used = before - open, want = plan.device_weight_bytes + plan.step_bytes + plan.kv_pool_bytes + plan.graph_bytes;
 	printf("    %s, %d sessions%s: took %.1f MB, planned %.1f (weights %.1f, step and kernels %.1f, KV %.1f, %d graphs %.1f: really %.1f, the first time %.1f); %.1f kept after\n",
@@ -261,7 +281,7 @@ static void as_planned(const char *config, int n_seq, int kv_fp8)
 	uint64_t mb = 1 << 20;
 	CHECK(used <= want + 8 * mb && used + plan.graph_bytes + 24 * mb >= want, "%.1f MB, planned %.1f", (double)used / 1e6, (double)want / 1e6);
 	CHECK(after + 8 * mb >= before, "%.1f MB were not given back", ((double)before - (double)after) / 1e6);
-	watch->free(watch);
+	give_back();
 }
 
 TEST(memory_as_planned)
