@@ -436,15 +436,15 @@ TEST(sets_819200)
 						continue;
 					/* double: nothing left out may beat what was taken by more than rounding */
 					double least = INFINITY, most = -INFINITY;
+					bool taken[512] = {};
+					for (int i = 0; i < k; i++)
+						if (const int e = id[(size_t)t * k + i]; e >= 0 && e < E) taken[e] = true;
 					for (int e = 0; e < E; e++) {
 						const double x = l[(size_t)t * E + e];
 						const double rank = r.s.score == 0 ? x
 						                    : (r.s.score == 1 ? 1 / (1 + exp(-x)) : sqrt(fmax(x, 0.) + log1p(exp(-fabs(x))))) +
 						                              (r.bias ? sb[e] : 0.);
-						bool taken = false;
-						for (int i = 0; i < k; i++)
-							taken |= id[(size_t)t * k + i] == e;
-						if (taken)
+						if (taken[e])
 							least = fmin(least, rank);
 						else
 							most = fmax(most, rank);

@@ -239,6 +239,9 @@ static int run(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, c
 	const uint32_t w_box[3] = { 128, (uint32_t)c.in->rows, 1 }, x_box[2] = { 128, (uint32_t)(c.in->tok / c.in->pair) };
 	cudaError_t e = tensor_map(&a.w, CU_TENSOR_MAP_DATA_TYPE_UINT8, r->w, 3, w_dim, w_box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 	if (e == cudaSuccess) e = tensor_map(&a.x, CU_TENSOR_MAP_DATA_TYPE_UINT8, r->x, 2, x_dim, x_box, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+	const uint64_t y_dim[2] = { (uint64_t)d.n_out, (uint64_t)a.n_row };
+	const uint32_t y_box[2] = { 64, 16 };
+	if (e == cudaSuccess && c.in->prompt) e = tensor_map(&a.y, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, r->out, 2, y_dim, y_box, CU_TENSOR_MAP_L2_PROMOTION_NONE);
 	if (e != cudaSuccess) return err_set(err, MOXIE_E_DEVICE, "no tensor map for %d x %d and %d rows", d.n_out, d.n_in, a.n_row);
 
 	const int size = c.n_split * c.in->pair, slots = p->fit[size] * c.per_kernel, n_cluster = c.n_split > 1 || c.n_tile < slots ? c.n_tile : slots;

@@ -10,6 +10,7 @@
 
 struct fp8_gemm_args {
 	CUtensorMap w, x;      /* boxes of 128 k: [n_group][n_out][n_in] x rows_box, [rows][n_in] x token tile; 128-byte swizzle */
+	CUtensorMap y;         /* out [rows][n_out], boxes of 16 tokens x 64 rows, 128-byte swizzle; prompts only */
 	const float *x_scale;
 	int64_t x_scale_ld;
 	const void *w_scale;

@@ -38,10 +38,10 @@ __device__ __forceinline__ void fp8_next_tile(const struct fp8_gemm_args &a, str
 }
 
 /* sum = this warpgroup's part of the tile over its n blocks.  The warpgroups take turns at the tensor cores: two that multiply at the same
- * time also add at the same time.  The turn is passed on as soon as a product is enqueued.  Under the last product the next tile is
- * looked up. */
-template <class S, int WG, class F>
-__device__ __forceinline__ void fp8_multiply(const struct fp8_gemm_args &a, struct fp8_tile *t, struct fp8_ring<S> *r, int n, float (&sum)[S::SUM], F look_up)
+ * time also add at the same time.  The turn is passed on as soon as a product is enqueued.  Under the last block's
+ * products the next tile is looked up, and the half of the sums that is done goes on its way. */
+template <class S, int WG, class F, class G>
+__device__ __forceinline__ void fp8_multiply(const struct fp8_gemm_args &a, struct fp8_tile *t, struct fp8_ring<S> *r, int n, float (&sum)[S::SUM], F look_up, G half_done)
 {
 #pragma unroll
 	for (int i = 0; i < S::SUM; i++)
@@ -70,8 +70,11 @@ __device__ __forceinline__ void fp8_multiply(const struct fp8_gemm_args &a, stru
 					w_scale = t->ws.get(a, b + 1), ready = fp8_ready(*r);
 					if (ready) fp8_scales<S, WG>(*r, w_scale, next);
 				} else if (S::ALONE) { /* else registers are too short */
-					look_up();
+					if (S::M64 > 1) half_done();
+					else look_up();
 				}
+			} else if (S::ALONE && b + 1 == n) {
+				look_up();
 			}
 			wgmma_wait<0>();
 			if (i == S::M64 - 1) fp8_release<S>(*r, stage);
@@ -130,6 +133,61 @@ __device__ __forceinline__ void fp8_store(const struct fp8_gemm_args &a, const s
 		}
 }
 
+/* Box of shared memory to global memory; what hangs over the tensor is left out.  One thread; bulk_stored when the box may be written again. */
+__device__ __forceinline__ void tensor_store2(const CUtensorMap *map, int c0, int c1, uint32_t src)
+{
+	asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(c0), "r"(c1), "r"(src) : "memory");
+}
+__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void bulk_stored() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
+/* The same by the copy engine: each warp puts its tokens' boxes into shared memory, a lane hands them over, and nobody waits.  A tile with
+ * fewer tokens than N, behind which another group's rows lie, is copied by the warp itself.  Products I0 .. I1 - 1 of the tile's. */
+template <class S, int WG, int I0, int I1>
+__device__ __forceinline__ void fp8_store_boxes(const struct fp8_gemm_args &a, const struct fp8_work &w, const float (&sum)[S::SUM], uint32_t out)
+{
+	const int lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4, tok = lane & 15;
+	const int tok0 = WG * S::M64 * 64 + warp * 16;
+	out += (WG * S::M64 * 4 + warp) * 2 * S::OUT_BOX;
+	if (I0 == 0) { /* the tile before */
+		if (lane == 0) bulk_stored();
+		__syncwarp();
+	}
+#pragma unroll
+	for (int i = I0; i < I1; i++)
+#pragma unroll
+		for (int j = 0; j < 16; j += 2) { /* 8 rows */
+			uint32_t u[4];
+#pragma unroll
+			for (int c = 0; c < 4; c++) {
+				const int at = i * S::PART + 4 * j + 2 * c;
+				const __nv_bfloat162 v = __floats2bfloat162_rn(sum[at], sum[at + 1]);
+				u[c] = *(const uint32_t *)&v;
+			}
+			const uint32_t to = out + (8 * i + j / 8) * S::OUT_BOX + tok * 128 + (((j % 8 + lane / 16) ^ (tok & 7)) * 16);
+			asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
+		}
+	if (a.mode == MOXIE_FP8_DENSE || w.n_tok == S::N) {
+		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+		__syncwarp();
+		if (lane == 0) {
+#pragma unroll
+			for (int b = 2 * I0; b < 2 * I1; b++)
+				tensor_store2(&a.y, w.row0 + b % 2 * 64, w.tok0 + tok0 + b / 2 * 64, out + (b / 2 * 8 + b % 2) * S::OUT_BOX);
+			bulk_commit();
+		}
+		return;
+	}
+	__syncwarp();
+#pragma unroll 1
+	for (int v = I0 * 256 + lane; v < I1 * 256; v += 32) { /* 16 bytes; 16 of a token */
+		const int t = v / 16 % 16, i = v / 256, box = v / 8 % 2, chunk = v % 8;
+		if (tok0 + 64 * i + t < w.n_tok && w.row0 + box * 64 < a.n_out)
+			*(uint4 *)(a.out + (size_t)(w.tok0 + tok0 + 64 * i + t) * a.n_out + w.row0 + box * 64 + chunk * 8) =
+			    lds128(out + (i * 8 + box) * S::OUT_BOX + t * 128 + ((chunk ^ (t & 7)) * 16));
+	}
+}
+
 /* One of the math warpgroups. */
 template <class S, int WG>
 __device__ __forceinline__ void fp8_prompt_math(const struct fp8_gemm_args &a, struct fp8_ring<S> r, char *base, int kb0, int kb1, int first, int step,
@@ -152,12 +210,23 @@ __device__ __forceinline__ void fp8_prompt_math(const struct fp8_gemm_args &a, s
 			else
 				t.more = false; /* a cluster that shares K has one tile, or none */
 		};
-		fp8_multiply<S, WG>(a, &t, &r, kb1 - kb0, sum, look_up);
+		constexpr int HALF = S::M64 / 2; /* products whose sums are done before the last one */
+		fp8_multiply<S, WG>(a, &t, &r, kb1 - kb0, sum, look_up, [&] {
+			if constexpr (S::ALONE && HALF > 0) {
+				if (!waited) pdl_wait();
+				waited = true;
+				fp8_store_boxes<S, WG, 0, HALF>(a, w, sum, smem_u32(base) + S::BARS);
+			}
+		});
 		if (!waited) pdl_wait(); /* out may be read by the kernel in front; tokens came after it, so this returns at once */
 		waited = true;
 		if (S::PAIR > 1 || a.n_split == 1) {
-			fp8_store<S, WG>(a, S::ALONE ? w : t.w, sum, smem_u32(base) + S::BARS);
-			if (!S::ALONE) look_up();
+			if constexpr (S::ALONE) {
+				fp8_store_boxes<S, WG, HALF, S::M64>(a, w, sum, smem_u32(base) + S::BARS);
+			} else {
+				fp8_store<S, WG>(a, t.w, sum, smem_u32(base) + S::BARS);
+				look_up();
+			}
 			continue;
 		}
 		const int lane = threadIdx.x & 31, tok = WG * S::M64 * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
@@ -169,6 +238,7 @@ __device__ __forceinline__ void fp8_prompt_math(const struct fp8_gemm_args &a, s
 		t.more = false;
 	}
 	if (S::WG == 2 && WG == 0) named_barrier<256>(FP8_TURN); /* takes back the last turn */
+	if (S::ALONE && (threadIdx.x & 31) == 0) bulk_stored(); /* before shared memory goes */
 	if (S::PAIR == 1 && a.n_split > 1) {
 		cluster_arrive();
 		cluster_wait();

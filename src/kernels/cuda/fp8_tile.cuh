@@ -34,13 +34,14 @@ template <int N_, int ROWS_, int WG_, bool TOK_M_, int PAIR_> struct fp8_tile_sh
 	 * 16-byte loads, and the four t of a warp start in different banks. */
 	static constexpr int SCALE_T = (((N + 15) / 16) | 1) * 4, SCALE_BYTES = TOK_M ? N * 4 : 4 * SCALE_T * 4;
 	static constexpr int STAGE = W_BYTES + X_BYTES; /* scales lie behind all stages, as tiles want 1024-byte alignment */
-	/* Room for the store.  TOK_M: a warp's 16 tokens x OUT_ROWS, bf16, tokens 16 bytes apart beyond their own so that eight of them start in
-	 * different banks.  Else bf16 [token][64 rows] a warpgroup, 64 tokens at a time; or the parts that a cluster sends, fp32. */
-	static constexpr int OUT_ROWS = ROWS / 2, OUT_LD = 2 * OUT_ROWS + 16, OUT_TOK = N < 64 ? N : 64;
+	/* Room for the store.  Alone: the whole tile, bf16, in boxes of 16 tokens x 64 rows with 128-byte swizzle, which the copy engine takes out
+	 * while the next tile is multiplied.  TOK_M else: a warp's 16 tokens x OUT_ROWS, tokens 16 bytes apart beyond their own so that eight of
+	 * them start in different banks.  Else bf16 [token][64 rows] a warpgroup, 64 tokens at a time; or the parts that a cluster sends, fp32. */
+	static constexpr int OUT_ROWS = ROWS / 2, OUT_LD = 2 * OUT_ROWS + 16, OUT_BOX = 16 * 64 * 2, OUT_TOK = N < 64 ? N : 64;
 	static constexpr bool OWN_INBOX = N <= 16; /* more parts go where the ring was */
-	static constexpr int OUT_BYTES = TOK_M ? 4 * WG * 16 * OUT_LD : N * ROWS * (OWN_INBOX ? 4 : 2);
+	static constexpr int OUT_BYTES = ALONE ? N * ROWS * 2 : TOK_M ? 4 * WG * 16 * OUT_LD : N * ROWS * (OWN_INBOX ? 4 : 2);
 	/* Shared memory: barriers and the room for the store, then the stages' tiles, then their scales. */
-	static constexpr int INBOX = 2 * 8 * FP8_MAX_STAGE, BARS = INBOX + 128, DATA = (BARS + OUT_BYTES + 1023) / 1024 * 1024;
+	static constexpr int INBOX = 2 * 8 * FP8_MAX_STAGE, BARS = ALONE ? 1024 : INBOX + 128, DATA = (BARS + OUT_BYTES + 1023) / 1024 * 1024;
 	/* Alone there are as many stages as there is room for: a constant, since registers are short. */
 	static constexpr int STAGES = ALONE ? (232448 - DATA) / (STAGE + SCALE_BYTES) : 0;
 };
