@@ -251,8 +251,15 @@ static void fail_all(struct moxie_engine *e, const struct moxie_err *err)
 	sched_reap_queue(e, true, err); /* submit adds nothing from here on */
 }
 
-/* n parts of one kind go through the model. */
-static void pass(struct moxie_engine *e, const struct part *part, struct job **job, int n)
+/* Whether what part picks is likely to be fed as it is, and what that picks as well: a step too many costs nobody time if this is wrong. */
+static bool goes_on(const struct job *j, const struct part *part)
+{
+	return part->n_row == 1 && part->want_logits && !part->n_before && !j->over && !j->req.on_prompt && reply_is_plain(&j->reply, j->res.n_out);
+}
+
+/* n parts of one kind go through the model.  alone: there are no others, so that the next step is likely to have the same requests: a new
+ * one's prompt comes first, in a step that finds these done.  A device may then run it ahead. */
+static void pass(struct moxie_engine *e, const struct part *part, struct job **job, int n, bool alone)
 {
 	if (!n)
 		return;
@@ -260,6 +267,8 @@ static void pass(struct moxie_engine *e, const struct part *part, struct job **j
 	struct moxie_err err = { 0 };
 	int n_tok = 0;
 	pthread_mutex_lock(&e->m->lock);
+	for (int i = 0; i < n; i++)
+		part[i].s->n_more = alone && goes_on(job[i], &part[i]) ? 2 : 0;
 	int rc = engine_step(e->m, part, n, &(struct meanwhile){ sched_give_due, e }, &err);
 	for (int i = 0; rc == 0 && i < n; i++) {
 		if (!e->no_reuse)
@@ -297,9 +306,9 @@ void sched_step(struct moxie_engine *e)
 	if (reads_prompt(e))
 		sched_give_due(e);
 	int n_few = 0, n_part = plan_step(e, &n_few);
-	pass(e, e->part, e->part_job, n_few);
+	pass(e, e->part, e->part_job, n_few, n_few == n_part);
 	if (e->failed.code == 0) /* this thread alone writes it */
-		pass(e, e->part + n_few, e->part_job + n_few, n_part - n_few);
+		pass(e, e->part + n_few, e->part_job + n_few, n_part - n_few, false);
 	pthread_mutex_lock(&e->lock);
 	e->st.n_steps += n_part > 0;
 	pthread_mutex_unlock(&e->lock);
