@@ -5,7 +5,7 @@
  *   chain   qkv, a copy of q in attention's place, o; floor: the sum of the products'
  *   layer   the same with RMSNorm in front
  *   head    lm_head, n_tok rows of logits
- * Usage: bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small,small:113,wide,lib] [--replays n] [--header text]
+ * Usage: bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small,small:113,wide,lib] [--weights bf16|fp8] [--replays n] [--header text]
  *   --kernel  auto: as dispatched; else that kernel at any n_tok it takes, with at most so many KB of shared memory a CTA;
  *             lib: cuBLASLt's product, of qkv without what follows it
  */
@@ -41,6 +41,7 @@ struct bench {
 	struct model m;
 	struct cuda_dev d;
 	int n_layer, most;
+	bool f8; /* weights in e4m3 */
 	std::vector<struct weight> wqkv, wo;
 	struct weight head, b, x;
 	void *h, *q, *o, *res, *kv;
@@ -49,6 +50,17 @@ struct bench {
 	struct batch batch;
 	float *cs;
 };
+
+/* In bf16, or as e4m3. */
+static struct weight weight_of(const struct bench *s, int64_t n, int64_t k, uint64_t seed)
+{
+	const struct weight w = dense_weight(n, k, seed, 0.02f);
+	if (!s->f8)
+		return w;
+	const struct weight f = dense_weight_f8(w);
+	CU(cudaFree((void *)w.data));
+	return f;
+}
 
 static void setup(struct bench *s, int most, bool with_lib, bool with_head)
 {
@@ -62,11 +74,11 @@ static void setup(struct bench *s, int most, bool with_lib, bool with_head)
 	const int n_q = m.n_head * m.d_head, n_kv = m.n_head_kv * m.d_head;
 	s->n_layer = 12, s->most = most;
 	for (int i = 0; i < s->n_layer; i++) {
-		s->wqkv.push_back(dense_weight(n_q + 2 * n_kv, m.n_embd, 2 * i, 0.02f));
-		s->wo.push_back(dense_weight(m.n_embd, n_q, 2 * i + 1, 0.02f));
+		s->wqkv.push_back(weight_of(s, n_q + 2 * n_kv, m.n_embd, 2 * i));
+		s->wo.push_back(weight_of(s, m.n_embd, n_q, 2 * i + 1));
 	}
 	if (with_head)
-		s->head = dense_weight(m.n_vocab, m.n_embd, 77, 0.02f);
+		s->head = weight_of(s, m.n_vocab, m.n_embd, 77);
 	s->b = dense_weight(n_q + 2 * n_kv, 0, 5, 1);
 	s->x = dense_weight(most, n_q > m.n_embd ? n_q : m.n_embd, 6, 1);
 	s->h = device_alloc((size_t)most * m.n_embd * 2), s->res = device_alloc((size_t)most * m.n_embd * 2);
@@ -99,7 +111,10 @@ struct qkv_bound {
 		const struct model &m = s->m;
 		const size_t n_q = m.n_head * m.d_head, n_kv = m.n_head_kv * m.d_head;
 		wq = wk = wv = s->wqkv[layer], bq = bk = bv = s->b;
-		wk.data = (const uint16_t *)wq.data + n_q * m.n_embd, wv.data = (const uint16_t *)wk.data + n_kv * m.n_embd;
+		const size_t size = dtype_bytes(wq.dtype);
+		wk.data = (const uint8_t *)wq.data + n_q * m.n_embd * size, wv.data = (const uint8_t *)wk.data + n_kv * m.n_embd * size;
+		if (s->f8)
+			wk.row_scl = wq.row_scl + n_q, wv.row_scl = wk.row_scl + n_kv;
 		bk.data = (const uint16_t *)bq.data + n_q, bv.data = (const uint16_t *)bk.data + n_kv;
 		s->batch.n_tok = s->batch.n_seq = n_tok;
 		a = { s->q, s->h, &wq, &wk, &wv, &bq, &bk, &bv, s->cs, &s->view, &s->batch, m.n_embd, m.n_head, m.n_head_kv, m.d_head };
@@ -118,9 +133,9 @@ static bool run(struct bench *s, const struct how &h, struct dense_job *j)
 	j->shared_max = h.shared_max;
 	if (!strcmp(h.kernel, "small"))
 		CU(dense_small(&s->d, j));
-	else if (!strcmp(h.kernel, "wide") && dense_wide_serves(j))
+	else if (!strcmp(h.kernel, "wide") && !j->f8 && dense_wide_serves(j))
 		CU(dense_wide(&s->d, j));
-	else if (!strcmp(h.kernel, "lib") && s->d.dense) {
+	else if (!strcmp(h.kernel, "lib") && s->d.dense && !j->f8) {
 		char *const data = (char *)s->d.scratch + CUDA_COUNTER_BYTES;
 		const size_t p_bytes = ((size_t)s->most * j->out.n_out * 2 + 255) / 256 * 256;
 		if (j->out.qkv)
@@ -239,10 +254,12 @@ int main(int argc, char **argv)
 			kernels = v;
 		else if (!strcmp(argv[i], "--replays"))
 			replays = (int)strtol(v, NULL, 10);
+		else if (!strcmp(argv[i], "--weights"))
+			s.f8 = !strcmp(v, "fp8");
 		else if (!strcmp(argv[i], "--header"))
 			header = v;
 		else {
-			fprintf(stderr, "bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small:113,...] [--replays n] [--header text]\n");
+			fprintf(stderr, "bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small:113,...] [--weights bf16|fp8] [--replays n] [--header text]\n");
 			return 2;
 		}
 	}
@@ -266,9 +283,9 @@ int main(int argc, char **argv)
 						served = served && call(&s, h, n, i);
 					return served;
 				}) / calls : 0;
-				const double bytes = rows * k * 2, flop = 2. * n * rows * k, floor = std::max(bytes / 4.4e6, flop / 790e6);
+				const double bytes = rows * k * (s.f8 ? 1 : 2), flop = 2. * n * rows * k, floor = std::max(bytes / 4.4e6, flop / 790e6);
 				if (us > 0)
-					printf("%s,%s,%d,%.2f,%.2f,%.1f,%.2f,%.1f\n", op, label.c_str(), n, us, floor, 100 * floor / us, bytes / us / 1e6, flop / us / 1e6);
+					printf("%s,%s%s,%d,%.2f,%.2f,%.1f,%.2f,%.1f\n", op, label.c_str(), s.f8 ? " fp8" : "", n, us, floor, 100 * floor / us, bytes / us / 1e6, flop / us / 1e6);
 				fflush(stdout);
 			};
 			line("qkv", L, n_qkv, run_qkv);

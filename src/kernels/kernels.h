@@ -21,11 +21,12 @@
 
 /* A tensor of the checkpoint as the backend holds it.  CPU: data points into the mapped file, nothing is copied. */
 struct weight {
-	enum dtype dtype;    /* BF16 or F32; U8 = MXFP4 codes */
+	enum dtype dtype;    /* BF16 or F32; U8 = MXFP4 codes; F8_E4M3 = dense weights made smaller at load, see quant_rows */
 	int n_dim;           /* 1..3, of the logical matrix: MXFP4 counts weights, not bytes */
 	int64_t shape[3];    /* [N], [N, K] or [E, N, K] */
 	const void *data;    /* MXFP4: [E, N, K/32, 16] u8, low nibble = even k */
 	const uint8_t *scl;  /* MXFP4: [E, N, K/32] e8m0; else NULL */
+	const float *row_scl; /* F8_E4M3: [N], weight = code * row_scl; else NULL */
 };
 
 #define KV_PAGE 64 /* tokens a page; a multiple of every tile the attention kernels use */

@@ -4,6 +4,7 @@
 
 #include "cap.cuh"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/dense.h"
 #include "moe_data.cuh"
 
 /* n bf16 (or f32) near normal with deviation `scale`. */
@@ -31,6 +32,22 @@ static struct weight dense_weight(int64_t n, int64_t k, uint64_t seed, float sca
 	CU(cudaGetLastError());
 	w.data = p;
 	return w;
+}
+
+/* w [n, k] bf16 as e4m3; w stays. */
+static struct weight dense_weight_f8(const struct weight &w)
+{
+	struct weight f = w;
+	uint8_t *const code = (uint8_t *)device_alloc(w.shape[0] * w.shape[1]);
+	float *const scl = (float *)device_alloc(w.shape[0] * 4);
+	CU(dense_f8_pack(code, scl, w.data, w.shape[0], (int)w.shape[1], 0));
+	f.dtype = DT_F8_E4M3, f.data = code, f.row_scl = scl;
+	return f;
+}
+static void dense_weight_f8_free(const struct weight &f)
+{
+	CU(cudaFree((void *)f.data));
+	CU(cudaFree((void *)f.row_scl));
 }
 
 static void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool with_lib)

@@ -136,6 +136,69 @@ static void oracle(double *want, const struct weight &x, const struct weight &w,
 	CU(cudaDeviceSynchronize());
 }
 
+/* What codes stand for, exactly: to[n][k], by host's number format and the order that dense.h tells. */
+__global__ void f8_expand(__nv_bfloat16 *to, const uint8_t *code, const float *scl, int64_t n, int k)
+{
+	const int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+	if (i >= n)
+		return;
+	const int64_t row = i / k;
+	const int c = (int)(i - row * k), at = c / 16 * 16 + c % 8 * 2 + c / 8 % 2;
+	const uint32_t v = code[row * k + at], e = v >> 3 & 15;
+	const float f = e ? __uint_as_float((e + 120) << 23 | (v & 7) << 20) : (float)(v & 7) / 512;
+	to[i] = __float2bfloat16_rn((v & 128 ? -f : f) * scl[row]);
+}
+/* Takes the place of w by what the codes made of it stand for. */
+static struct weight f8_of(const struct weight &w)
+{
+	const struct weight f = dense_weight_f8(w);
+	const int64_t n = w.shape[0] * w.shape[1];
+	f8_expand<<<(unsigned)((n + 255) / 256), 256>>>((__nv_bfloat16 *)w.data, (const uint8_t *)f.data, f.row_scl, n, (int)w.shape[1]);
+	CU(cudaGetLastError());
+	return f;
+}
+
+/* Codes and scales against the number format of base/dtype.h; rows of zeros, of one large number, of the least ones, of NaN. */
+TEST(f8_pack)
+{
+	const int n_row = 64, k = 2880;
+	struct weight w = dense_weight(n_row, k, 5, 1);
+	std::vector<bf16> h((size_t)n_row * k);
+	CU(cudaMemcpy(h.data(), w.data, h.size() * 2, cudaMemcpyDeviceToHost));
+	for (int i = 0; i < k; i++) {
+		h[i] = 0;
+		h[k + i] = bf16_from_f32(i == 77 ? -3e30f : 1e-3f);
+		h[2 * k + i] = bf16_from_f32(ldexpf((float)(i % 7), -130));
+		h[3 * k + i] = bf16_from_f32(i == 2879 ? NAN : 1);
+		h[4 * k + i] = bf16_from_f32((i % 2 ? -1.75f : 1) * ldexpf(1, -(i % 20)));
+		h[5 * k + i] = bf16_from_f32(i == 3 ? 1.7578125f : .1f * (float)(i % 9));
+	}
+	CU(cudaMemcpy((void *)w.data, h.data(), h.size() * 2, cudaMemcpyHostToDevice));
+	const struct weight f = dense_weight_f8(w);
+	std::vector<uint8_t> code(h.size());
+	std::vector<float> scl(n_row);
+	CU(cudaMemcpy(code.data(), f.data, code.size(), cudaMemcpyDeviceToHost));
+	CU(cudaMemcpy(scl.data(), f.row_scl, scl.size() * 4, cudaMemcpyDeviceToHost));
+	for (int r = 0; r < n_row; r++) {
+		float most = 0;
+		for (int i = 0; i < k; i++)
+			most = fmaxf(most, fabsf(bf16_to_f32(h[(size_t)r * k + i])));
+		if (r == 3) {
+			CHECK(isnan(scl[r]), "a row with NaN has scale %g", scl[r]);
+			continue;
+		}
+		int e;
+		CHECK(frexpf(scl[r], &e) == .5f && most <= 448 * scl[r] && (most == 0 || most > 224 * scl[r] || scl[r] == 0x1p-126f),
+		      "row %d: scale %g of a largest %g", r, scl[r], most);
+		for (int i = 0; i < k; i++) {
+			const uint8_t want = e4m3_from_f32(bf16_to_f32(h[(size_t)r * k + i]) / scl[r]), got = code[(size_t)r * k + i / 16 * 16 + i % 8 * 2 + i / 8 % 2];
+			CHECK(got == want, "row %d [%d]: %g with scale %g is %#x, wanted %#x", r, i, bf16_to_f32(h[(size_t)r * k + i]), scl[r], got, want);
+		}
+	}
+	dense_weight_f8_free(f);
+	CU(cudaFree((void *)w.data));
+}
+
 struct shape {
 	int n_out, n_in;
 	bool bias, add, d_f32, b_f32;
@@ -156,7 +219,7 @@ static struct kern_limits limits_of(const struct shape &s, int n_tok)
 	return l;
 }
 
-static void gemm_case(const struct shape &s, enum path path, int most = 1024, bool normed = false)
+static void gemm_case(const struct shape &s, enum path path, int most = 1024, bool normed = false, bool f8 = false)
 {
 	struct kern_limits lim = limits_of(s, most);
 	struct cuda_dev d;
@@ -165,6 +228,7 @@ static void gemm_case(const struct shape &s, enum path path, int most = 1024, bo
 	struct weight w = dense_weight(s.n_out, s.n_in, seed, 0.05f), b = dense_weight(s.n_out, 0, seed + 1, 1, s.b_f32), x = dense_weight(most,
 	    s.n_in, seed + 2, 1), norm = dense_weight(s.n_in, 0, seed + 4, 1);
 	const size_t size = s.d_f32 ? 4 : 2;
+	const struct weight used = f8 ? f8_of(w) : w;
 	for (int n_tok : N_TOK) {
 		if (n_tok > most)
 			break;
@@ -175,7 +239,7 @@ static void gemm_case(const struct shape &s, enum path path, int most = 1024, bo
 		if (s.add)
 			CU(cudaMemcpy(out.p, old.data, n * size, cudaMemcpyDeviceToDevice));
 		oracle(want.p, x, w, s.bias ? b.data : NULL, s.b_f32, s.add ? old.data : NULL, s.d_f32, n_tok, s.n_out, s.n_in, normed ? &norm : NULL);
-		struct gemm_args a = { out.p, x.data, &w, s.bias ? &b : NULL, n_tok, s.n_out, s.n_in, s.add, s.d_f32, normed ? &norm : NULL, EPS };
+		struct gemm_args a = { out.p, x.data, &used, s.bias ? &b : NULL, n_tok, s.n_out, s.n_in, s.add, s.d_f32, normed ? &norm : NULL, EPS };
 		run_gemm(&d, &a, path);
 		CU(cudaStreamSynchronize(d.stream));
 		const std::vector<uint8_t> got = out.get();
@@ -192,6 +256,8 @@ static void gemm_case(const struct shape &s, enum path path, int most = 1024, bo
 	}
 	for (const void *p : { w.data, b.data, x.data, norm.data })
 		CU(cudaFree((void *)p));
+	if (f8)
+		dense_weight_f8_free(used);
 	dense_device_free(&d);
 }
 
@@ -207,6 +273,15 @@ TEST(gemm_of_rows_before_norm)
 		SKIP("portable kernels take rows after their norm");
 	for (const struct shape &s : SHAPES)
 		gemm_case(s, OWN, CUDA_NORM_TOK, true);
+}
+TEST(gemm_f8)
+{
+	if (test_cap())
+		SKIP("portable kernels take bf16 weights");
+	for (const struct shape &s : SHAPES) {
+		gemm_case(s, SMALL, 65, false, true);
+		gemm_case(s, OWN, CUDA_NORM_TOK, true, true);
+	}
 }
 TEST(gemm_wide) { gemm_all(WIDE); }
 TEST(gemm_own) { gemm_all(OWN); }
@@ -249,7 +324,7 @@ static struct qkv_data qkv_batch(int n_tok, bool ring)
 	return q;
 }
 
-static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool normed = false)
+static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool normed = false, bool f8 = false)
 {
 	const int half = c.d_head / 2, n_head_all = c.n_head + 2 * c.n_head_kv, n_out = n_head_all * c.d_head;
 	struct kern_limits lim = {};
@@ -260,9 +335,11 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool no
 	struct weight w = dense_weight(n_out, c.n_embd, seed, 0.05f), b = dense_weight(n_out, 0, seed + 1, 1), x = dense_weight(n_tok + 1,
 	    c.n_embd, seed + 2, 1), norm = dense_weight(c.n_embd, 0, seed + 4, 1);
 	struct weight angle = dense_weight((int64_t)(n_tok + 1) * c.d_head, 0, seed + 3, 1, true); /* any numbers serve as cos and sin */
-	struct weight wk = w, wv = w, bk = b, bv = b;
 	const size_t n_q = (size_t)c.n_head * c.d_head, n_kv = (size_t)c.n_head_kv * c.d_head;
-	wk.data = (const uint16_t *)w.data + n_q * c.n_embd, wv.data = (const uint16_t *)wk.data + n_kv * c.n_embd;
+	struct weight wq = f8 ? f8_of(w) : w, wk = wq, wv = wq, bk = b, bv = b;
+	wk.data = (const uint8_t *)wq.data + n_q * c.n_embd * dtype_bytes(wq.dtype), wv.data = (const uint8_t *)wk.data + n_kv * c.n_embd * dtype_bytes(wq.dtype);
+	if (f8)
+		wk.row_scl = wq.row_scl + n_q, wv.row_scl = wk.row_scl + n_kv;
 	bk.data = (const uint16_t *)b.data + n_q, bv.data = (const uint16_t *)bk.data + n_kv;
 
 	struct qkv_data q = qkv_batch(n_tok, c.ring);
@@ -272,7 +349,7 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool no
 	struct kv_view kv = { c.kv, k.p, v.p, page.p, q.n_page_seq, c.ring };
 	struct batch batch = {};
 	batch.n_tok = n_tok, batch.n_seq = q.n_seq, batch.pos = pos.p, batch.seq = seq.p;
-	struct qkv_args a = { out.p, x.data, &w, &wk, &wv, c.bias ? &b : NULL, c.bias ? &bk : NULL, c.bias ? &bv : NULL,
+	struct qkv_args a = { out.p, x.data, &wq, &wk, &wv, c.bias ? &b : NULL, c.bias ? &bk : NULL, c.bias ? &bv : NULL,
 	    (const float *)angle.data, &kv, &batch,
 		              c.n_embd, c.n_head, c.n_head_kv, c.d_head, normed ? &norm : NULL, EPS };
 	array<double> product((size_t)n_tok * n_out);
@@ -316,6 +393,8 @@ static void qkv_run(const struct qkv_case &c, enum path path, int n_tok, bool no
 	CHECK(out.guard_ok() && k.guard_ok() && v.guard_ok(), "%d tokens: wrote past the end", n_tok);
 	for (const void *m : { w.data, b.data, x.data, norm.data, angle.data })
 		CU(cudaFree((void *)m));
+	if (f8)
+		dense_weight_f8_free(wq);
 	dense_device_free(&d);
 }
 
@@ -336,6 +415,18 @@ TEST(qkv_of_rows_before_norm)
 			if (n_tok <= CUDA_NORM_TOK)
 				qkv_run(c, OWN, n_tok, true);
 }
+TEST(qkv_f8)
+{
+	if (test_cap())
+		SKIP("portable kernels take bf16 weights");
+	for (const struct qkv_case &c : QKV)
+		for (int n_tok : N_TOK)
+			if (n_tok <= 65) {
+				qkv_run(c, SMALL, n_tok, false, true);
+				if (n_tok <= CUDA_NORM_TOK)
+					qkv_run(c, OWN, n_tok, true, true);
+			}
+}
 TEST(qkv_wide) { qkv_all(WIDE, 1024); }
 TEST(qkv_own) { qkv_all(OWN, 257); }
 TEST(qkv_lib) { qkv_all(LIB, 1024); }
@@ -354,7 +445,7 @@ TEST(brief)
 }
 
 /* The same bits each time, and for a token alone as in any batch of the same kernel. */
-static void bits_case(enum path path, int n_out, int n_in, const std::vector<int> &n_toks)
+static void bits_case(enum path path, int n_out, int n_in, const std::vector<int> &n_toks, bool f8 = false)
 {
 	const int most = n_toks.back(), n_alone = 24;
 	const size_t row_bytes = (size_t)n_out * 4;
@@ -362,10 +453,11 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 	struct cuda_dev d;
 	dense_device(&d, &lim, false);
 	struct weight w = dense_weight(n_out, n_in, rnd_u64(), 0.05f), x = dense_weight(most, n_in, rnd_u64(), 1);
+	const struct weight used = f8 ? f8_of(w) : w;
 	std::vector<uint8_t> alone;
 	for (int t = 0; t < n_alone; t++) {
 		guarded out(row_bytes);
-		struct gemm_args a = { out.p, (const uint16_t *)x.data + (size_t)t * n_in, &w, NULL, 1, n_out, n_in, false, true };
+		struct gemm_args a = { out.p, (const uint16_t *)x.data + (size_t)t * n_in, &used, NULL, 1, n_out, n_in, false, true };
 		run_gemm(&d, &a, path);
 		CU(cudaStreamSynchronize(d.stream));
 		const std::vector<uint8_t> o = out.get();
@@ -376,7 +468,7 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 		std::vector<uint8_t> first;
 		for (int run = 0; run < 20; run++) {
 			out.poison();
-			struct gemm_args a = { out.p, x.data, &w, NULL, n_tok, n_out, n_in, false, true };
+			struct gemm_args a = { out.p, x.data, &used, NULL, n_tok, n_out, n_in, false, true };
 			run_gemm(&d, &a, path);
 			CU(cudaStreamSynchronize(d.stream));
 			if (run == 0)
@@ -389,8 +481,11 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 	}
 	CU(cudaFree((void *)w.data));
 	CU(cudaFree((void *)x.data));
+	if (f8)
+		dense_weight_f8_free(used);
 	dense_device_free(&d);
 }
+TEST(same_bits_f8) { bits_case(SMALL, 2880, 4096, { 1, 2, 5, 8, 9, 16, 17, 32, 33 }, true); }
 TEST(same_bits_small) { bits_case(SMALL, 2880, 4096, { 1, 2, 5, 8, 9, 16, 17, 32, 33, 100 }); }
 TEST(same_bits_wide) { bits_case(WIDE, 2880, 4096, { 1, 5, 128, 129, 257, 600 }); }
 
@@ -408,6 +503,8 @@ TEST(refusals)
 	f.dtype = DT_F32;
 	a.w = &f;
 	CHECK(cuda_gemm(&d, &a, &err) == MOXIE_E_SHAPE, "f32 weights were taken");
+	f.dtype = DT_F8_E4M3;
+	CHECK(cuda_gemm(&d, &a, &err) == MOXIE_E_SHAPE, "e4m3 weights without scales were taken");
 	a.w = &w;
 	a.n_tok = 0, a.d = NULL, a.a = NULL;
 	CHECK(cuda_gemm(&d, &a, &err) == 0, "no tokens: %s", err.text);

@@ -35,8 +35,10 @@ static int check_operands(struct moxie_err *err, const char *op, const void *x, 
 {
 	if (n_in < 32 || n_in % 32 || n_out < 1)
 		return err_set(err, MOXIE_E_SHAPE, "%s: n_in is %d and n_out %d, wanted n_in a multiple of 32", op, n_in, n_out);
-	if (w->dtype != DT_BF16)
-		return err_set(err, MOXIE_E_SHAPE, "%s: weights are %s, wanted BF16", op, dtype_name(w->dtype));
+	if (w->dtype != DT_BF16 && w->dtype != DT_F8_E4M3)
+		return err_set(err, MOXIE_E_SHAPE, "%s: weights are %s, wanted BF16 or F8_E4M3", op, dtype_name(w->dtype));
+	if (w->dtype == DT_F8_E4M3 && !w->row_scl)
+		return err_set(err, MOXIE_E_SHAPE, "%s: weights are F8_E4M3 without scales", op);
 	if (!aligned(x) || !aligned(w->data))
 		return err_set(err, MOXIE_E_SHAPE, "%s: operands at %p and %p, wanted 16-byte alignment", op, x, w->data);
 	return 0;
@@ -65,7 +67,7 @@ extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, st
 	if (rc)
 		return rc;
 	*j = {};
-	j->x = a->a, j->w = a->w->data, j->n_in = a->n_in;
+	j->x = a->a, j->w = a->w->data, j->n_in = a->n_in, j->f8 = a->w->dtype == DT_F8_E4M3, j->out.scale = a->w->row_scl;
 	j->out.d = a->d, j->out.n_tok = a->n_tok, j->out.n_out = a->n_out, j->out.add = a->add, j->out.d_f32 = a->d_f32;
 	if (a->b)
 		j->out.b = a->b->data, j->out.b_f32 = a->b->dtype == DT_F32;
@@ -151,7 +153,8 @@ static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cuda
 /* Whether b follows a of n elements without a gap; both NULL too. */
 static bool follows(const struct weight *b, const struct weight *a, int64_t n)
 {
-	return !a == !b && (!a || (a->dtype == b->dtype && b->data == (const char *)a->data + n * dtype_bytes(a->dtype)));
+	return !a == !b && (!a || (a->dtype == b->dtype && b->data == (const char *)a->data + n * dtype_bytes(a->dtype) &&
+	                           (!a->row_scl || b->row_scl == a->row_scl + n)));
 }
 
 extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, struct moxie_err *err)
@@ -169,7 +172,7 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 		return err_set(err, MOXIE_E_SHAPE, "qkv: wq, wk, wv or their biases do not lie one after the other");
 	*j = {};
 	struct dense_out *const o = &j->out;
-	j->x = a->h, j->w = a->wq->data, j->n_in = a->n_embd;
+	j->x = a->h, j->w = a->wq->data, j->n_in = a->n_embd, j->f8 = a->wq->dtype == DT_F8_E4M3, o->scale = a->wq->row_scl;
 	o->d = a->q, o->n_tok = a->batch->n_tok, o->n_out = n_q + 2 * n_kv, o->qkv = true;
 	if (a->bq)
 		o->b = a->bq->data, o->b_f32 = a->bq->dtype == DT_F32;
@@ -187,8 +190,8 @@ static int small_tok(const struct cuda_dev *d, int n_out) { return n_out > 64 * 
 static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
 {
 	if (d->portable)
-		return j->norm ? cudaErrorNotSupported : dense_portable(d, j); /* nobody asks: kern.norm_tok_max is 0 */
-	if (!j->norm && j->out.n_tok > small_tok(d, j->out.n_out) && dense_wide_serves(j))
+		return j->norm || j->f8 ? cudaErrorNotSupported : dense_portable(d, j); /* nobody asks: kern.norm_tok_max is 0 */
+	if (!j->norm && !j->f8 && j->out.n_tok > small_tok(d, j->out.n_out) && dense_wide_serves(j))
 		return dense_wide(d, j);
 	struct dense_job small = *j;
 	small.shared_max = j->out.n_tok <= ROOM_TOK ? j->out.n_tok <= ROOM_FEW ? ROOM_SHARED_FEW : ROOM_SHARED : 0;
@@ -201,7 +204,7 @@ extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct m
 	const int rc = a->n_tok ? dense_gemm_job(&j, a, err) : 0;
 	if (rc || !a->n_tok)
 		return rc;
-	if (!j.norm && a->n_tok > small_tok(d, a->n_out) && dense_lib_gemm(d, &j, data_of(d), data_bytes(d)))
+	if (!j.norm && !j.f8 && a->n_tok > small_tok(d, a->n_out) && dense_lib_gemm(d, &j, data_of(d), data_bytes(d)))
 		return 0;
 	return fail(err, "gemm", by_own(d, &j));
 }
@@ -213,7 +216,7 @@ extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct mox
 	const int n_tok = a->batch->n_tok, rc = n_tok ? dense_qkv_job(&j, a, err) : 0;
 	if (rc || !n_tok)
 		return rc;
-	if (j.norm || n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
+	if (j.norm || j.f8 || n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
 		e = by_own(d, &j);
 	return fail(err, "qkv", e);
 }

@@ -12,6 +12,7 @@ struct dense_out {
 	void *d;                     /* [n_tok, n_out] bf16 or f32; qkv: q [n_tok, n_head, d_head] bf16 */
 	const void *b;               /* [n_out] bf16 or f32, or NULL; qkv: bq, bk, bv one after the other */
 	int n_tok, n_out;            /* qkv: n_out = (n_head + 2 n_head_kv) d_head */
+	const float *scale;          /* [n_out] P is multiplied by before all else, or NULL: 1 */
 	bool b_f32, add, d_f32, qkv;
 	/* qkv */
 	enum dtype kv;               /* BF16, F32 or F8_E4M3 */
@@ -24,7 +25,8 @@ struct dense_out {
 
 /* One product.  x, w: 16-byte aligned, n_in % 32 == 0. */
 struct dense_job {
-	const void *x, *w;           /* [n_tok, n_in] bf16, [n_out, n_in] bf16 */
+	const void *x, *w;           /* [n_tok, n_in] bf16, [n_out, n_in] bf16 or f8 */
+	bool f8;                     /* w is e4m3 as dense_f8.cu lays it out, with out.scale; dense_small alone takes it */
 	const void *norm;            /* [n_in] bf16, or NULL: x stands before this RMSNorm; dense_small alone takes it */
 	float eps;
 	int n_in;
@@ -39,6 +41,10 @@ extern "C" {
 /* dense.cu: checks the arguments and writes j; 0 or MOXIE_E_SHAPE. */
 int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, struct moxie_err *err);
 int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, struct moxie_err *err);
+
+/* dense_f8.cu: rows of bf16 weights to e4m3 with a power of two each, as ref_quant_rows does it; in every 16 of k the two eights stand
+ * interleaved (0 8 1 9 ..), so that a 32-bit word is one lane's part of an mma's k16.  code: [n_row, n_in], n_in % 16 == 0. */
+cudaError_t dense_f8_pack(uint8_t *code, float *scl, const void *w, int64_t n_row, int n_in, cudaStream_t stream);
 
 /* dense_small.cu: any n_tok, meant for few; a token's bits do not depend on n_tok. */
 cudaError_t dense_small(const struct cuda_dev *d, const struct dense_job *j);

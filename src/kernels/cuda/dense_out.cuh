@@ -15,6 +15,7 @@
 struct dense_at {
 	void *to;        /* of the first; NULL: nothing to store */
 	int step;        /* elements to the second */
+	float s0, s1;    /* what the products are multiplied by */
 	float b0, b1;    /* bias */
 	float old;       /* residual, of one output */
 	float2 cs;       /* cos, sin */
@@ -28,6 +29,8 @@ __device__ __forceinline__ float dense_bias(const struct dense_out &o, int n)
 	return o.b_f32 ? static_cast<const float *>(o.b)[n] : __bfloat162float(static_cast<const __nv_bfloat16 *>(o.b)[n]);
 }
 
+__device__ __forceinline__ float dense_scale(const struct dense_out &o, int n) { return o.scale ? __ldg(o.scale + n) : 1.f; }
+
 /* gemm's output (t, n). */
 __device__ __forceinline__ struct dense_at dense_one_at(const struct dense_out &o, int t, int n)
 {
@@ -35,14 +38,14 @@ __device__ __forceinline__ struct dense_at dense_one_at(const struct dense_out &
 	const size_t at = (size_t)t * o.n_out + n;
 	a.f32 = o.d_f32;
 	a.to = o.d_f32 ? (void *)(static_cast<float *>(o.d) + at) : (void *)(static_cast<__nv_bfloat16 *>(o.d) + at);
-	a.b0 = dense_bias(o, n);
+	a.b0 = dense_bias(o, n), a.s0 = dense_scale(o, n);
 	if (o.add)
 		a.old = o.d_f32 ? *static_cast<const float *>(a.to) : __bfloat162float(*static_cast<const __nv_bfloat16 *>(a.to));
 	return a;
 }
 __device__ __forceinline__ void dense_put(const struct dense_at &a, float v)
 {
-	v += a.b0;
+	v = v * a.s0 + a.b0;
 	v += a.old;
 	if (a.f32)
 		*static_cast<float *>(a.to) = v;
@@ -83,6 +86,7 @@ __device__ __forceinline__ struct dense_at dense_pair_at(const struct dense_out 
 	struct dense_at a = {};
 	const int half = o.d_head / 2, n = ih * o.d_head + i;
 	a.b0 = dense_bias(o, n), a.b1 = dense_bias(o, n + half);
+	a.s0 = dense_scale(o, n), a.s1 = dense_scale(o, n + half);
 	a.rope = ih < o.n_head + o.n_head_kv;
 	if (a.rope)
 		a.cs = reinterpret_cast<const float2 *>(o.cs)[(size_t)t * half + i];
@@ -95,7 +99,7 @@ __device__ __forceinline__ struct dense_at dense_pair_at(const struct dense_out 
 }
 __device__ __forceinline__ void dense_put(const struct dense_at &a, float lo, float hi)
 {
-	lo += a.b0, hi += a.b1;
+	lo = lo * a.s0 + a.b0, hi = hi * a.s1 + a.b1;
 	if (a.rope) {
 		const float x = lo, y = hi;
 		lo = x * a.cs.x - y * a.cs.y;

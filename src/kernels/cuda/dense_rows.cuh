@@ -46,7 +46,8 @@ static inline cudaError_t dense_rows_map(CUtensorMap *m, const struct dense_job 
 {
 	const struct dense_out *const o = &j->out;
 	const int half = o->d_head / 2;
-	return o->qkv ? dense_map(m, j->w, j->n_in, half, o->n_out / half, 4, 2) : dense_map(m, j->w, j->n_in, o->n_out, 1, r->rows, 1);
+	const auto map = j->f8 ? dense_map8 : dense_map;
+	return o->qkv ? map(m, j->w, j->n_in, half, o->n_out / half, 4, 2) : map(m, j->w, j->n_in, o->n_out, 1, r->rows, 1);
 }
 
 /* Outputs of n_tok tokens of a row block; of qkv, pairs. */

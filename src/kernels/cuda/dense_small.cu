@@ -1,17 +1,21 @@
 /* dense_small - a dense product for few tokens: bound by reading the weights once.
  *
- *   P[n][t] = sum_k w[n][k] x[t][k], then dense_out.cuh       w [n_out, n_in] bf16   x [n_tok, n_in] bf16
+ *   P[n][t] = sum_k w[n][k] x[t][k], then dense_out.cuh       w [n_out, n_in] bf16 or e4m3   x [n_tok, n_in] bf16
  *
  * Weights are the M operand of mma.m16n8k16, tokens N.  A CTA makes `rows` rows (at most 64) x 8*NT tokens over the whole of K,
  * so nothing is joined between CTAs; where one row block a CTA covers n_out, rows is the exact share n_out / n_sm and only
- * the multiplying is padded.  K is cut in chunks of 64: warp w takes chunks w, w + 8, ... and keeps a ring of its own,
+ * the multiplying is padded.  K is cut in chunks of 128 bytes of a row, 64 bf16 or 128 e4m3: warp w takes chunks w, w + 8, ... and keeps a ring of its own,
  * which its first lane refills by TMA as soon as the warp has read a stage: there is no producer and no empty barrier.
  * Before pdl_wait the rings are filled with weights; a ninth warp asks for the activations that go with them.
+ *
+ * e4m3 (F8): a code's 7 low bits are exponent and mantissa of a bf16 2^-120 times as large, subnormals too, so two shifts, two masks and
+ * an exact multiplication make two weights, as fragments of the same mma.  Codes lie as dense_f8.cu says: a word of ldmatrix is one lane's
+ * part of a row and k16.  A row's scale is applied where its sum leaves.
  *
  * Boxes of rows: dense_rows.cuh.  Rows up to a multiple of 16 and tokens up to one of 8 repeat others: nobody stores their sums.
  * Needs n_in % 32 == 0 (a last half chunk reads as zeros), qkv: d_head % 8 == 0.
  * Numerics: a warp adds its chunks in order in fp32, the 8 sums are joined as a balanced tree: the same for every n_tok.
- * Cost: reads w once for each 32 tokens, x once for each row block (from L2); floor 2 n_out n_in bytes / 4.4 TB/s (H200).
+ * Cost: reads w once for each 32 tokens, x once for each row block (from L2); floor 2 (e4m3: 1) n_out n_in bytes / 4.4 TB/s (H200).
  * Test: build/cuda/test_dense    Bench: build/cuda/bench_dense
  */
 #include "dense_rows.cuh"
@@ -19,7 +23,11 @@
 #include "device/ptx.cuh"
 #include "kernels/cuda/dense.h"
 
-constexpr int WARPS = 8, MATH = 32 * WARPS, THREADS = MATH + 32, CHUNK = 64, ROW_BYTES = CHUNK * 2, ROWS_MAX = 64;
+constexpr int WARPS = 8, MATH = 32 * WARPS, THREADS = MATH + 32, ROW_BYTES = 128, ROWS_MAX = 64;
+constexpr int X_CHUNK = 64; /* k of a box of activations */
+/* k of a chunk, and the boxes of activations that hold them. */
+__host__ __device__ constexpr int chunk_of(bool f8) { return f8 ? 128 : 64; }
+__host__ __device__ constexpr int boxes_of(bool f8) { return chunk_of(f8) / X_CHUNK; }
 
 struct small_param {
 	struct dense_out out;
@@ -28,7 +36,7 @@ struct small_param {
 	int n_in, n_chunk;           /* k, in chunks */
 	struct dense_rows rows;
 	int depth;                   /* stages of a warp's ring */
-	int w_stage, x_stage, x_box; /* bytes; x_box: tokens loaded, a power of two */
+	int w_stage, x_stage, x_box; /* bytes; x_stage: of one box of activations; x_box: its tokens, a power of two */
 	/* Shared memory, bytes from its beginning: activations, norm weights, sums of warp 0, barriers; floats from a warp's sums to the next's. */
 	int x_at, norm_at, red_at, bar_at, red_step;
 };
@@ -68,44 +76,79 @@ __device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
 	return d;
 }
 
-/* acc += the chunk in stage (w, x).  NORM: activations are multiplied by the weights at norm, and their squares added to sq first. */
-template <int MT, int NT, bool NORM>
-__device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], float (&sq)[NT], const lane_rows<MT, NT> &at, uint32_t w, uint32_t x, uint32_t norm)
+/* b: fragments of activations of 32 k, for k16 0 and 1.  NORM: their squares are added to sq, then they are multiplied by the weights at norm. */
+template <int NT, bool NORM>
+__device__ __forceinline__ void x_fragments(uint32_t (&b)[NT][4], float (&sq)[NT], const uint32_t (&row)[NT], uint32_t x, int piece, uint32_t norm)
 {
-	const int j = threadIdx.x >> 3 & 3;
 #pragma unroll
-	for (int h = 0; h < 2; h++) {
-		uint32_t b[NT][4];
+	for (int n = 0; n < NT; n++)
+		ldmatrix4(b[n], swizzled(x + row[n], piece + (threadIdx.x >> 3 & 3)));
+	if constexpr (NORM) {
 #pragma unroll
-		for (int n = 0; n < NT; n++)
-			ldmatrix4(b[n], swizzled(x + at.x[n], h * 4 + j));
-		if constexpr (NORM) {
+		for (int i = 0; i < 4; i++) {
+			const uint32_t f = lds32(norm + i * 16);
 #pragma unroll
-			for (int i = 0; i < 4; i++) {
-				const uint32_t f = lds32(norm + (h * 4 + i) * 16);
-#pragma unroll
-				for (int n = 0; n < NT; n++) {
-					const float lo = __uint_as_float(b[n][i] << 16), hi = __uint_as_float(b[n][i] & 0xffff0000u);
-					sq[n] = fmaf(lo, lo, sq[n]), sq[n] = fmaf(hi, hi, sq[n]);
-					b[n][i] = mul_bf16x2(b[n][i], f);
-				}
+			for (int n = 0; n < NT; n++) {
+				const float lo = __uint_as_float(b[n][i] << 16), hi = __uint_as_float(b[n][i] & 0xffff0000u);
+				sq[n] = fmaf(lo, lo, sq[n]), sq[n] = fmaf(hi, hi, sq[n]);
+				b[n][i] = mul_bf16x2(b[n][i], f);
 			}
 		}
-#pragma unroll
-		for (int s = 0; s < 2; s++)
-#pragma unroll
-			for (int m = 0; m < MT; m++) {
-				uint32_t a[4];
-				ldmatrix4(a, swizzled(w + at.w[m], (h * 2 + s) * 2 + (j >> 1)));
-#pragma unroll
-				for (int n = 0; n < NT; n++)
-					mma_16816(acc[m][n], a, b[n][2 * s], b[n][2 * s + 1]);
-			}
 	}
 }
 
+/* Four codes to two pairs of bf16: bytes 0 and 2, bytes 1 and 3. */
+__device__ __forceinline__ void widen(uint32_t w, uint32_t *even, uint32_t *odd)
+{
+	constexpr uint32_t SIGN = 0x80008000u, REST = 0x07f007f0u, UP = 0x7b807b80u; /* 2^120, twice */
+	*even = mul_bf16x2((w << 8 & SIGN) | (w << 4 & REST), UP);
+	*odd = mul_bf16x2((w & SIGN) | (w >> 4 & REST), UP);
+}
+
+/* acc += the chunk in stage (w, x); x_stage: bytes from one box of activations to the next. */
+template <int MT, int NT, bool NORM, bool F8>
+__device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], float (&sq)[NT], const lane_rows<MT, NT> &at, uint32_t w, uint32_t x, int x_stage,
+                                          uint32_t norm)
+{
+	const int j = threadIdx.x >> 3 & 3;
+#pragma unroll
+	for (int h = 0; h < chunk_of(F8) / 32; h++) { /* 32 k */
+		uint32_t b[NT][4];
+		x_fragments<NT, NORM>(b, sq, at.x, x + h / 2 * x_stage, h % 2 * 4, norm + h * 64);
+#pragma unroll
+		for (int m = 0; m < MT; m++) {
+			uint32_t a[2][4];
+			if constexpr (F8) {
+				uint32_t c[4]; /* rows g and g + 8 of k16 0, then of k16 1 */
+				ldmatrix4(c, swizzled(w + at.w[m], h * 2 + (j >> 1)));
+#pragma unroll
+				for (int s = 0; s < 2; s++)
+					widen(c[2 * s], &a[s][0], &a[s][2]), widen(c[2 * s + 1], &a[s][1], &a[s][3]);
+			} else {
+#pragma unroll
+				for (int s = 0; s < 2; s++)
+					ldmatrix4(a[s], swizzled(w + at.w[m], (h * 2 + s) * 2 + (j >> 1)));
+			}
+#pragma unroll
+			for (int s = 0; s < 2; s++)
+#pragma unroll
+				for (int n = 0; n < NT; n++)
+					mma_16816(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
+		}
+	}
+}
+
+/* The activations of a chunk. */
+template <bool F8>
+__device__ __forceinline__ void x_load(uint32_t to, const CUtensorMap *xm, int chunk, int t0, uint32_t bar, int x_stage, uint64_t policy)
+{
+#pragma unroll
+	for (int i = 0; i < boxes_of(F8); i++)
+		tma_load3(to + i * x_stage, xm, chunk * chunk_of(F8) + i * X_CHUNK, t0, 0, bar, policy);
+}
+
 /* One warp's ring, and the list of chunks it walks: chunk w, w + 8, ... of its CTA's row blocks. */
-struct ring {
+template <bool F8> struct ring {
 	const CUtensorMap *wm, *xm;
 	uint32_t w, x, bar;
 	int t0, tile, chunk; /* the next chunk to load */
@@ -120,15 +163,15 @@ struct ring {
 	__device__ bool more(const small_param &p) const { return tile < p.rows.n_tile && chunk < p.n_chunk; }
 	__device__ void load_w(const small_param &p, int s, uint64_t policy) const
 	{
-		mbar_expect(bar + 8 * s, p.rows.n_box * p.rows.box_rows * ROW_BYTES + p.x_box * ROW_BYTES);
+		mbar_expect(bar + 8 * s, p.rows.n_box * p.rows.box_rows * ROW_BYTES + boxes_of(F8) * p.x_box * ROW_BYTES);
 		for (int i = 0; i < p.rows.n_box; i++) {
 			const struct dense_box b = dense_box_at(&p.rows, tile * p.rows.n_box + i);
-			tma_load3(w + s * p.w_stage + i * p.rows.box_rows * ROW_BYTES, wm, chunk * CHUNK, b.y, b.z, bar + 8 * s, policy);
+			tma_load3(w + s * p.w_stage + i * p.rows.box_rows * ROW_BYTES, wm, chunk * chunk_of(F8), b.y, b.z, bar + 8 * s, policy);
 		}
 	}
 	__device__ void load_x(const small_param &p, int s, uint64_t policy) const
 	{
-		tma_load3(x + s * p.x_stage, xm, chunk * CHUNK, t0, 0, bar + 8 * s, policy);
+		x_load<F8>(x + s * boxes_of(F8) * p.x_stage, xm, chunk, t0, bar + 8 * s, p.x_stage, policy);
 	}
 };
 
@@ -141,7 +184,7 @@ __device__ __forceinline__ float warps_sum(const float *p, int stride)
 	return ((p[0] + p[stride]) + (p[2 * stride] + p[3 * stride])) + ((p[4 * stride] + p[5 * stride]) + (p[6 * stride] + p[7 * stride]));
 }
 
-template <int MT, int NT, bool NORM>
+template <int MT, int NT, bool NORM, bool F8>
 __global__ void __launch_bounds__(THREADS, 1)
 dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant__ CUtensorMap xm, const __grid_constant__ small_param p)
 {
@@ -153,7 +196,9 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 	float *const red = reinterpret_cast<float *>(base + p.red_at);
 	const uint32_t bars = smem_u32(base + p.bar_at);
 	__shared__ float squares[NORM ? WARPS : 1][8 * NT]; /* of activations, [warp][token] */
-	ring ld = { &wm, &xm, smem_u32(base) + warp * p.depth * p.w_stage, smem_u32(x_at) + warp * p.depth * p.x_stage, bars + 8 * warp * p.depth,
+	constexpr int CHUNK = chunk_of(F8);
+	const int x_step = boxes_of(F8) * p.x_stage; /* bytes of a stage's activations */
+	ring<F8> ld = { &wm, &xm, smem_u32(base) + warp * p.depth * p.w_stage, smem_u32(x_at) + warp * p.depth * x_step, bars + 8 * warp * p.depth,
 		    (int)blockIdx.y * p.x_box, (int)blockIdx.x, warp };
 
 	if (!p.out.qkv)
@@ -183,7 +228,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 			const int w = i % WARPS, s = i / WARPS, n = (p.n_chunk - w + WARPS - 1) / WARPS, round = n > 0 ? s / n : 0;
 			const int at = w * p.depth + s;
 			if (n > 0 && (int)blockIdx.x + round * (int)gridDim.x < p.rows.n_tile)
-				tma_load3(smem_u32(x_at) + at * p.x_stage, &xm, (w + (s - round * n) * WARPS) * CHUNK, ld.t0, 0, bars + 8 * at, keep);
+				x_load<F8>(smem_u32(x_at) + at * x_step, &xm, w + (s - round * n) * WARPS, ld.t0, bars + 8 * at, p.x_stage, keep);
 		}
 		return;
 	}
@@ -206,7 +251,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		float acc[MT][NT][4] = {}, sq[NT] = {};
 		for (int c = warp; c < p.n_chunk; c += WARPS) {
 			mbar_wait(ld.bar + 8 * s, parity);
-			chunk_mma<MT, NT, NORM>(acc, sq, at, ld.w + s * p.w_stage, ld.x + s * p.x_stage, norm + c * (CHUNK * 2));
+			chunk_mma<MT, NT, NORM, F8>(acc, sq, at, ld.w + s * p.w_stage, ld.x + s * x_step, p.x_stage, norm + c * (CHUNK * 2));
 			__syncwarp();
 			if (lane == 0 && ld.more(p)) {
 				ld.load_w(p, s, once);
@@ -257,16 +302,23 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 }
 
 typedef void (*small_kernel)(CUtensorMap, CUtensorMap, small_param);
-template <int NT, bool NORM> static small_kernel kernel_of(int mt)
+template <int NT, bool NORM, bool F8> static small_kernel kernel_of(int mt)
 {
-	if constexpr (NT < 4)
+	if constexpr (NT < (F8 ? 2 : 4))
 		if (mt == 4)
-			return dense_small_kernel<4, NT, NORM>;
-	return mt == 1 ? dense_small_kernel<1, NT, NORM> : mt == 2 ? dense_small_kernel<2, NT, NORM> : dense_small_kernel<3, NT, NORM>;
+			return dense_small_kernel<4, NT, NORM, F8>;
+	return mt == 1   ? dense_small_kernel<1, NT, NORM, F8>
+	       : mt == 2 ? dense_small_kernel<2, NT, NORM, F8>
+	                 : dense_small_kernel<3, NT, NORM, F8>;
 }
-template <bool NORM> static small_kernel kernel_of(int nt, int mt)
+template <bool NORM, bool F8> static small_kernel kernel_of(int nt, int mt)
 {
-	return nt == 1 ? kernel_of<1, NORM>(mt) : nt == 2 ? kernel_of<2, NORM>(mt) : kernel_of<4, NORM>(mt);
+	return nt == 1 ? kernel_of<1, NORM, F8>(mt) : nt == 2 ? kernel_of<2, NORM, F8>(mt) : kernel_of<4, NORM, F8>(mt);
+}
+static small_kernel kernel_of(const struct dense_job *j, int nt, int mt)
+{
+	return j->f8 ? j->norm ? kernel_of<true, true>(nt, mt) : kernel_of<false, true>(nt, mt)
+	             : j->norm ? kernel_of<true, false>(nt, mt) : kernel_of<false, false>(nt, mt);
 }
 
 /* Boxes, row blocks and ring for this product; false where shared memory is too small for even one stage a warp. */
@@ -274,8 +326,9 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 {
 	const struct dense_out *const o = &j->out;
 	p->out = *o;
-	p->n_chunk = (j->n_in + CHUNK - 1) / CHUNK;
-	dense_rows_plan(&p->rows, o, d->n_sm, nt == 4 ? 48 : ROWS_MAX); /* 48: leaves room for a ring of two stages a warp */
+	const int chunk = chunk_of(j->f8);
+	p->n_chunk = (j->n_in + chunk - 1) / chunk;
+	dense_rows_plan(&p->rows, o, d->n_sm, nt >= (j->f8 ? 2 : 4) ? 48 : ROWS_MAX); /* 48: leaves room for a ring of two stages a warp */
 	p->x_box = 1;
 	while (p->x_box < 8 * nt && p->x_box < o->n_tok)
 		p->x_box *= 2;
@@ -284,12 +337,12 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 	const int mt = (p->rows.rows + 15) / 16, n_cta = p->rows.n_tile < d->n_sm ? p->rows.n_tile : d->n_sm;
 	const int most = (p->n_chunk + WARPS - 1) / WARPS * ((p->rows.n_tile + n_cta - 1) / n_cta);
 	const bool short_lived = p->rows.n_tile <= n_cta; /* one row block a CTA: others want to start beside it */
-	const int sums = mt * 16 * red_row(nt) * 4, norm_bytes = j->norm ? p->n_chunk * CHUNK * 2 : 0;
+	const int sums = mt * 16 * red_row(nt) * 4, norm_bytes = j->norm ? p->n_chunk * chunk * 2 : 0, x_step = boxes_of(j->f8) * p->x_stage;
 	p->norm = static_cast<const uint4 *>(j->norm), p->eps = j->eps, p->n_in = j->n_in;
 	/* With one row block a warp's sums take the place of its ring. */
 	bool apart = !short_lived;
 	for (;; apart = true) {
-		const size_t fixed = 1024 + norm_bytes + (apart ? (size_t)WARPS * sums : 0), stage = WARPS * (size_t)(p->w_stage + p->x_stage + 8);
+		const size_t fixed = 1024 + norm_bytes + (apart ? (size_t)WARPS * sums : 0), stage = WARPS * (size_t)(p->w_stage + x_step + 8);
 		const size_t limit = short_lived && j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
 		const size_t room = limit - (j->norm ? (size_t)WARPS * 8 * nt * 4 : 0);
 		p->depth = room > fixed + stage ? (int)((room - fixed) / stage) : 1;
@@ -300,7 +353,7 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 	}
 	const int n_stage = WARPS * p->depth;
 	p->x_at = n_stage * p->w_stage;
-	p->norm_at = p->x_at + n_stage * p->x_stage;
+	p->norm_at = p->x_at + n_stage * x_step;
 	p->red_at = apart ? p->norm_at + norm_bytes : 0;
 	p->red_step = (apart ? sums : p->depth * p->w_stage) / 4;
 	p->bar_at = p->norm_at + norm_bytes + (apart ? WARPS * sums : 0);
@@ -314,7 +367,7 @@ extern "C" cudaError_t dense_small(const struct cuda_dev *d, const struct dense_
 	size_t shared_bytes;
 	small_plan(d, j, nt, &p, &shared_bytes);
 	const int mt = (p.rows.rows + 15) / 16;
-	const small_kernel k = j->norm ? kernel_of<true>(nt, mt) : kernel_of<false>(nt, mt);
+	const small_kernel k = kernel_of(j, nt, mt);
 	CUtensorMap wm, xm;
 	cudaError_t rc = dense_rows_map(&wm, j, &p.rows);
 	if (!rc)

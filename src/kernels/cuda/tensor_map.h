@@ -20,4 +20,12 @@ static inline cudaError_t dense_map(CUtensorMap *m, const void *p, int n0, int n
 	return tensor_map(m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, p, 3, dim, box, CU_TENSOR_MAP_L2_PROMOTION_NONE);
 }
 
+/* The same of e4m3, boxes [b2, b1, 128]. */
+static inline cudaError_t dense_map8(CUtensorMap *m, const void *p, int n0, int n1, int n2, int b1, int b2)
+{
+	const uint64_t dim[3] = { (uint64_t)n0, (uint64_t)n1, (uint64_t)n2 };
+	const uint32_t box[3] = { 128, (uint32_t)b1, (uint32_t)b2 };
+	return tensor_map(m, CU_TENSOR_MAP_DATA_TYPE_UINT8, p, 3, dim, box, CU_TENSOR_MAP_L2_PROMOTION_NONE);
+}
+
 #endif
