@@ -202,8 +202,9 @@ int bench_latency_main(struct opts *o)
 		bandwidth = moxie_read_bandwidth(m);
 		if (bandwidth <= 0)
 			bandwidth = bench_read_bandwidth(info.n_thread);
-		printf("# moxie %s, %s: %s, reads %.0f GB/s; %s KV cache; tokens of answers: %d\n", moxie_version(), o->model, info.kernels,
-		       bandwidth * 1e-9, o->kv_dtype && strcmp(o->kv_dtype, "auto") ? o->kv_dtype : "bf16", o->n_gen);
+		printf("# moxie %s, %s: %s, reads %.0f GB/s; %s KV cache%s; tokens of answers: %d\n", moxie_version(), o->model, info.kernels,
+		       bandwidth * 1e-9, o->kv_dtype && strcmp(o->kv_dtype, "auto") ? o->kv_dtype : "bf16",
+		       o->dense_dtype && !strcmp(o->dense_dtype, "fp8") ? ", dense weights in fp8" : "", o->n_gen);
 		printf("%6s %8s  %13s %9s | %12s %9s %9s %9s %8s %9s %8s  %s\n", "batch", "input", "prefill tok/s", "TTFT ms", "decode tok/s", "ms median",
 		       "mean", "best", "GB/s", "floor ms", "of floor", "logits");
 	}

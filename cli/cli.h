@@ -30,7 +30,7 @@ enum {
 };
 
 struct opts {
-	const char *model, *device, *load_format, *kv_dtype;
+	const char *model, *device, *load_format, *kv_dtype, *dense_dtype;
 	int n_thread, n_ctx, n_chunk;
 	bool verbose;
 

@@ -101,6 +101,7 @@ void model_fill_params(const struct opts *o, struct moxie_model_params *p)
 		.n_chunk = o->n_chunk,
 		.kv_f32 = o->kv_dtype && !strcmp(o->kv_dtype, "f32"),
 		.kv_fp8 = o->kv_dtype && !strncmp(o->kv_dtype, "fp8", 3),
+		.dense_fp8 = o->dense_dtype && !strcmp(o->dense_dtype, "fp8"),
 		.kv_tokens = (uint64_t)o->kv_tokens,
 		.mem_fraction = (double)o->mem_fraction,
 		.batch_variant = o->batch_variant,

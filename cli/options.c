@@ -45,6 +45,8 @@ static const struct row rows[] = {
 	  "most tokens of one prefill step (default: 512; 2048 on a GPU)" },
 	{ "kv-cache-dtype", 0, NULL, "auto|bf16|fp8|fp8_e4m3|f32", CHOICE, AT(kv_dtype), ANY, LOADS | CMD_INSPECT, "Model",
 	  "how keys and values are kept: fp8 halves their memory for some accuracy, f32 is for the CPU (default: bf16)" },
+	{ "dense-dtype", 0, NULL, "bf16|fp8", CHOICE, AT(dense_dtype), ANY, LOADS | CMD_INSPECT, "Model",
+	  "attention's projections and the unembedding: fp8 halves them when the model opens, for some accuracy (default: bf16)" },
 	{ "cuda-graph-max-bs", 0, NULL, "N", INT, AT(graph_max), 1, 1024, LOADS, "Model",
 	  "record decode steps of at most N requests as CUDA graphs (default: all)" },
 	{ "disable-cuda-graph", 0, "enforce-eager", NULL, FLAG, AT(no_graph), ANY, LOADS, "Model", "record none" },

@@ -62,6 +62,8 @@ struct moxie_model_params {
 	int graph_max_seq;         /* a GPU records decode steps of at most so many sessions as CUDA graphs, those of 1, 2, 4, 8, 12, 16, 24, ...
 	                              when the model opens, others when they are first met; 0: n_seq; -1: none */
 	uint64_t device_memory;    /* moxie_inspect of device "cuda" where there is no GPU: bytes of the one to plan for; 0: an H200's */
+	int dense_fp8;             /* 1: attention's projections and the unembedding in FP8 (E4M3, a power of two a row), made of the files' bf16
+	                              when the model opens: half the bytes; what it costs in accuracy: docs/fp8.md */
 };
 
 /*   MOXIE_E_IO           a file is missing or unreadable

@@ -383,6 +383,32 @@ static int place(struct kern *k, struct arena *ws, struct weight *const *w, int 
 	return 0;
 }
 
+static int place_f8(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err)
+{
+	int rc = 0;
+	for (int i = 0; rc == 0 && i < n; i++) {
+		size_t n_row = (size_t)w[i]->shape[0], n_in = (size_t)w[i]->shape[1];
+		uint8_t *code = arena_take(ws, n_row * n_in, 1);
+		float *scl = arena_take(ws, n_row, sizeof *scl);
+		struct weight from = *w[i];
+		if (!ws->base)
+			continue;
+		if (!code || !scl)
+			return err_set(err, MOXIE_E_NOMEM, "the plan of the weights is too small");
+		bf16 *b = malloc(n_row * n_in * sizeof *b);
+		if (!b)
+			abort();
+		put(fake_of(k), (uint8_t *)b, w[i]->data, n_row * n_in * sizeof *b); /* as they lie, or as the rule makes them */
+		from.data = b;
+		open_memory(fake_of(k), true);
+		fake_of(k)->cpu->quant_rows(fake_of(k)->cpu, &(struct quant_rows_args){ .code = code, .scl = scl, .w = &from });
+		open_memory(fake_of(k), false);
+		free(b);
+		w[i]->dtype = DT_F8_E4M3, w[i]->data = code, w[i]->row_scl = scl;
+	}
+	return rc;
+}
+
 static int place_moe(struct kern *k, struct arena *ws, struct moe_weights *w, const struct moe_config *c, struct moxie_err *err)
 {
 	struct weight *const all[] = { &w->router, &w->router_b, &w->gate_up, &w->gate_up_b, &w->down, &w->down_b };
@@ -470,7 +496,7 @@ static void fake_free(struct kern *k)
 	free(f);
 }
 
-static const struct kern_device hooks = { memory, take, give, made, place, place_moe, stage, take_in, give_out, outcome, upload, fetch, replay, record, play, NULL, NULL, NULL };
+static const struct kern_device hooks = { memory, take, give, made, place, place_f8, place_moe, stage, take_in, give_out, outcome, upload, fetch, replay, record, play, NULL, NULL, NULL };
 
 MOXIE_API extern const uint32_t moxie_kern_cuda_layout;
 const uint32_t moxie_kern_cuda_layout = KERN_LAYOUT;

@@ -41,13 +41,17 @@ static int run(struct moxie_model *m, float *logits, struct moxie_err *err)
 
 int engine_check_want(struct moxie_model *m, const struct moxie_model_params *like, float **want, struct moxie_err *err)
 {
-	struct moxie_model c = { .config = m->config, .ops = m->ops, .model = m->model, .n_chunk = N_CHUNK, .n_seq = 1 };
+	struct moxie_model c = { .config = m->config, .ops = m->ops, .n_chunk = N_CHUNK, .n_seq = 1 };
 	struct kern_limits lim = { .n_tok = N_CHUNK, .n_seq = 1, .n_embd = c.config.n_embd, .n_head = c.config.n_head, .n_head_kv = c.config.n_head_kv,
 		.d_head = c.config.d_head, .n_ff = c.config.n_ff, .n_expert = c.config.n_expert, .n_used = c.config.n_expert_used,
 		.n_vocab = c.config.n_vocab, .alpha = c.config.swiglu_alpha, .limit = c.config.swiglu_limit };
 	struct moxie_model_params p = { .n_chunk = N_CHUNK, .n_seq = 1, .kv_tokens = KV_PAGE, .kv_fp8 = like->kv_fp8 };
 	*want = malloc(sizeof(float) * N_ROW * (size_t)m->config.n_vocab);
 	int rc = *want ? kern_cpu_create(&c.kern, &lim, CPU_AUTO, 0, err) : err_nomem(err, sizeof(float) * N_ROW * (size_t)m->config.n_vocab, "logits");
+	if (rc == 0)
+		rc = m->ops->bind(&c.model, &m->config, m->st, err);
+	if (rc == 0 && m->dense_f8)
+		rc = engine_shrink(&c, c.model, N_LAYER, &c.weights, err);
 	if (rc == 0 && pthread_mutex_init(&c.lock, NULL) != 0)
 		rc = err_nomem(err, sizeof c.lock, "a lock");
 	else
@@ -55,6 +59,8 @@ int engine_check_want(struct moxie_model *m, const struct moxie_model_params *li
 	if (rc == 0 && (rc = engine_memory(&c, &p, &lim, err)) == 0)
 		rc = run(&c, *want, err);
 	engine_memory_free(&c);
+	arena_free(&c.weights);
+	m->ops->free(c.model);
 	if (c.kern)
 		c.kern->free(c.kern);
 	if (c.lock_ready)

@@ -25,7 +25,8 @@ struct moxie_model {
 	const struct model_ops *ops;
 	struct model *model;             /* weights, pointing into st or weights */
 	struct kern *kern;
-	struct arena weights;            /* of the device; else empty */
+	struct arena weights;            /* of the device; else what was made of some in FP8 */
+	bool dense_f8;                   /* see moxie_model_params.dense_fp8 */
 	struct kv_cache kv;
 	struct arena ws;                 /* step lifetime, where ops read and write */
 	struct arena in;                 /* the host's copy of its beginning, for a device; else empty */
@@ -48,7 +49,7 @@ struct moxie_model {
 	uint64_t graph_bytes;            /* what those took of the device's memory */
 	uint64_t device_bytes;           /* what there was of it when the model opened */
 	int n_layer_run;                 /* while the device is checked: layers to run; else 0, all */
-	uint64_t weight_bytes;           /* of the checkpoint */
+	uint64_t weight_bytes;           /* of the checkpoint, or what became of it in FP8 */
 	pthread_mutex_t lock;            /* one step at a time; guards kern, kv pools, ws, view, logits and kept */
 	pthread_cond_t turn;             /* stepping has ended */
 	bool stepping;                   /* a step's owner does something else without the lock: other steps wait */
@@ -181,6 +182,9 @@ size_t engine_step_bytes(struct moxie_model *m, int n_tok, int n_seq, int n_page
  * or its mapping of the files, ends. */
 int engine_place(struct moxie_model *m, bool made, uint64_t seed, int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud,
                  struct moxie_err *err);
+
+/* Makes e4m3 of model's dense weights, of the first n_layer layers (0: all), in *ws, by m's kern, which is a CPU's. */
+int engine_shrink(struct moxie_model *m, struct model *model, int n_layer, struct arena *ws, struct moxie_err *err);
 
 /* KV cache and step arena of m, on its kern's device where that has one. */
 int engine_memory(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_err *err);

@@ -108,7 +108,7 @@ static struct kern_limits limits_of(const struct model_config *c, const struct m
 	return (struct kern_limits){ .n_tok = p->n_chunk > p->n_seq ? p->n_chunk : p->n_seq, .n_seq = p->n_seq, .n_embd = c->n_embd, .n_head = c->n_head,
 		.n_head_kv = c->n_head_kv, .d_head = c->d_head, .n_ff = c->n_ff, .n_expert = c->n_expert, .n_used = c->n_expert_used,
 		.n_vocab = c->n_vocab, .alpha = c->swiglu_alpha, .limit = c->swiglu_limit,
-		.n_ctx = c->n_ctx, .kv = kv_dtype_of(p) };
+		.n_ctx = c->n_ctx, .kv = kv_dtype_of(p), .dense = p->dense_fp8 ? DT_F8_E4M3 : DT_BF16 };
 }
 
 static uint64_t want_bytes(const struct tensor_want *w, uint64_t *n_param)
@@ -120,6 +120,29 @@ static uint64_t want_bytes(const struct tensor_want *w, uint64_t *n_param)
 	bool blocks = len > 7 && !strcmp(w->name + len - 7, "_blocks"), scales = len > 7 && !strcmp(w->name + len - 7, "_scales");
 	*n_param = scales ? 0 : blocks ? 2 * n : n;
 	return n * (uint64_t)dtype_bytes(w->dtype);
+}
+
+/* Whether --dense-dtype fp8 is about this tensor: attention's projections and the unembedding. */
+static bool is_dense(const struct tensor_want *w)
+{
+	size_t len = strlen(w->name);
+	return (len > 12 && !strcmp(w->name + len - 12, "_proj.weight")) || !strcmp(w->name, "lm_head.weight");
+}
+
+/* Bytes of [n, k] weights in FP8. */
+static uint64_t fp8_bytes(int64_t n, int64_t k)
+{
+	return (uint64_t)n * ((uint64_t)k + sizeof(float));
+}
+
+/* What the weights take in memory, of n_bytes in the files. */
+static uint64_t kept_bytes(const struct model_config *c, bool dense_fp8, uint64_t n_bytes)
+{
+	struct tensor_want w;
+	for (size_t i = 0; dense_fp8 && config_tensor_at(c, i, &w); i++)
+		if (is_dense(&w))
+			n_bytes -= (uint64_t)(w.shape[0] * w.shape[1]) * 2 - fp8_bytes(w.shape[0], w.shape[1]);
+	return n_bytes + (dense_fp8 && c->tie_embd ? fp8_bytes(c->n_vocab, c->n_embd) : 0);
 }
 
 /* Everything that follows from config and parameters alone. */
@@ -134,6 +157,8 @@ static void fill_info(struct moxie_model_info *info, const struct model_config *
 	struct tensor_want w;
 	for (size_t i = 0; config_tensor_at(c, i, &w); i++) {
 		uint64_t n_param, n_bytes = want_bytes(&w, &n_param), used = 1, of = 1;
+		if (p->dense_fp8 && is_dense(&w))
+			n_bytes = fp8_bytes(w.shape[0], w.shape[1]);
 		if (strstr(w.name, ".experts."))
 			used = (uint64_t)c->n_expert_used, of = (uint64_t)c->n_expert;
 		else if (strstr(w.name, "embed_tokens") && !c->tie_embd)
@@ -142,6 +167,11 @@ static void fill_info(struct moxie_model_info *info, const struct model_config *
 		info->n_param_active += n_param / of * used;
 		info->weight_bytes += n_bytes;
 		info->token_bytes += n_bytes / of * used;
+	}
+	if (p->dense_fp8 && c->tie_embd) { /* beside the embedding's bf16, of which a token reads one row */
+		uint64_t more = fp8_bytes(c->n_vocab, c->n_embd), all = (uint64_t)c->n_vocab * (uint64_t)c->n_embd * 2;
+		info->weight_bytes += more;
+		info->token_bytes += more - all + all / (uint64_t)c->n_vocab;
 	}
 }
 
@@ -284,6 +314,7 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	}
 	m->n_chunk = p.n_chunk;
 	m->n_seq = p.n_seq;
+	m->dense_f8 = p.dense_fp8;
 	if ((rc = load_config(&m->config, &p, err)) < 0)
 		goto out;
 	bool dir = is_dir(p.path);
@@ -301,11 +332,13 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	struct progress g = { &p, "weights" };
 	if (!p.dummy && (rc = safetensors_populate(m->st, p.n_thread, on_progress, &g, err)) < 0)
 		goto out;
-	m->weight_bytes = safetensors_n_bytes(m->st);
+	m->weight_bytes = kept_bytes(&m->config, m->dense_f8, safetensors_n_bytes(m->st));
 	g.stage = "weights to the device";
 	if (m->kern->dev && !p.dummy && (rc = engine_check_want(m, &p, &want, err)) < 0)
 		goto out;
 	if (m->kern->dev && (rc = engine_place(m, p.dummy, p.dummy_seed, on_progress, &g, err)) < 0)
+		goto out;
+	if (!m->kern->dev && m->dense_f8 && (rc = engine_shrink(m, m->model, 0, &m->weights, err)) < 0)
 		goto out;
 	if (!p.batch_variant && m->kern->many_rows)
 		m->group = (m->kern->many_rows + KV_PAGE - 1) / KV_PAGE * KV_PAGE; /* whole pages: the prefix cache has no other */
@@ -381,7 +414,7 @@ MOXIE_API int moxie_model_get_info(const moxie_model *m, struct moxie_model_info
 {
 	struct moxie_model_info all = { 0 };
 	struct moxie_model_params p = { .n_thread = m->kern->n_thread, .n_chunk = m->n_chunk, .n_seq = m->n_seq, .kv_f32 = m->kv.dtype == DT_F32,
-		.kv_fp8 = m->kv.dtype == DT_F8_E4M3 };
+		.kv_fp8 = m->kv.dtype == DT_F8_E4M3, .dense_fp8 = m->dense_f8 };
 	fill_info(&all, &m->config, &p);
 	all.kernels = m->kern->name;
 	all.weight_bytes = m->weight_bytes;
@@ -413,6 +446,7 @@ MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxi
 	fill_info(&all, &m->config, &p);
 	m->n_chunk = p.n_chunk;
 	m->n_seq = p.n_seq;
+	m->dense_f8 = p.dense_fp8;
 	m->ops = model_ops_of(&m->config);
 	m->kv.plan = kv_plan_of(&m->config, kv_dtype_of(&p), p.n_chunk);
 	if (!p.dummy && (rc = safetensors_open(&m->st, p.path, err)) < 0)
@@ -429,7 +463,7 @@ MOXIE_API int moxie_inspect(const struct moxie_model_params *params, struct moxi
 		all.step_bytes = engine_step_bytes(m, lim.n_tok, p.n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, NULL, err) + m->kern->scratch_bytes;
 	}
 	if (m->st)
-		all.weight_bytes = safetensors_n_bytes(m->st);
+		all.weight_bytes = kept_bytes(&m->config, m->dense_f8, safetensors_n_bytes(m->st));
 	for (size_t i = 0; on_tensor && m->st && i < safetensors_n(m->st); i++) {
 		const struct st_tensor *t = safetensors_at(m->st, i);
 		struct moxie_tensor_info ti = { .name = t->name, .dtype = dtype_name(t->dtype), .file = safetensors_file_name(m->st, t->file),

@@ -48,13 +48,22 @@ static int on_placed(void *ud, uint64_t done)
 	return p->progress(p->ud, done, p->all);
 }
 
+int engine_shrink(struct moxie_model *m, struct model *model, int n_layer, struct arena *ws, struct moxie_err *err)
+{
+	struct arena dry = { .cap = SIZE_MAX };
+	int rc = m->ops->shrink(model, m->kern, &dry, n_layer, err);
+	if (rc == 0 && !arena_init(ws, dry.top))
+		rc = err_nomem(err, dry.top, "weights in FP8");
+	return rc == 0 ? m->ops->shrink(model, m->kern, ws, n_layer, err) : rc;
+}
+
 int engine_place(struct moxie_model *m, bool made, uint64_t seed, int (*progress)(void *ud, uint64_t done, uint64_t all), void *ud,
                  struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	struct arena dry = { .cap = SIZE_MAX };
 	struct dummy dummy = { .c = &m->config, .st = m->st, .seed = seed };
-	int rc = m->ops->place(m->model, k, &dry, NULL, NULL, err);
+	int rc = m->ops->place(m->model, k, &dry, m->dense_f8, NULL, NULL, err);
 	if (rc < 0)
 		return rc;
 	struct placing p = { dry.top, progress, ud };
@@ -64,10 +73,9 @@ int engine_place(struct moxie_model *m, bool made, uint64_t seed, int (*progress
 	m->weights.cap = dry.top;
 	if (made)
 		k->dev->made(k, dummy_at, &dummy);
-	rc = m->ops->place(m->model, k, &m->weights, on_placed, &p, err);
+	rc = m->ops->place(m->model, k, &m->weights, m->dense_f8, on_placed, &p, err);
 	k->dev->made(k, NULL, NULL);
 	int rc_sync = k->sync(k, rc == 0 ? err : NULL);
-	m->weight_bytes = safetensors_n_bytes(m->st);
 	safetensors_free(m->st);
 	m->st = NULL;
 	return rc < 0 ? rc : rc_sync;

@@ -27,7 +27,7 @@ static int fill(struct moxie_model *m, const struct moxie_model_params *p, const
 {
 	struct kern *k = m->kern;
 	struct arena dry = { .cap = SIZE_MAX };
-	int rc = m->ops->place(m->model, k, &dry, NULL, NULL, err);
+	int rc = m->ops->place(m->model, k, &dry, m->dense_f8, NULL, NULL, err);
 	if (rc < 0)
 		return rc;
 	uint64_t ws = engine_step_bytes(m, lim->n_tok, p->n_seq, (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, NULL, err);

@@ -89,6 +89,14 @@ struct gemm_args {
 	float eps;
 };
 
+/* Rows of a bf16 matrix as e4m3: scl[n] = the least 2^e with largest |w[n][k]| <= 448 2^e (1 for a row of zeros, NaN for one that is not
+ * finite), code = w / scl to nearest, ties to even.  code * scl is then exactly a bf16 again. */
+struct quant_rows_args {
+	uint8_t *code;           /* [N, K] out */
+	float *scl;              /* [N] out */
+	const struct weight *w;  /* [N, K] bf16 */
+};
+
 /* cs[t][i] = (cos, sin)(pos[t] * inv_freq[i]) * mscale, the angle in fp32 as transformers has it. */
 struct rope_args {
 	float *cs;               /* [n_tok, n_rot/2, 2], out */
@@ -261,6 +269,7 @@ struct kern_limits {
 	float alpha, limit;      /* as in moe_config */
 	int n_ctx;               /* positions of the longest sequence */
 	enum dtype kv;           /* of the KV cache; DT_NONE: bf16 */
+	enum dtype dense;        /* of attention's projections and the unembedding; DT_NONE: bf16; else F8_E4M3 */
 	bool plan_only;          /* to learn sizes: a device need not be there, and no op may be called */
 	struct kern_cap cap;
 };
@@ -294,9 +303,11 @@ struct kern_device {
 	void (*made)(struct kern *k, dummy_rule_fn *rule, void *ud);
 
 	/* Puts n tensors into ws, a device arena, one after the other without a gap, and points them there; what w[i]->data pointed
-	 * to may go once sync() has returned.  place_moe does the same with everything in w, packed as the moe op wants it.
+	 * to may go once sync() has returned.  place_f8 makes e4m3 of bf16 matrices of one K as quant_rows does it, in whatever order of k the
+	 * products want: all codes, then all scales.  place_moe does the same with everything in w, packed as the moe op wants it.
 	 * Dry arena: only counted, nothing changes.  MOXIE_E_NOMEM, MOXIE_E_DEVICE. */
 	int (*place)(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err);
+	int (*place_f8)(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err);
 	int (*place_moe)(struct kern *k, struct arena *ws, struct moe_weights *w, const struct moe_config *c, struct moxie_err *err);
 
 	/* A step, which the host does not wait for unless it asks: the next may be enqueued behind it before its picks are known.
@@ -355,6 +366,7 @@ struct kern {
 	void (*qkv)(struct kern *k, const struct qkv_args *a);
 	void (*attn)(struct kern *k, const struct attn_args *a);
 	void (*route)(struct kern *k, const struct route_args *a);
+	void (*quant_rows)(struct kern *k, const struct quant_rows_args *a); /* while a model is opened; NULL: dev->place_f8 does it */
 	void (*moe_gate_up)(struct kern *k, const struct moe_gate_up_args *a);
 	void (*moe_down)(struct kern *k, const struct moe_down_args *a);
 	void (*moe)(struct kern *k, const struct moe_args *a);       /* or NULL: route, moe_gate_up, moe_down in turn */

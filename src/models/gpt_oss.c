@@ -110,22 +110,51 @@ static int bind(struct model **out, const struct model_config *c, const struct s
 	return 0;
 }
 
-static int place(struct model *m, struct kern *k, struct arena *ws, int (*progress)(void *ud, uint64_t done), void *ud, struct moxie_err *err)
+static int shrink_one(struct weight *w, struct kern *k, struct arena *ws, struct moxie_err *err)
+{
+	size_t n = (size_t)w->shape[0], n_in = (size_t)w->shape[1];
+	uint8_t *code = arena_take(ws, n * n_in, 1);
+	float *scl = arena_take(ws, n, sizeof *scl);
+	if (!ws->base)
+		return 0;
+	if (!code || !scl)
+		return err_set(err, MOXIE_E_NOMEM, "the %zu bytes planned for weights in FP8 are too few", ws->cap);
+	k->quant_rows(k, &(struct quant_rows_args){ .code = code, .scl = scl, .w = w });
+	w->dtype = DT_F8_E4M3, w->data = code, w->row_scl = scl;
+	return 0;
+}
+
+static int shrink(struct model *m, struct kern *k, struct arena *ws, int n_layer, struct moxie_err *err)
+{
+	int rc = shrink_one(&m->lm_head, k, ws, err);
+	for (int il = 0; il < (n_layer > 0 && n_layer < m->c.n_layer ? n_layer : m->c.n_layer); il++) {
+		struct layer *L = &m->layer[il];
+		struct weight *const w[] = { &L->wq, &L->wk, &L->wv, &L->wo };
+		for (int i = 0; rc == 0 && i < 4; i++)
+			rc = shrink_one(w[i], k, ws, err);
+	}
+	return rc;
+}
+
+static int place(struct model *m, struct kern *k, struct arena *ws, bool f8, int (*progress)(void *ud, uint64_t done), void *ud, struct moxie_err *err)
 {
 	const struct model_config *c = &m->c;
 	const struct moe_config moe = moe_config_of(c);
 	struct weight *const first[] = { &m->inv_freq, &m->tok_embd, &m->out_norm, &m->lm_head };
+	int (*const place_dense)(struct kern *, struct arena *, struct weight *const *, int, struct moxie_err *) = f8 ? k->dev->place_f8 : k->dev->place;
 	int rc = 0;
-	for (int i = 0; rc == 0 && i < (c->tie_embd ? 3 : 4); i++)
+	for (int i = 0; rc == 0 && i < 3; i++)
 		rc = k->dev->place(k, ws, &first[i], 1, err);
-	if (c->tie_embd)
+	if (c->tie_embd && !f8)
 		m->lm_head = m->tok_embd;
+	else if (rc == 0)
+		rc = place_dense(k, ws, &first[3], 1, err);
 	for (int il = 0; rc == 0 && il < c->n_layer; il++) {
 		struct layer *L = &m->layer[il];
 		struct weight *const w[] = { &L->attn_norm, &L->wq, &L->wk, &L->wv, &L->bq, &L->bk, &L->bv, &L->sinks, &L->wo, &L->bo, &L->ffn_norm };
 		static const int n[] = { 1, 3, 3, 1, 1, 1, 1 }; /* wq, wk, wv are one matrix to a device, bq, bk, bv its bias */
 		for (int i = 0, at = 0; rc == 0 && i < (int)(sizeof n / sizeof *n); at += n[i++])
-			rc = k->dev->place(k, ws, w + at, n[i], err);
+			rc = (w[at] == &L->wq || w[at] == &L->wo ? place_dense : k->dev->place)(k, ws, w + at, n[i], err);
 		if (rc == 0)
 			rc = k->dev->place_moe(k, ws, &L->moe, &moe, err);
 		if (rc == 0 && progress && progress(ud, ws->n))
@@ -202,4 +231,4 @@ static void model_free(struct model *m)
 	free(m);
 }
 
-const struct model_ops model_gpt_oss = { .bind = bind, .place = place, .forward = forward, .free = model_free };
+const struct model_ops model_gpt_oss = { .bind = bind, .shrink = shrink, .place = place, .forward = forward, .free = model_free };

@@ -27,9 +27,13 @@ struct model_ops {
 	 *   MOXIE_E_SHAPE, MOXIE_E_FORMAT (missing): tensor, wanted and found are named */
 	int (*bind)(struct model **out, const struct model_config *c, const struct safetensors *st, struct moxie_err *err);
 
-	/* Moves the weights into ws, memory of k's device, in forward order; what bind was given may go after k->sync.  Dry arena:
-	 * counts.  progress (or NULL) sees bytes placed; non-zero stops: MOXIE_E_CANCELLED. */
-	int (*place)(struct model *m, struct kern *k, struct arena *ws, int (*progress)(void *ud, uint64_t done), void *ud, struct moxie_err *err);
+	/* Makes e4m3 of attention's projections, of the first n_layer layers (0: all), and of the unembedding, in ws, by k->quant_rows; the
+	 * model then points there.  Dry arena: counts, nothing changes. */
+	int (*shrink)(struct model *m, struct kern *k, struct arena *ws, int n_layer, struct moxie_err *err);
+
+	/* Moves the weights into ws, memory of k's device, in forward order; what bind was given may go after k->sync.  f8: what shrink is
+	 * for, as e4m3.  Dry arena: counts.  progress (or NULL) sees bytes placed; non-zero stops: MOXIE_E_CANCELLED. */
+	int (*place)(struct model *m, struct kern *k, struct arena *ws, bool f8, int (*progress)(void *ud, uint64_t done), void *ud, struct moxie_err *err);
 
 	/* Enqueues.
 	 *   MOXIE_E_NOMEM      the step arena is too small; nothing was enqueued

@@ -103,7 +103,7 @@ int kern_cpu_create(struct kern **out, const struct kern_limits *lim, enum cpu_i
 	c->lim = *lim;
 	c->kern = (struct kern){ .name = "cpu reference", .act = DT_F32, .n_thread = n_thread ? n_thread : host_n_cpu(),
 		.embed = ref_embed, .rmsnorm = ref_rmsnorm, .gemm = ref_gemm, .rope = ref_rope, .qkv = ref_qkv, .attn = ref_attn,
-		.route = ref_route, .moe_gate_up = ref_moe_gate_up, .moe_down = ref_moe_down, .sync = cpu_sync, .free = cpu_free, .impl = c };
+		.route = ref_route, .quant_rows = ref_quant_rows, .moe_gate_up = ref_moe_gate_up, .moe_down = ref_moe_down, .sync = cpu_sync, .free = cpu_free, .impl = c };
 	if (!ref) {
 		c->ops = ops;
 		c->isa = &c->ops;

@@ -250,7 +250,7 @@ static void fast_gemm(struct kern *k, const struct gemm_args *a)
 	struct cpu *c = k->impl;
 	int32_t off[2] = { 0, a->n_tok };
 	struct job j = { c, a, { .a = a->a, .n_in = a->n_in, .n_expert = 1, .off = off, .mx = a->w->dtype == DT_U8 } };
-	if (a->w->dtype == DT_F32) {
+	if (a->w->dtype == DT_F32 || a->w->dtype == DT_F8_E4M3) {
 		ref_gemm(k, a);
 		return;
 	}

@@ -58,7 +58,7 @@ static inline int attn_first_key(int pos, int window)
 	return window > 0 && pos >= window ? pos - window + 1 : 0;
 }
 
-/* a . (row `row` of w), w taken as [rows, n_in] of BF16, F32 or MXFP4. */
+/* a . (row `row` of w), w taken as [rows, n_in] of BF16, F32, F8_E4M3 or MXFP4. */
 float ref_row_dot(const float *a, const struct weight *w, int64_t row, int n_in);
 
 /* The n_used best of n logits into id and weight, by the rule of route_args. */
@@ -71,6 +71,7 @@ void ref_embed(struct kern *k, const struct embed_args *a);
 void ref_rmsnorm(struct kern *k, const struct rmsnorm_args *a);
 void ref_gemm(struct kern *k, const struct gemm_args *a);
 void ref_rope(struct kern *k, const struct rope_args *a);
+void ref_quant_rows(struct kern *k, const struct quant_rows_args *a);
 void ref_qkv(struct kern *k, const struct qkv_args *a);
 void ref_attn(struct kern *k, const struct attn_args *a);
 void ref_route(struct kern *k, const struct route_args *a);

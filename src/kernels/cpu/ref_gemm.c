@@ -29,6 +29,12 @@ float ref_row_dot(const float *a, const struct weight *w, int64_t row, int n_in)
 		for (int k = 0; k < n_in; k += REF_LANE)
 			for (int i = 0; i < REF_LANE; i++)
 				s[i] += a[k + i] * v[k + i];
+	} else if (w->dtype == DT_F8_E4M3) {
+		const uint8_t *v = (const uint8_t *)w->data + row * n_in;
+		for (int k = 0; k < n_in; k += REF_LANE)
+			for (int i = 0; i < REF_LANE; i++)
+				s[i] += a[k + i] * e4m3_to_f32(v[k + i]);
+		return ref_lane_sum(s) * w->row_scl[row];
 	} else {
 		const bf16 *v = (const bf16 *)w->data + row * n_in;
 		for (int k = 0; k < n_in; k += REF_LANE)
@@ -47,6 +53,37 @@ void ref_gemm(struct kern *k, const struct gemm_args *a)
 		float y = ref_row_dot((const float *)a->a + t * a->n_in, a->w, r, a->n_in) + bias_at(a->b, r);
 		float *d = (float *)a->d + i;
 		*d = a->add ? *d + y : y;
+	}
+}
+
+/* The least power of two by which `most` becomes 448 or less. */
+static float row_scale(float most)
+{
+	int e;
+	if (!(most < INFINITY))
+		return NAN;
+	if (most == 0)
+		return 1;
+	float part = frexpf(most, &e); /* .5 .. 1; 448 = .875 2^9 */
+	e += (part > .875f) - 9;
+	return ldexpf(1, e < -126 ? -126 : e);
+}
+
+void ref_quant_rows(struct kern *k, const struct quant_rows_args *a)
+{
+	int64_t n_row = a->w->shape[0], n_in = a->w->shape[1];
+#pragma omp parallel for schedule(static) num_threads(k->n_thread)
+	for (int64_t r = 0; r < n_row; r++) {
+		const bf16 *w = (const bf16 *)a->w->data + r * n_in;
+		float most = 0, inv;
+		for (int64_t i = 0; i < n_in; i++) {
+			float v = fabsf(bf16_to_f32(w[i]));
+			most = v <= most ? most : v; /* NaN stays */
+		}
+		a->scl[r] = row_scale(most);
+		inv = 1 / a->scl[r];
+		for (int64_t i = 0; i < n_in; i++)
+			a->code[r * n_in + i] = e4m3_from_f32(bf16_to_f32(w[i]) * inv);
 	}
 }
 

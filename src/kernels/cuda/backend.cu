@@ -158,6 +158,11 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	}
 	k->moe = c->experts ? cuda_moe_run : NULL;
 	struct cuda_dev *d = &c->dev;
+	if (d->portable && lim->dense == DT_F8_E4M3) {
+		rc = err_set(err, MOXIE_E_UNSUPPORTED, "%s: dense weights in FP8 need sm_90", c->name);
+		cuda_free(k);
+		return rc;
+	}
 	if (d->portable)
 		k->norm_tok_min = k->norm_tok_max = 0; /* dense_portable takes rows after their norm */
 	cuda_dense_open(d, lim);

@@ -21,7 +21,7 @@ struct cuda_stage { /* exists while weights are placed */
 	void *host[N_STAGE];
 	cudaEvent_t done[N_STAGE];
 	int next;
-	void *raw; /* device: experts as the checkpoint has them */
+	void *raw; /* device: experts, or rows of dense weights, as the checkpoint has them */
 	size_t raw_bytes;
 };
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "dense.h"
 
 constexpr size_t STAGE_HOST = (size_t)32 << 20; /* bytes of a pinned buffer */
 constexpr size_t STAGE_RAW = (size_t)64 << 20;  /* device bytes for experts on their way; more where one expert is larger */
@@ -215,6 +216,60 @@ static int mem_place(struct kern *k, struct arena *ws, struct weight *const *w, 
 	return 0;
 }
 
+/* Room for n bytes in `raw`. */
+static bool stage_raw(struct cuda *c, size_t n)
+{
+	struct cuda_stage *s = &c->stage;
+	if (s->raw_bytes >= n)
+		return true;
+	if (s->raw && (!cuda_ok(c, cudaStreamSynchronize(c->dev.stream), "loading") || !cuda_ok(c, cudaFree(s->raw), "staging")))
+		return false;
+	s->raw = NULL, s->raw_bytes = 0;
+	if (!cuda_ok(c, cuda_take(c, &s->raw, n), "staging"))
+		return false;
+	s->raw_bytes = n;
+	return true;
+}
+
+/* w through `raw`, some rows at a time. */
+static bool pack_f8(struct cuda *c, const struct weight *w, uint8_t *code, float *scl)
+{
+	const size_t row = (size_t)w->shape[1] * 2;
+	if (!stage_raw(c, (row > STAGE_RAW ? row : STAGE_RAW) + 6 * 256))
+		return false;
+	const int64_t most = (int64_t)(c->stage.raw_bytes / row);
+	for (int64_t r = 0; r < w->shape[0]; r += most) {
+		const int64_t n = w->shape[0] - r < most ? w->shape[0] - r : most;
+		if (!stage_copy(c, c->stage.raw, (const uint8_t *)w->data + (size_t)r * row, (size_t)n * row) ||
+		    !cuda_ok(c, dense_f8_pack(code + r * w->shape[1], scl + r, c->stage.raw, n, (int)w->shape[1], c->dev.stream), "weights in FP8"))
+			return false;
+	}
+	return true;
+}
+
+static int mem_place_f8(struct kern *k, struct arena *ws, struct weight *const *w, int n, struct moxie_err *err)
+{
+	struct cuda *c = cuda_of(k);
+	size_t n_row = 0;
+	for (int i = 0; i < n; i++)
+		n_row += (size_t)w[i]->shape[0];
+	const size_t n_in = (size_t)w[0]->shape[1];
+	uint8_t *p = (uint8_t *)arena_take(ws, 1, align256(n_row * (n_in + sizeof(float))));
+	if (!ws->base)
+		return 0;
+	if (!p)
+		return no_room(ws, err);
+	float *scl = (float *)(p + n_row * n_in);
+	for (int i = 0; i < n; i++) {
+		if (!pack_f8(c, w[i], p, scl))
+			return failed(c, err);
+		w[i]->dtype = DT_F8_E4M3, w[i]->data = p, w[i]->row_scl = scl;
+		p += (size_t)w[i]->shape[0] * n_in;
+		scl += w[i]->shape[0];
+	}
+	return 0;
+}
+
 /* Experts e0 .. e0 + n - 1 through `raw` into out. */
 static int pack_part(struct cuda *c, const struct moe_weights *w, const struct moe_config *m, int e0, int n, const struct moxie_moe_weights *out,
                      struct moxie_err *err)
@@ -268,11 +323,8 @@ static int place_packed(struct cuda *c, struct arena *ws, struct moe_weights *w,
 		return no_room(ws, err);
 	const size_t expert = (weight_bytes(&w->gate_up) + scale_bytes(&w->gate_up) + weight_bytes(&w->down) + scale_bytes(&w->down) +
 	                       weight_bytes(&w->gate_up_b) + weight_bytes(&w->down_b)) / m->n_expert;
-	if (!c->stage.raw) {
-		c->stage.raw_bytes = (expert > STAGE_RAW ? expert : STAGE_RAW) + 6 * 256;
-		if (!cuda_ok(c, cuda_take(c, &c->stage.raw, c->stage.raw_bytes), "staging"))
-			return failed(c, err);
-	}
+	if (!stage_raw(c, (expert > STAGE_RAW ? expert : STAGE_RAW) + 6 * 256))
+		return failed(c, err);
 	const int most = (int)((c->stage.raw_bytes - 6 * 256) / expert);
 	for (int e = 0; e < m->n_expert; e += most) {
 		int rc = pack_part(c, w, m, e, m->n_expert - e < most ? m->n_expert - e : most, &out, err);
@@ -316,7 +368,7 @@ void cuda_mem_free(struct cuda *c)
 }
 
 const struct kern_device cuda_device_hooks = {
-	mem_memory, mem_take, mem_give, mem_made, mem_place, mem_place_moe, cuda_step_stage, cuda_step_take_in, cuda_step_give_out,
+	mem_memory, mem_take, mem_give, mem_made, mem_place, mem_place_f8, mem_place_moe, cuda_step_stage, cuda_step_take_in, cuda_step_give_out,
 	cuda_step_outcome, mem_upload, mem_fetch, cuda_graph_replay, cuda_graph_record, cuda_graph_play,
 	cuda_profile_begin, cuda_profile_end, cuda_bandwidth,
 };
