@@ -42,6 +42,18 @@ static struct weight rnd_bf16(int64_t n0, int64_t n1, double scale)
 	return (struct weight){ .dtype = DT_BF16, .n_dim = n1 > 1 ? 2 : 1, .shape = { n0, n1 }, .data = w };
 }
 
+/* Codes of every kind but NaN, with powers of two of their own. */
+static struct weight rnd_f8(int64_t n0, int64_t n1)
+{
+	uint8_t *code = take((size_t)(n0 * n1), 1);
+	float *scl = take((size_t)n0, sizeof *scl);
+	for (int64_t i = 0; i < n0 * n1; i++)
+		code[i] = e4m3_from_f32((float)(8 * rnd_normal()));
+	for (int64_t i = 0; i < n0; i++)
+		scl[i] = ldexpf(1, -6 + rnd_int(4));
+	return (struct weight){ .dtype = DT_F8_E4M3, .n_dim = 2, .shape = { n0, n1 }, .data = code, .row_scl = scl };
+}
+
 static struct weight rnd_f32(int64_t n0, int64_t n1)
 {
 	struct weight w = { .dtype = DT_F32, .n_dim = n1 > 1 ? 2 : 1, .shape = { n0, n1 }, .data = rnd_act((size_t)(n0 * n1), PLAIN) };
@@ -67,6 +79,10 @@ static double wt(const struct weight *w, int64_t i)
 		unsigned code = ((const uint8_t *)w->data)[i / 2] >> (i % 2 * 4) & 15, s = w->scl[i / 32];
 		return s == 255 ? NAN : (code & 8 ? -1 : 1) * v[code & 7] * ldexp(1, (int)s - 127);
 	}
+	if (w->dtype == DT_F8_E4M3) {
+		unsigned code = ((const uint8_t *)w->data)[i], e = code >> 3 & 15, m = code & 7;
+		return (code & 128 ? -1 : 1) * (double)w->row_scl[i / w->shape[1]] * (e ? ldexp(8 + m, (int)e - 10) : ldexp(m, -9));
+	}
 	return w->dtype == DT_F32 ? ((const float *)w->data)[i] : bf16_to_f32(((const bf16 *)w->data)[i]);
 }
 
@@ -82,6 +98,7 @@ static void weight_free(struct weight *w)
 {
 	int64_t odd = w->dtype == DT_U8 ? 1 : w->dtype == DT_BF16 ? 2 : 0;
 	free((char *)(uintptr_t)w->data - odd);
+	free((void *)(uintptr_t)w->row_scl);
 	if (w->scl)
 		free((uint8_t *)(uintptr_t)w->scl - 1);
 }

@@ -162,7 +162,7 @@ static void run_gemm(struct kern *k, void *ctx, float *out)
 
 static void gemm_case(int n_tok, int n_out, int n_in, int kind, enum dtype dtype)
 {
-	struct gemm_ctx c = { .w = dtype == DT_U8 ? rnd_mx(1, n_out, n_in) : dtype == DT_F32 ? rnd_f32(n_out, n_in) : rnd_bf16(n_out, n_in, 1),
+	struct gemm_ctx c = { .w = dtype == DT_F8_E4M3 ? rnd_f8(n_out, n_in) : dtype == DT_U8 ? rnd_mx(1, n_out, n_in) : dtype == DT_F32 ? rnd_f32(n_out, n_in) : rnd_bf16(n_out, n_in, 1),
 		.b = rnd_bf16(n_out, 1, 10), .a = rnd_act((size_t)n_tok * (size_t)n_in, kind), .n_tok = n_tok, .n_out = n_out, .n_in = n_in,
 		.add = n_out % 2, .bias = n_tok % 3 != 1 };
 	size_t n = (size_t)n_tok * (size_t)n_out;
@@ -178,6 +178,7 @@ static void gemm_case(int n_tok, int n_out, int n_in, int kind, enum dtype dtype
 	struct kern_limits lim = small;
 	lim.n_tok = n_tok;
 	lim.n_embd = n_in;
+	lim.dense = dtype == DT_F8_E4M3 && n_out % 3 ? DT_F8_E4M3 : DT_NONE; /* without it the plain op serves */
 	struct world wd = { lim, TOL_FP32, run_gemm, &c, want, n, "" };
 	if (kind == PLAIN && dtype != DT_F32)
 		wd.tol[CPU_AVX512] = wd.tol[CPU_AMX] = 4e-3;
@@ -208,10 +209,55 @@ TEST(gemm)
 		gemm_case(1, out[i], in[i % 7], GRID, DT_BF16);
 		gemm_case(20, out[i], in[i % 7], GRID, DT_BF16);
 		gemm_case(20, out[i], in[i % 7], GRID, DT_U8);
+		gemm_case(1 + i % 3, out[i], in[i % 7], GRID, DT_F8_E4M3);
+		gemm_case(20, out[i], in[i % 7], GRID, DT_F8_E4M3);
 	}
 	gemm_case(1, 70, 2880, GRID, DT_BF16);
 	gemm_case(33, 70, 2880, GRID, DT_BF16);
 	gemm_case(3, 9, 64, PLAIN, DT_F32);
+}
+
+/* Codes are the nearest there are, of ties the even one; scales the least powers of two that hold the row. */
+TEST(quant_rows)
+{
+	enum { N = 24, K = 96 };
+	struct weight w = rnd_bf16(N, K, 1);
+	bf16 *v = (bf16 *)(uintptr_t)w.data;
+	uint8_t code[N * K];
+	float scl[N];
+	for (int i = 0; i < K; i++) {
+		v[i] = 0;
+		v[K + i] = bf16_from_f32(i == 7 ? NAN : 1);
+		v[2 * K + i] = bf16_from_f32(i == 7 ? -INFINITY : 1);
+		v[3 * K + i] = bf16_from_f32(i == 5 ? 448 : ldexpf((float)(i % 16 + 17), -12)); /* ties, and below 2^-6 */
+		v[4 * K + i] = bf16_from_f32(i == 5 ? -450 : 7);
+		v[5 * K + i] = bf16_from_f32(ldexpf((float)i, -133));
+		v[6 * K + i] = bf16_from_f32(i % 2 ? 3e38f : -1e30f);
+	}
+	struct kern *k = open_kern(&small, CPU_REF, 2);
+	k->quant_rows(k, &(struct quant_rows_args){ .code = code, .scl = scl, .w = &w });
+	k->free(k);
+	CHECK(scl[0] == 1 && isnan(scl[1]) && isnan(scl[2]) && scl[3] == 1 && scl[4] == 2, "scales %g %g %g %g %g", scl[0], scl[1], scl[2], scl[3], scl[4]);
+	for (int r = 0; r < N; r++) {
+		double most = 0;
+		int e;
+		for (int i = 0; i < K; i++)
+			most = fmax(most, fabs((double)bf16_to_f32(v[r * K + i])));
+		if (!(scl[r] > 0))
+			continue;
+		CHECK(frexp((double)scl[r], &e) == .5 && most <= 448 * (double)scl[r] && (most > 224 * (double)scl[r] || r == 0 || scl[r] == 0x1p-126f),
+		      "row %d: scale %g of a largest %g", r, scl[r], most);
+		for (int i = 0; i < K; i++) {
+			double x = (double)bf16_to_f32(v[r * K + i]) / (double)scl[r], off = fabs((double)e4m3_to_f32(code[r * K + i]) - x);
+			for (int c = 0; c < 256; c++)
+				if ((c & 127) != 127) {
+					double other = fabs((double)e4m3_to_f32((uint8_t)c) - x);
+					CHECK(off < other || (off == other && (c % 2 || !(code[r * K + i] % 2))), "row %d [%d]: %g is %#x, %#x is nearer", r, i, x,
+					      code[r * K + i], c);
+				}
+		}
+	}
+	weight_free(&w);
 }
 
 /* A token alone and the same token in a batch of the same form give the same bits. */
@@ -470,14 +516,16 @@ static void run_qkv(struct kern *k, void *ctx, float *out)
 	}
 }
 
-static void qkv_case(const int (*span)[2], int n_seq, enum dtype dtype, int kind)
+static void qkv_case(const int (*span)[2], int n_seq, enum dtype dtype, int kind, bool f8)
 {
 	struct kv_ctx c = { .n_head = 4, .n_head_kv = 2, .d_head = 32, .n_embd = 96, .window = 100 };
 	kv_init(&c, span, n_seq, dtype, n_seq > 1);
 	int d = c.d_head, n_q = c.n_head * d, n_kvh = c.n_head_kv * d;
 	c.h = rnd_act((size_t)(c.n_tok * c.n_embd), kind);
 	c.cs = rnd_act((size_t)(c.n_tok * d), PLAIN);
-	c.wq = rnd_bf16(n_q, c.n_embd, 1), c.wk = rnd_bf16(n_kvh, c.n_embd, 1), c.wv = rnd_bf16(n_kvh, c.n_embd, 1);
+	struct weight *const w3[] = { &c.wq, &c.wk, &c.wv };
+	for (int i = 0; i < 3; i++)
+		*w3[i] = f8 ? rnd_f8(i ? n_kvh : n_q, c.n_embd) : rnd_bf16(i ? n_kvh : n_q, c.n_embd, 1);
 	c.bq = rnd_bf16(n_q, 1, 5), c.bk = rnd_bf16(n_kvh, 1, 5), c.bv = rnd_bf16(n_kvh, 1, 5);
 	size_t n = (size_t)(c.n_tok * n_q), n_kv = kv_elems(&c);
 	double *want = take(n + 2 * n_kv, sizeof *want);
@@ -499,7 +547,7 @@ static void qkv_case(const int (*span)[2], int n_seq, enum dtype dtype, int kind
 			want[n + n_kv + kv_at(&c, c.seq[t], c.pos[t], i / d) + (size_t)(i % d)] = dot(&c.wv, i, h, c.n_embd) + wt(&c.bv, i);
 	}
 	struct kern_limits lim = small;
-	lim.n_tok = c.n_tok, lim.n_embd = c.n_embd, lim.d_head = d;
+	lim.n_tok = c.n_tok, lim.n_embd = c.n_embd, lim.d_head = d, lim.dense = f8 ? DT_F8_E4M3 : DT_NONE;
 	struct world wd = { lim, TOL_FP32, run_qkv, &c, want, n + 2 * n_kv, "" };
 	for (int isa = 0; isa < CPU_AUTO; isa++)
 		wd.tol[isa] = dtype == DT_F8_E4M3 ? 4e-2 : dtype == DT_BF16 ? 3e-3 : kind == PLAIN && isa >= CPU_AVX512 ? 4e-3 : 1.5e-6;
@@ -517,9 +565,11 @@ TEST(qkv)
 {
 	static const int one[][2] = { { 70, 1 } }, prompt[][2] = { { 0, 33 } }, many[][2] = { { 0, 5 }, { 63, 1 }, { 64, 1 }, { 200, 30 } };
 	for (int i = 0; i < 6; i++) {
-		qkv_case(one, 1, kv_dtype[i % 3], i / 3);
-		qkv_case(prompt, 1, kv_dtype[i % 3], i / 3);
-		qkv_case(many, 4, kv_dtype[i % 3], i / 3);
+		for (int f8 = 0; f8 < 2; f8++) {
+			qkv_case(one, 1, kv_dtype[i % 3], i / 3, f8);
+			qkv_case(prompt, 1, kv_dtype[i % 3], i / 3, f8);
+			qkv_case(many, 4, kv_dtype[i % 3], i / 3, f8);
+		}
 	}
 }
 

@@ -115,7 +115,7 @@ struct cpu {
 	int32_t *row_of; /* [n_expert] first packed row of each expert */
 	int32_t *inv;    /* [n_pair] place of pair p in moe_tables.pair */
 	uint8_t *thread; /* [n_thread, thread_bytes]: y and the expansion of a product, or what attention needs */
-	size_t thread_bytes, y_bytes;
+	size_t thread_bytes, y_bytes, wide_at; /* wide_at: a block of e4m3 weights as bf16; 0: limits had none */
 	float *part;     /* [n_part, part_floats]: results of attention chunks that several threads share */
 	int n_part;
 	size_t part_floats;

@@ -207,21 +207,44 @@ static void set_next(struct mat *m, const struct mat *w, int r)
 	m->next_scl = w->mx ? w->scl + (int64_t)r * w->n_in / MX_GROUP : NULL;
 }
 
+/* n_row rows of e4m3 from row r0 on, as the bf16 numbers that they are exactly (see quant_rows): [n_row, n_in]. */
+static void widen(bf16 *to, const struct weight *w, int r0, int n_row, int n_in)
+{
+	float value[256];
+	for (int i = 0; i < 256; i++)
+		value[i] = e4m3_to_f32((uint8_t)i);
+	for (int r = 0; r < n_row; r++, to += n_in) {
+		const uint8_t *code = (const uint8_t *)w->data + (int64_t)(r0 + r) * n_in;
+		bf16 part[256];
+		for (int i = 0; i < 256; i++)
+			part[i] = bf16_from_f32(value[i] * w->row_scl[r0 + r]);
+		for (int i = 0; i < n_in; i++)
+			to[i] = part[code[i]];
+	}
+}
+
 /* d[t, r] of one dense matrix from what pack() left; all threads. */
 static void dense(const struct cpu *c, int which, float *d, const struct weight *w, const struct weight *b, int n_tok, int n_out, int n_in, int ldd,
                   bool add, struct part_of me)
 {
 	struct split s = split_of(c, n_out, c->n_group);
+	bool f8 = w->dtype == DT_F8_E4M3;
 	struct mat m = mat_of(w, 0, n_out, n_in);
 	float *y = my_y(c, me);
+	bf16 *wide = (bf16 *)(void *)((uint8_t *)y + c->wide_at);
+	if (f8)
+		m.data = (const uint8_t *)wide;
 	/* Where panels leave a few outputs of a token at a time, whole blocks of rows go out by way of y, not a cache line to each of n_tok pages. */
 	bool panels = n_tok >= min_panel(c, m.mx), aside = add || (panels && !c->isa->whole_lines);
 	for (struct piece p = { 0 }; take(c, which, &s, me, &p);) {
 		const struct tok_group *g = c->group + p.group;
 		const void *at = (const uint8_t *)packed_of(c, 0, n_in) + (size_t)g->i0 * row_bytes(c, n_in);
 		float *dt = d + (int64_t)g->i0 * ldd + p.r0;
-		set_next(&m, &m, p.more ? p.next_row : p.r0 + p.n);
-		product(c, &m, b, 0, p.r0, p.n, at, g->n, panels, aside ? y : dt, aside ? p.n : ldd, me);
+		if (f8)
+			widen(wide, w, p.r0, p.n, n_in);
+		else
+			set_next(&m, &m, p.more ? p.next_row : p.r0 + p.n);
+		product(c, &m, b, f8 ? p.r0 : 0, f8 ? 0 : p.r0, p.n, at, g->n, panels, aside ? y : dt, aside ? p.n : ldd, me);
 		for (int t = 0; t < g->n && add; t++)
 			for (int r = 0; r < p.n; r++)
 				dt[(int64_t)t * ldd + r] += y[t * p.n + r];
@@ -250,7 +273,7 @@ static void fast_gemm(struct kern *k, const struct gemm_args *a)
 	struct cpu *c = k->impl;
 	int32_t off[2] = { 0, a->n_tok };
 	struct job j = { c, a, { .a = a->a, .n_in = a->n_in, .n_expert = 1, .off = off, .mx = a->w->dtype == DT_U8 } };
-	if (a->w->dtype == DT_F32 || a->w->dtype == DT_F8_E4M3) {
+	if (a->w->dtype == DT_F32 || (a->w->dtype == DT_F8_E4M3 && !c->wide_at)) {
 		ref_gemm(k, a);
 		return;
 	}
@@ -282,7 +305,8 @@ static void fast_qkv(struct kern *k, const struct qkv_args *a)
 	struct cpu *c = k->impl;
 	int32_t off[2] = { 0, a->batch->n_tok };
 	struct job j = { c, a, { .a = a->h, .n_in = a->n_embd, .n_expert = 1, .off = off } };
-	if (a->wq->dtype != DT_BF16 || a->wk->dtype != DT_BF16 || a->wv->dtype != DT_BF16) {
+	enum dtype w = c->wide_at && a->wq->dtype == DT_F8_E4M3 ? DT_F8_E4M3 : DT_BF16;
+	if (a->wq->dtype != w || a->wk->dtype != w || a->wv->dtype != w) {
 		ref_qkv(k, a);
 		return;
 	}
@@ -498,6 +522,10 @@ void fast_plan(struct cpu *c)
 
 	c->y_bytes = (n_pair * block * sizeof(float) + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
 	size_t product_bytes = c->y_bytes + block * max_in, attn_bytes = fast_attn_plan(c);
+	if (l->dense == DT_F8_E4M3) {
+		c->wide_at = (product_bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+		product_bytes = c->wide_at + block * sizeof(bf16) * (size_t)(l->n_embd > l->n_head * l->d_head ? l->n_embd : l->n_head * l->d_head);
+	}
 	c->thread_bytes = (product_bytes > attn_bytes ? product_bytes : attn_bytes) + 4096; /* two threads never write one page */
 	c->thread_bytes = (c->thread_bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
 	c->thread = arena_take(&c->mem, n_thread, c->thread_bytes);

@@ -78,7 +78,7 @@ void ref_quant_rows(struct kern *k, const struct quant_rows_args *a)
 		float most = 0, inv;
 		for (int64_t i = 0; i < n_in; i++) {
 			float v = fabsf(bf16_to_f32(w[i]));
-			most = v <= most ? most : v; /* NaN stays */
+			most = most != most || v <= most ? most : v; /* NaN stays */
 		}
 		a->scl[r] = row_scale(most);
 		inv = 1 / a->scl[r];
