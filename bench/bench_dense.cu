@@ -5,7 +5,7 @@
  *   chain   qkv, a copy of q in attention's place, o; floor: the sum of the products'
  *   layer   the same with RMSNorm in front
  *   head    lm_head, n_tok rows of logits
- * Usage: bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small,small:113,wide,lib] [--weights bf16|fp8] [--replays n] [--header text]
+ * Usage: bench_dense [--tokens 1,8,...] [--op qkv,o,...] [--kernel auto,small,small:113,wide,many,lib] [--weights bf16|fp8] [--replays n] [--header text]
  *   --kernel  auto: as dispatched; else that kernel at any n_tok it takes, with at most so many KB of shared memory a CTA;
  *             lib: cuBLASLt's product, of qkv without what follows it
  */
@@ -67,7 +67,7 @@ static void setup(struct bench *s, int most, bool with_lib, bool with_head)
 	const struct model &m = s->m;
 	struct kern_limits lim = {};
 	lim.n_tok = most, lim.n_seq = most, lim.n_embd = m.n_embd, lim.n_head = m.n_head, lim.n_head_kv = m.n_head_kv, lim.d_head = m.d_head,
-	    lim.n_vocab = m.n_vocab;
+	    lim.n_vocab = m.n_vocab, lim.dense = s->f8 ? DT_F8_E4M3 : DT_NONE;
 	dense_device(&s->d, &lim, with_lib);
 	fprintf(stderr, "# library: %s, scratch %.1f MB\n", s->d.dense ? "loaded" : with_lib ? "missing" : "not asked for",
 	    s->d.scratch_bytes / 1e6);
@@ -135,6 +135,8 @@ static bool run(struct bench *s, const struct how &h, struct dense_job *j)
 		CU(dense_small(&s->d, j));
 	else if (!strcmp(h.kernel, "wide") && !j->f8 && dense_wide_serves(j))
 		CU(dense_wide(&s->d, j));
+	else if (!strcmp(h.kernel, "many") && dense_f8_many_serves(&s->d, j, s->d.scratch_bytes - CUDA_COUNTER_BYTES))
+		ok(dense_f8_many(&s->d, j, (char *)s->d.scratch + CUDA_COUNTER_BYTES, &err));
 	else if (!strcmp(h.kernel, "lib") && s->d.dense && !j->f8) {
 		char *const data = (char *)s->d.scratch + CUDA_COUNTER_BYTES;
 		const size_t p_bytes = ((size_t)s->most * j->out.n_out * 2 + 255) / 256 * 256;

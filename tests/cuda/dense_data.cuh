@@ -55,6 +55,13 @@ static void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool
 	*d = {};
 	capped_device(d);
 	CU(cudaStreamCreate(&d->stream));
+	if (lim->dense == DT_F8_E4M3 && !d->portable) {
+		struct moxie_err e;
+		if (cuda_dense_f8_open(d, lim, &e)) {
+			fprintf(stderr, "%s\n", e.text);
+			exit(1);
+		}
+	}
 	if (with_lib)
 		cuda_dense_open(d, lim);
 	d->scratch_bytes = cuda_dense_scratch(d, lim);
@@ -64,6 +71,7 @@ static void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool
 static void dense_device_free(struct cuda_dev *d)
 {
 	cuda_dense_close(d);
+	cuda_dense_f8_close(d);
 	CU(cudaFree(d->scratch));
 	CU(cudaStreamDestroy(d->stream));
 }

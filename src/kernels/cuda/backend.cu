@@ -74,6 +74,7 @@ static void cuda_free(struct kern *k)
 	cuda_mem_free(c);
 	cuda_step_free(c);
 	cuda_dense_close(&c->dev);
+	cuda_dense_f8_close(&c->dev);
 	cudaFree(c->dev.scratch);
 	if (c->dev.stream)
 		cudaStreamDestroy(c->dev.stream);
@@ -165,7 +166,14 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	}
 	if (d->portable)
 		k->norm_tok_min = k->norm_tok_max = 0; /* dense_portable takes rows after their norm */
-	cuda_dense_open(d, lim);
+	if (lim->dense == DT_F8_E4M3) {
+		k->norm_tok_max = lim->n_tok;
+		if (!lim->plan_only && (rc = cuda_dense_f8_open(d, lim, err)) < 0) {
+			cuda_free(k);
+			return rc;
+		}
+	} else
+		cuda_dense_open(d, lim);
 	d->scratch_bytes = larger(256, larger(larger(cuda_dense_scratch(d, lim), cuda_attn_scratch(d, lim)), cuda_sample_scratch(d, lim)));
 	k->scratch_bytes += cuda_block_bytes(d->scratch_bytes);
 	if (lim->plan_only) {

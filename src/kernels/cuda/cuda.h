@@ -35,6 +35,7 @@ struct cuda_dev {
 	void *scratch;           /* 256-byte aligned */
 	size_t scratch_bytes;
 	struct dense_lib *dense; /* cuda_dense_open made it; NULL: own kernels serve every product */
+	struct dense_f8 *dense_f8; /* cuda_dense_f8_open made it; NULL: dense weights are bf16, or dense_small serves every product of theirs */
 };
 
 #define RMSNORM_MAX_EMBD 16384
@@ -55,6 +56,9 @@ int cuda_rope(struct cuda_dev *d, const struct rope_args *a, struct moxie_err *e
  * Before scratch is sized: cuda_dense_scratch depends on it. */
 void cuda_dense_open(struct cuda_dev *d, const struct kern_limits *lim);
 void cuda_dense_close(struct cuda_dev *d);
+/* dense_f8_many.cu: where dense weights are e4m3.   MOXIE_E_NOMEM, _DEVICE, _UNSUPPORTED */
+int cuda_dense_f8_open(struct cuda_dev *d, const struct kern_limits *lim, struct moxie_err *err);
+void cuda_dense_f8_close(struct cuda_dev *d);
 int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err);
 int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct moxie_err *err);
 size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern_limits *lim);

@@ -11,6 +11,7 @@
 #include "kernels/cuda/dense.h"
 
 constexpr int SMALL_TOK = 32, SMALL_TOK_HEAD = 16; /* HEAD: where CTAs have many row blocks, and read activations again for each */
+constexpr int F8_TOK = 32, F8_TOK_HEAD = 16;     /* the same of e4m3 weights, against the FP8 GEMM */
 /* Up to ROOM_TOK tokens dense_small leaves shared memory for a CTA of attention beside it, so that it starts before that ends. */
 constexpr int ROOM_TOK = 16, ROOM_FEW = 2; /* a CTA of attention of FEW sequences takes more */
 constexpr size_t ROOM_SHARED = 160 << 10, ROOM_SHARED_FEW = 134 << 10;
@@ -74,7 +75,7 @@ extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, st
 	return take_norm(j, err, "gemm", a->norm, a->eps);
 }
 
-/* The part of qkv after the product: p [n_tok, n_out] bf16, bias included.  A thread does one pair. */
+/* The part of qkv after the product: p [n_tok, n_out] bf16.  A thread does one pair. */
 __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
 {
 	pdl_wait();
@@ -102,16 +103,23 @@ __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __
 	uint4 lo = __ldcg(from), hi = __ldcg(from + per);
 	__nv_bfloat162 *const x = reinterpret_cast<__nv_bfloat162 *>(&lo), *const y = reinterpret_cast<__nv_bfloat162 *>(&hi);
 	const float4 *const cs = reinterpret_cast<const float4 *>(o.cs + ((size_t)t * half + i) * 2);
+	const int n0 = ih * o.d_head + i;
+	const bool plain = !o.scale && !o.b;
 	uint32_t small[4] = {}; /* of e4m3: eight low ends, eight high ones */
 #pragma unroll
 	for (int e = 0; e < 4; e++) {
-		const float2 a = __bfloat1622float2(x[e]), b = __bfloat1622float2(y[e]);
+		float2 a = __bfloat1622float2(x[e]), b = __bfloat1622float2(y[e]);
+		if (!plain) {
+			const int lo_at = n0 + 2 * e, hi_at = lo_at + half;
+			a.x = a.x * dense_scale(o, lo_at) + dense_bias(o, lo_at), a.y = a.y * dense_scale(o, lo_at + 1) + dense_bias(o, lo_at + 1);
+			b.x = b.x * dense_scale(o, hi_at) + dense_bias(o, hi_at), b.y = b.y * dense_scale(o, hi_at + 1) + dense_bias(o, hi_at + 1);
+		}
 		const float4 c = is_v ? make_float4(1, 0, 1, 0) : __ldg(cs + e); /* cos, sin of two pairs */
 		const float2 p0 = make_float2(a.x * c.x - b.x * c.y, a.y * c.z - b.y * c.w), p1 = make_float2(b.x * c.x + a.x * c.y, b.y * c.z + a.y * c.w);
 		if (f8) {
 			small[e / 2] |= dense_f8x2(p0.x, p0.y) << e % 2 * 16;
 			small[2 + e / 2] |= dense_f8x2(p1.x, p1.y) << e % 2 * 16;
-		} else if (!is_v) {
+		} else if (!is_v || !plain) {
 			x[e] = __float22bfloat162_rn(p0);
 			y[e] = __float22bfloat162_rn(p1);
 		}
@@ -127,8 +135,9 @@ __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __
 	*reinterpret_cast<uint4 *>(to + half) = hi;
 }
 
-static cudaError_t rope_store(const struct cuda_dev *d, const struct dense_out *o, const __nv_bfloat16 *p)
+extern "C" cudaError_t dense_rope_store(const struct cuda_dev *d, const struct dense_out *o, const void *product)
 {
+	const __nv_bfloat16 *const p = static_cast<const __nv_bfloat16 *>(product);
 	if (o->d_head % 16 || o->kv == DT_F32)
 		return cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, *o, p);
 	const int n = o->n_out / 16, block = n < 160 ? 32 : 160; /* GPT-OSS: 320 threads a token */
@@ -146,14 +155,14 @@ static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cuda
 		return false;
 	struct dense_out o = j->out;
 	o.b = NULL;
-	*rc = rope_store(d, &o, reinterpret_cast<const __nv_bfloat16 *>(data_of(d)));
+	*rc = dense_rope_store(d, &o, data_of(d));
 	return true;
 }
 
-/* Whether b follows a of n elements without a gap; both NULL too. */
-static bool follows(const struct weight *b, const struct weight *a, int64_t n)
+/* Whether b follows a of n rows of n_in without a gap; both NULL too. */
+static bool follows(const struct weight *b, const struct weight *a, int64_t n, int64_t n_in)
 {
-	return !a == !b && (!a || (a->dtype == b->dtype && b->data == (const char *)a->data + n * dtype_bytes(a->dtype) &&
+	return !a == !b && (!a || (a->dtype == b->dtype && b->data == (const char *)a->data + n * n_in * dtype_bytes(a->dtype) &&
 	                           (!a->row_scl || b->row_scl == a->row_scl + n)));
 }
 
@@ -167,8 +176,8 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 		return rc;
 	if (a->d_head % 8)
 		return err_set(err, MOXIE_E_SHAPE, "qkv: d_head is %d, wanted a multiple of 8", a->d_head);
-	if (!follows(a->wk, a->wq, (int64_t)n_q * a->n_embd) || !follows(a->wv, a->wk, (int64_t)n_kv * a->n_embd) || !follows(a->bk, a->bq, n_q) ||
-	    !follows(a->bv, a->bk, n_kv))
+	if (!follows(a->wk, a->wq, n_q, a->n_embd) || !follows(a->wv, a->wk, n_kv, a->n_embd) || !follows(a->bk, a->bq, n_q, 1) ||
+	    !follows(a->bv, a->bk, n_kv, 1))
 		return err_set(err, MOXIE_E_SHAPE, "qkv: wq, wk, wv or their biases do not lie one after the other");
 	*j = {};
 	struct dense_out *const o = &j->out;
@@ -186,6 +195,15 @@ extern "C" int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, stru
 /* Most tokens for which dense_small is the fastest; measured on an H200. */
 static int small_tok(const struct cuda_dev *d, int n_out) { return n_out > 64 * d->n_sm ? SMALL_TOK_HEAD : SMALL_TOK; }
 
+/* e4m3 weights by the FP8 GEMM; false: dense_small serves. */
+static bool by_f8_many(const struct cuda_dev *d, const struct dense_job *j, struct moxie_err *err, int *rc)
+{
+	if (j->out.n_tok <= (j->out.n_out > 64 * d->n_sm ? F8_TOK_HEAD : F8_TOK) || !dense_f8_many_serves(d, j, data_bytes(d)))
+		return false;
+	*rc = dense_f8_many(d, j, data_of(d), err);
+	return true;
+}
+
 /* What the library does not serve. */
 static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
 {
@@ -201,8 +219,8 @@ static cudaError_t by_own(const struct cuda_dev *d, const struct dense_job *j)
 extern "C" int cuda_gemm(struct cuda_dev *d, const struct gemm_args *a, struct moxie_err *err)
 {
 	struct dense_job j;
-	const int rc = a->n_tok ? dense_gemm_job(&j, a, err) : 0;
-	if (rc || !a->n_tok)
+	int rc = a->n_tok ? dense_gemm_job(&j, a, err) : 0;
+	if (rc || !a->n_tok || by_f8_many(d, &j, err, &rc))
 		return rc;
 	if (!j.norm && !j.f8 && a->n_tok > small_tok(d, a->n_out) && dense_lib_gemm(d, &j, data_of(d), data_bytes(d)))
 		return 0;
@@ -213,8 +231,9 @@ extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct mox
 {
 	struct dense_job j;
 	cudaError_t e = cudaSuccess;
-	const int n_tok = a->batch->n_tok, rc = n_tok ? dense_qkv_job(&j, a, err) : 0;
-	if (rc || !n_tok)
+	const int n_tok = a->batch->n_tok;
+	int rc = n_tok ? dense_qkv_job(&j, a, err) : 0;
+	if (rc || !n_tok || by_f8_many(d, &j, err, &rc))
 		return rc;
 	if (j.norm || j.f8 || n_tok <= SMALL_TOK || !qkv_by_lib(d, &j, &e))
 		e = by_own(d, &j);
@@ -223,6 +242,8 @@ extern "C" int cuda_qkv(struct cuda_dev *d, const struct qkv_args *a, struct mox
 
 extern "C" size_t cuda_dense_scratch(const struct cuda_dev *d, const struct kern_limits *lim)
 {
+	if (lim->dense == DT_F8_E4M3)
+		return CUDA_COUNTER_BYTES + dense_f8_ws_bytes(lim);
 	if (!d->dense)
 		return CUDA_COUNTER_BYTES;
 	const size_t n_out = (size_t)(lim->n_head + 2 * lim->n_head_kv) * (size_t)lim->d_head;

@@ -26,8 +26,8 @@ struct dense_out {
 /* One product.  x, w: 16-byte aligned, n_in % 32 == 0. */
 struct dense_job {
 	const void *x, *w;           /* [n_tok, n_in] bf16, [n_out, n_in] bf16 or f8 */
-	bool f8;                     /* w is e4m3 as dense_f8.cu lays it out, with out.scale; dense_small alone takes it */
-	const void *norm;            /* [n_in] bf16, or NULL: x stands before this RMSNorm; dense_small alone takes it */
+	bool f8;                     /* w is e4m3 as dense_f8.cu lays it out, with out.scale; dense_small and dense_f8_many take it */
+	const void *norm;            /* [n_in] bf16, or NULL: x stands before this RMSNorm; dense_small and dense_f8_many take it */
 	float eps;
 	int n_in;
 	size_t shared_max;           /* of a CTA of dense_small with one row block, bytes; 0: no limit of ours */
@@ -55,6 +55,14 @@ cudaError_t dense_wide(const struct cuda_dev *d, const struct dense_job *j);
 
 /* dense_portable.cu: any n_tok, on any device; as dense_small. */
 cudaError_t dense_portable(const struct cuda_dev *d, const struct dense_job *j);
+
+/* dense_f8_many.cu: e4m3 weights, any n_tok, meant for many; ws: n_ws bytes that are enough, 256-byte aligned. */
+bool dense_f8_many_serves(const struct cuda_dev *d, const struct dense_job *j, size_t n_ws);
+int dense_f8_many(const struct cuda_dev *d, const struct dense_job *j, void *ws, struct moxie_err *err);
+size_t dense_f8_ws_bytes(const struct kern_limits *l); /* enough for a model's products within its limits */
+
+/* dense.cu: scale, bias, rope and stores of qkv's product p [n_tok, n_out] bf16. */
+cudaError_t dense_rope_store(const struct cuda_dev *d, const struct dense_out *o, const void *p);
 
 /* dense_lib.cu: cuBLASLt.  gemm alone; false: it does not serve this one. */
 bool dense_lib_gemm(const struct cuda_dev *d, const struct dense_job *j, void *ws, size_t ws_bytes);

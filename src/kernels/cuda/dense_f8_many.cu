@@ -1,0 +1,239 @@
+/* dense_f8_many.cu - dense products of e4m3 weights for many tokens: tensor cores multiply e4m3 by e4m3 (moxie_fp8.h).
+ *
+ *   xq[t][k], xs[k / 128][t]  activations as e4m3, one scale per 128 of a token (RMSNorm on the way), k in the order of the weights' codes
+ *   p[t][n] = bf16(sum_k xq xs code)      the FP8 GEMM, its block scales all 1
+ *   then dense_out's end: scale of the row, bias, residual, rope, the store
+ *
+ * Three launches where bf16 weights have one or two.  What few tokens do not have is the rounding of activations, half a step of e4m3, and
+ * that of p to bf16.  Serves n_out and n_in that are multiples of 64.
+ * Test: build/cuda/test_dense f8    Bench: build/cuda/bench_dense --weights fp8 --kernel many
+ */
+#include <new>
+
+#include "dense_out.cuh"
+#include "device/launch.cuh"
+#include "device/ptx.cuh"
+#include "moxie_fp8.h"
+
+constexpr int N_PRODUCT = 3, THREADS = 256, BLOCK = 128; /* BLOCK: k of a scale */
+
+struct dense_f8 {
+	struct {
+		int n_out, n_in;
+		moxie_fp8_plan *plan;
+	} p[N_PRODUCT];
+	uint8_t *one; /* device: e8m0 scales of 1, as many as the largest product has blocks */
+};
+
+static size_t up256(size_t n) { return (n + 255) / 256 * 256; }
+static int blocks(int n) { return (n + BLOCK - 1) / BLOCK; }
+
+/* ---- activations to e4m3 ------------------------------------------------------------------------------------------------ */
+
+__device__ __forceinline__ float2 pair_of(uint32_t u) { return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u)); }
+
+/* A CTA has a token, a warp blocks of 128 of it, a lane k 2q, 2q + 1, 2q + 8, 2q + 9 of one of the block's sixteens: a word of codes. */
+template <bool NORM>
+__global__ void __launch_bounds__(THREADS) f8_rows_kernel(uint8_t *xq, float *xs, const uint32_t *x, const uint32_t *norm, int n_tok, int n_in, float eps)
+{
+	__shared__ float part[THREADS / 32];
+	const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, t = blockIdx.x;
+	const uint32_t *const row = x + (size_t)t * (n_in / 2);
+	pdl_launch();
+	pdl_wait();
+	float rms = 1;
+	if (NORM) {
+		float sum = 0;
+		for (int i = threadIdx.x; i < n_in / 4; i += THREADS) {
+			const uint2 u = reinterpret_cast<const uint2 *>(row)[i];
+			const float2 a = pair_of(u.x), b = pair_of(u.y);
+			sum = fmaf(a.x, a.x, sum), sum = fmaf(a.y, a.y, sum), sum = fmaf(b.x, b.x, sum), sum = fmaf(b.y, b.y, sum);
+		}
+		for (int d = 16; d; d /= 2)
+			sum += __shfl_xor_sync(~0u, sum, d);
+		if (lane == 0)
+			part[warp] = sum;
+		__syncthreads();
+		sum = 0;
+		for (int i = 0; i < THREADS / 32; i++)
+			sum += part[i];
+		rms = rsqrtf(sum / (float)n_in + eps);
+	}
+	for (int b = warp; b < (n_in + BLOCK - 1) / BLOCK; b += THREADS / 32) {
+		const int at = b * (BLOCK / 2) + lane / 4 * 8 + (lane & 3); /* in pairs */
+		const bool in = 2 * at < n_in;                              /* the last block may be 64 */
+		float2 lo = {}, hi = {};
+		if (in)
+			lo = pair_of(row[at]), hi = pair_of(row[at + 4]);
+		if (NORM && in) {
+			const float2 g = pair_of(__ldg(norm + at)), h = pair_of(__ldg(norm + at + 4));
+			lo.x *= rms * g.x, lo.y *= rms * g.y, hi.x *= rms * h.x, hi.y *= rms * h.y;
+		}
+		float most = fmaxf(fmaxf(fabsf(lo.x), fabsf(lo.y)), fmaxf(fabsf(hi.x), fabsf(hi.y)));
+		const bool nan = lo.x != lo.x || lo.y != lo.y || hi.x != hi.x || hi.y != hi.y;
+		for (int d = 16; d; d /= 2)
+			most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
+		if (__any_sync(~0u, nan))
+			most = __uint_as_float(0x7fc00000u);
+		const float scale = most == 0 ? 1 : most / 448, inv = most == 0 ? 1 : 448 / most;
+		if (in)
+			reinterpret_cast<uint32_t *>(xq + (size_t)t * n_in)[b * (BLOCK / 4) + lane] =
+				dense_f8x2(lo.x * inv, hi.x * inv) | dense_f8x2(lo.y * inv, hi.y * inv) << 16;
+		if (lane == 0)
+			xs[(size_t)b * n_tok + t] = scale;
+	}
+}
+
+/* ---- gemm's end ----------------------------------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ void load8(float (&v)[8], const void *p, bool f32, size_t i)
+{
+	if (f32) {
+		const float4 *const q = reinterpret_cast<const float4 *>(static_cast<const float *>(p) + i);
+		const float4 a = q[0], b = q[1];
+		v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+		return;
+	}
+	const uint4 u = *reinterpret_cast<const uint4 *>(static_cast<const __nv_bfloat16 *>(p) + i);
+	const uint32_t w[4] = { u.x, u.y, u.z, u.w };
+#pragma unroll
+	for (int e = 0; e < 4; e++)
+		v[2 * e] = __uint_as_float(w[e] << 16), v[2 * e + 1] = __uint_as_float(w[e] & 0xffff0000u);
+}
+
+/* d[t][n] = p scale[n] + b[n] (+ d[t][n]), eight n a thread; blockIdx.x: token. */
+__global__ void __launch_bounds__(THREADS) f8_end_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
+{
+	const int n = (blockIdx.y * THREADS + threadIdx.x) * 8;
+	const size_t at = (size_t)blockIdx.x * o.n_out + n;
+	float v[8], s[8], b[8] = {}, old[8] = {};
+	const bool in = n < o.n_out;
+	if (in) {
+		load8(s, o.scale, true, n);
+		if (o.b)
+			load8(b, o.b, o.b_f32, n);
+	}
+	pdl_launch();
+	pdl_wait();
+	if (!in)
+		return;
+	load8(v, p, false, at);
+	if (o.add)
+		load8(old, o.d, o.d_f32, at);
+#pragma unroll
+	for (int e = 0; e < 8; e++)
+		v[e] = v[e] * s[e] + b[e] + old[e];
+	if (o.d_f32) {
+		float4 *const to = reinterpret_cast<float4 *>(static_cast<float *>(o.d) + at);
+		to[0] = make_float4(v[0], v[1], v[2], v[3]), to[1] = make_float4(v[4], v[5], v[6], v[7]);
+		return;
+	}
+	uint4 u;
+	__nv_bfloat162 *const w = reinterpret_cast<__nv_bfloat162 *>(&u);
+#pragma unroll
+	for (int e = 0; e < 4; e++)
+		w[e] = __floats2bfloat162_rn(v[2 * e], v[2 * e + 1]);
+	*reinterpret_cast<uint4 *>(static_cast<__nv_bfloat16 *>(o.d) + at) = u;
+}
+
+/* ---- the product ---------------------------------------------------------------------------------------------------------- */
+
+static moxie_fp8_plan *plan_of(const struct dense_f8 *f, int n_out, int n_in)
+{
+	for (int i = 0; f && i < N_PRODUCT; i++)
+		if (f->p[i].n_out == n_out && f->p[i].n_in == n_in)
+			return f->p[i].plan;
+	return NULL;
+}
+
+static size_t ws_bytes(int n_tok, int n_out, int n_in)
+{
+	return up256((size_t)n_tok * n_in) + up256((size_t)n_tok * blocks(n_in) * 4) + up256((size_t)n_tok * n_out * 2);
+}
+
+extern "C" bool dense_f8_many_serves(const struct cuda_dev *d, const struct dense_job *j, size_t n_ws)
+{
+	return j->f8 && plan_of(d->dense_f8, j->out.n_out, j->n_in) && (uintptr_t)j->out.b % 16 == 0 && (uintptr_t)j->out.scale % 16 == 0 &&
+	       ws_bytes(j->out.n_tok, j->out.n_out, j->n_in) <= n_ws;
+}
+
+extern "C" int dense_f8_many(const struct cuda_dev *d, const struct dense_job *j, void *ws, struct moxie_err *err)
+{
+	const struct dense_out *const o = &j->out;
+	uint8_t *const xq = static_cast<uint8_t *>(ws);
+	float *const xs = reinterpret_cast<float *>(xq + up256((size_t)o->n_tok * j->n_in));
+	__nv_bfloat16 *const p = reinterpret_cast<__nv_bfloat16 *>(reinterpret_cast<char *>(xs) + up256((size_t)o->n_tok * blocks(j->n_in) * 4));
+	cudaError_t e = cuda_launch(j->norm ? f8_rows_kernel<true> : f8_rows_kernel<false>, dim3(o->n_tok), dim3(THREADS), 0, d->stream, xq, xs,
+	                            static_cast<const uint32_t *>(j->x), static_cast<const uint32_t *>(j->norm), o->n_tok, j->n_in, j->eps);
+	if (e == cudaSuccess) {
+		struct moxie_fp8_args a = {};
+		a.x = xq, a.x_scale = xs, a.x_scale_ld = o->n_tok, a.w = j->w, a.w_scale = d->dense_f8->one, a.out = p, a.n_tok = o->n_tok;
+		const int rc = moxie_fp8_gemm(plan_of(d->dense_f8, o->n_out, j->n_in), &a, d->stream, err);
+		if (rc < 0)
+			return rc;
+		e = o->qkv ? dense_rope_store(d, o, p)
+		           : cuda_launch(f8_end_kernel, dim3(o->n_tok, (o->n_out / 8 + THREADS - 1) / THREADS), dim3(THREADS), 0, d->stream, *o,
+		                         static_cast<const __nv_bfloat16 *>(p));
+	}
+	return e == cudaSuccess ? 0 : err_set(err, MOXIE_E_DEVICE, "dense product in FP8: %s", cudaGetErrorString(e));
+}
+
+/* ---- open, close ---------------------------------------------------------------------------------------------------------- */
+
+static void products_of(struct dense_f8 *f, const struct kern_limits *l)
+{
+	const int n_q = l->n_head * l->d_head;
+	f->p[0].n_out = n_q + 2 * l->n_head_kv * l->d_head, f->p[0].n_in = l->n_embd;
+	f->p[1].n_out = l->n_embd, f->p[1].n_in = n_q;
+	f->p[2].n_out = l->n_vocab, f->p[2].n_in = l->n_embd;
+}
+
+extern "C" size_t dense_f8_ws_bytes(const struct kern_limits *l)
+{
+	struct dense_f8 f;
+	size_t most = 0;
+	products_of(&f, l);
+	for (int i = 0; i < N_PRODUCT; i++) {
+		const size_t n = f.p[i].n_out % 64 || f.p[i].n_in % 64 ? 0 : ws_bytes(i < 2 ? l->n_tok : l->n_seq, f.p[i].n_out, f.p[i].n_in);
+		most = n > most ? n : most;
+	}
+	return most;
+}
+
+extern "C" void cuda_dense_f8_close(struct cuda_dev *d)
+{
+	struct dense_f8 *const f = d->dense_f8;
+	d->dense_f8 = NULL;
+	if (!f)
+		return;
+	for (int i = 0; i < N_PRODUCT; i++)
+		moxie_fp8_plan_free(f->p[i].plan);
+	cudaFree(f->one);
+	delete f;
+}
+
+extern "C" int cuda_dense_f8_open(struct cuda_dev *d, const struct kern_limits *lim, struct moxie_err *err)
+{
+	struct dense_f8 *const f = d->dense_f8 = new (std::nothrow) dense_f8();
+	size_t n_one = 1;
+	int rc = 0;
+	if (!f)
+		return err_set(err, MOXIE_E_NOMEM, "no memory for the plans of dense products");
+	products_of(f, lim);
+	for (int i = 0; rc == 0 && i < N_PRODUCT; i++) {
+		if (f->p[i].n_out < 64 || f->p[i].n_in < 64 || f->p[i].n_out % 64 || f->p[i].n_in % 64)
+			continue; /* dense_small serves any number of tokens */
+		const struct moxie_fp8_desc desc = { MOXIE_FP8_DENSE, 1, f->p[i].n_out, f->p[i].n_in, MOXIE_FP8_SCALE_E8M0 };
+		const size_t n = (size_t)blocks(f->p[i].n_out) * blocks(f->p[i].n_in);
+		n_one = n > n_one ? n : n_one;
+		rc = moxie_fp8_plan_create(&f->p[i].plan, &desc, d->id, err);
+	}
+	cudaError_t e = rc < 0 ? cudaSuccess : cudaMalloc(reinterpret_cast<void **>(&f->one), n_one);
+	if (rc == 0 && e == cudaSuccess)
+		e = cudaMemset(f->one, 127, n_one);
+	if (rc == 0 && e != cudaSuccess)
+		rc = err_set(err, MOXIE_E_NOMEM, "%zu bytes of scales: %s", n_one, cudaGetErrorString(e));
+	if (rc < 0)
+		cuda_dense_f8_close(d);
+	return rc;
+}
