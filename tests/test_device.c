@@ -283,6 +283,39 @@ TEST(device_plan)
 	      (unsigned long long)f8.kv_pool_bytes, (unsigned long long)plan.kv_pool_bytes);
 }
 
+/* Dense weights in FP8, made while they go over: the CPU's logits bit for bit, fewer bytes, and the plan knows. */
+TEST(device_dense_fp8)
+{
+	moxie_model *m[2];
+	moxie_session *s[2];
+	int32_t id[40];
+	struct moxie_model_params p = { .struct_size = sizeof p, .path = "gpt-oss-tiny", .dummy = 1, .dummy_seed = 7, .n_chunk = 16, .n_seq = 2, .n_thread = 2 };
+	struct moxie_model_info bf16 = { .struct_size = sizeof bf16 }, plan = bf16, is = bf16;
+	p.device = "cuda";
+	OK(moxie_inspect(&p, &bf16, NULL, NULL, &err), err);
+	p.dense_fp8 = 1;
+	OK(moxie_inspect(&p, &plan, NULL, NULL, &err), err);
+	for (int d = 0; d < 2; d++) {
+		p.device = d ? "cuda" : "cpu:ref";
+		OK(moxie_model_open(&m[d], &p, &err), err);
+		s[d] = session(m[d]);
+	}
+	OK(moxie_model_get_info(m[1], &is), err);
+	uint64_t mb = 2 << 20, n_dense = 4 * (2 * 256 + 2 * 64) * 128 + 512 * 128, n_row = 4 * (256 + 2 * 64 + 128) + 512, saved = n_dense - 4 * n_row;
+	CHECK(plan.weight_bytes + saved == bf16.weight_bytes && is.weight_bytes == plan.weight_bytes, "%llu bytes of weights, %llu planned, bf16 %llu",
+	      (unsigned long long)is.weight_bytes, (unsigned long long)plan.weight_bytes, (unsigned long long)bf16.weight_bytes);
+	CHECK(plan.device_weight_bytes >= is.device_weight_bytes && plan.device_weight_bytes < is.device_weight_bytes + mb, "weights on the device");
+	ids_of(id, 40, 3);
+	for (int at = 0, n = 30; at < 40; at += n, n = 1)
+		for (int d = 0; d < 2; d++)
+			OK(moxie_session_append(s[d], id + at, (size_t)n, &err), err);
+	same_logits(s[0], s[1], "dense weights in FP8");
+	for (int d = 0; d < 2; d++) {
+		moxie_session_free(s[d]);
+		moxie_model_free(m[d]);
+	}
+}
+
 /* And what comes of it when they do something else. */
 TEST(device_went_ahead_in_vain)
 {
