@@ -274,6 +274,7 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	a.n_embd = d.n_embd;
 	a.n_ff = d.n_ff;
 	a.max_tile = (int)moe_max_tiles(r->n_tok, d.n_used, d.n_expert, tile_n);
+	a.n_likely = a.n_pair >= 2 * d.n_expert ? d.n_expert : 0;
 	a.row_of_pair = (int32_t *)((char *)a.y + y_bytes(p, r->n_tok));
 	const float inf = __builtin_inff();
 	a.c1 = 1;

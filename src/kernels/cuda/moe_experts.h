@@ -29,6 +29,7 @@ struct moe_experts_args {
 	int32_t *row_of_pair;        /* [n_pair] sorted row of a pair, out */
 	int n_used, n_pair, n_embd, n_ff;
 	int max_tile;                /* entries of tiles that may be read */
+	int n_likely;                /* experts that are all hit in all likelihood; 0: not to be told before routing has run */
 	float c1, c3, beta, limit;   /* activation: see moe_experts_sm90.cuh */
 };
 

@@ -1,5 +1,5 @@
 #include "moe_experts_sm90.cuh"
 
-using shape = moe_shape<2, 2, false, 4, 2, 80, 0, 144, 8>;
+using shape = moe_shape<2, 2, false, 4, 2, 112, 128, 144, 8>;
 const struct moe_instance moe_instance_rows256_n144 = { "rows256_n144", shape::NMAX, shape::RB, shape::LOOSE, shape::THREADS, shape::SMEM,
 	                                      (const void *)moe_experts_sm90_kernel<shape> };

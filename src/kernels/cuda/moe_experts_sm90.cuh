@@ -224,6 +224,16 @@ template <class C> __device__ void moe_deal_items(const struct moe_experts_args 
 		}
 }
 
+/* Before routing has run: where experts without tokens are rare, tile i is most likely of expert i, and this CTA's first item known.  What
+ * the ring holds of it is asked for while HBM is idle; a wrong guess costs as much traffic, and nothing else. */
+template <class C> __device__ void moe_prefetch(const struct moe_experts_args &a)
+{
+	const struct moe_phase &p = a.p[0];
+	const int expert = blockIdx.x / p.n_group, rb = (blockIdx.x - expert * p.n_group) * C::RB + threadIdx.x % 32;
+	if (expert < a.n_likely && threadIdx.x % 32 < C::RB && rb < p.row_blocks)
+		bulk_prefetch(p.w + (size_t)(expert * p.row_blocks + rb) * p.k_atoms * MOE_ATOM_BYTES, min(p.k_atoms, C::STAGES * C::KT) * MOE_ATOM_BYTES);
+}
+
 template <class C> __device__ void moe_load_weights(const struct moe_experts_args &a, moe_ring<C> ring)
 {
 	const int lane = threadIdx.x % 32;
@@ -580,6 +590,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, 1) moe_experts_
 	}
 	__syncthreads();
 	pdl_launch();
+	if (!C::LOOSE && threadIdx.x / 32 == C::MATH / 32) moe_prefetch<C>(a);
 	pdl_wait();
 
 	if (threadIdx.x >= C::MATH) {

@@ -57,6 +57,11 @@ __device__ __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_
 	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
 	             ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
 }
+/* The same into L2 alone: a hint. */
+__device__ __forceinline__ void bulk_prefetch(const void *src, uint32_t bytes)
+{
+	asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(src), "r"(bytes) : "memory");
+}
 /* Box of a 3-D tensor map global -> shared, kept in L2 as `policy` says. */
 __device__ __forceinline__ void tma_load3(uint32_t dst, const void *map, int c0, int c1, int c2, uint32_t bar, uint64_t policy)
 {
