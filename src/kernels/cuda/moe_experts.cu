@@ -24,6 +24,7 @@ struct moxie_moe_plan {
 	int loose_max_tok; /* most tokens of the loose instance */
 	int smem;          /* most shared memory of a block */
 	bool portable;     /* moe_portable.cuh instead of the instances above */
+	int n_cluster;     /* of moe_experts_pair.cu, which serves one token; 0: it does not */
 };
 
 static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
@@ -76,6 +77,9 @@ static bool portable_fits(int smem, int *need)
 	return true;
 }
 
+/* Whether moe_experts_pair.cu serves n_tok tokens. */
+static bool choose_pair(const struct moxie_moe_plan *p, int n_tok) { return n_tok == 1 && p->n_cluster > 0; }
+
 /* The decode kernel for n_tok tokens, or NULL. */
 static const struct moe_decode_instance *choose_decode(const struct moxie_moe_plan *p, int n_tok)
 {
@@ -83,7 +87,7 @@ static const struct moe_decode_instance *choose_decode(const struct moxie_moe_pl
 	const int most = (d.n_embd > d.n_ff ? d.n_embd : d.n_ff) / 64;
 	int list;
 	for (const struct moe_decode_instance &in : moe_decode_instances)
-		if (n_tok == 1 && most <= 16 * in.max_atoms &&
+		if (n_tok == 1 && !p->n_cluster && most <= 16 * in.max_atoms &&
 		    moe_decode_smem(&in, d.n_used, d.n_embd, d.n_ff, p->n_sm, &list) + in.smem_static <= p->smem)
 			return &in;
 	return NULL;
@@ -137,6 +141,13 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	}
 	for (int i = 0; there && i < MOE_N_DECODE && e == cudaSuccess; i++)
 		e = cudaFuncSetAttribute(moe_decode_instances[i].kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem - moe_decode_instances[i].smem_static);
+	int n_cluster = portable ? 0 : there ? 0 : n_sm / 2;
+	const int pair_most = smem - moe_pair_smem_static();
+	if (there && !portable && e == cudaSuccess) {
+		e = cudaFuncSetAttribute(moe_pair_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, pair_most);
+		n_cluster = moe_pair_clusters(pair_most);
+	}
+	if (n_cluster && moe_pair_smem(d.n_used, d.n_embd, d.n_ff, n_cluster) > pair_most) n_cluster = 0;
 	if (there) cudaSetDevice(before);
 	if (e != cudaSuccess) return fail_cuda(err, e, "kernel attributes");
 
@@ -148,6 +159,7 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	p->n_sm = n_sm;
 	p->smem = smem;
 	p->portable = portable;
+	p->n_cluster = n_cluster;
 	p->loose_max_tok = 1;
 	/* Split the second product until one token has two row blocks an SM, in parts of about 16 k atoms (the depth
 	 * of its ring) or more.  Parts may differ by an atom. */
@@ -162,7 +174,7 @@ void moxie_moe_plan_free(moxie_moe_plan *p) { delete p; }
 
 int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok)
 {
-	return choose_decode(p, n_tok) ? MOE_DECODE_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
+	return choose_pair(p, n_tok) || choose_decode(p, n_tok) ? MOE_DECODE_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
 }
 
 static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
@@ -172,6 +184,7 @@ static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
 static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
+	if (choose_pair(p, n_tok)) return round_up((uint64_t)p->n_cluster * 2 * p->d.n_embd * 4, 256);
 	if (choose_decode(p, n_tok)) return round_up(n * 4, 256) + round_up(p->d.n_embd / 16 * 4, 256);
 	return round_up(!p->portable && choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
@@ -213,19 +226,22 @@ static int check_pointers(const struct moxie_moe_args *r, struct moxie_err *err)
 	return MOXIE_OK;
 }
 
-/* args: the kernel's only parameter. */
-static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem, void *args, void *stream)
+/* In clusters of `cluster` CTAs; args: the kernel's only parameter. */
+static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem, void *args, void *stream, int cluster = 1)
 {
-	cudaLaunchAttribute pdl = {};
-	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	pdl.val.programmaticStreamSerializationAllowed = 1;
+	cudaLaunchAttribute at[2] = {};
+	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	at[0].val.programmaticStreamSerializationAllowed = 1;
+	at[1].id = cudaLaunchAttributeClusterDimension;
+	at[1].val.clusterDim.x = cluster;
+	at[1].val.clusterDim.y = at[1].val.clusterDim.z = 1;
 	cudaLaunchConfig_t c = {};
 	c.gridDim = dim3(n_cta);
 	c.blockDim = dim3(n_thread);
 	c.dynamicSmemBytes = smem;
 	c.stream = (cudaStream_t)stream;
-	c.attrs = &pdl;
-	c.numAttrs = cuda_has_pdl();
+	c.attrs = at;
+	c.numAttrs = cluster > 1 ? 2 : cuda_has_pdl();
 	return cudaLaunchKernelExC(&c, kernel, &args);
 }
 
@@ -305,6 +321,11 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	b.n_split = n_split;
 	b.scale = d.routed_scale;
 	cudaError_t e;
+	if (choose_pair(p, r->n_tok)) {
+		struct moe_pair_args pa = { a, b, (float *)a.y, moe_pair_divisor(2 * p->n_cluster), moe_pair_divisor(p->n_cluster), moe_pair_divisor(d.n_ff / 64) };
+		e = launch(moe_pair_kernel, 2 * p->n_cluster, moe_pair_threads, moe_pair_smem(d.n_used, d.n_embd, d.n_ff, p->n_cluster), &pa, stream, 2);
+		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_pair");
+	}
 	if (decode) {
 		struct moe_decode_args da = { a, b, (float *)a.y, (int32_t *)((char *)a.y + round_up((uint64_t)a.n_pair * d.n_embd * 4, 256)), 0 };
 		const int smem = moe_decode_smem(decode, d.n_used, d.n_embd, d.n_ff, p->n_sm, &da.list_bytes);
@@ -337,14 +358,17 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 	if (p->portable && len < (int)n_bytes)
 		len += snprintf(text + len, n_bytes - len, "portable kernels (mma.sync, cp.async), %d bytes of shared memory\n", p->smem);
 	for (int lo = 1, hi; lo <= d.max_tok; lo = hi + 1) {
+		const bool pair = choose_pair(p, lo);
 		const struct moe_decode_instance *const decode = choose_decode(p, lo);
 		const struct moe_portable_instance *const port = p->portable ? choose_portable(p, lo) : NULL;
 		const struct moe_instance *const in = choose(p, lo);
-		for (hi = lo; hi < d.max_tok && choose_decode(p, hi + 1) == decode && (decode || (port ? choose_portable(p, hi + 1) == port : choose(p, hi + 1) == in)); hi++)
+		for (hi = lo; hi < d.max_tok && choose_pair(p, hi + 1) == pair && choose_decode(p, hi + 1) == decode && (pair || decode || (port ? choose_portable(p, hi + 1) == port : choose(p, hi + 1) == in)); hi++)
 			;
 		char *const at = len < (int)n_bytes ? text + len : NULL;
 		const size_t left = len < (int)n_bytes ? n_bytes - len : 0;
-		if (decode)
+		if (pair)
+			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, %d pairs of CTAs with equal shares of both products\n", lo, hi, "pair", p->n_cluster);
+		else if (decode)
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, units of 16 rows: every SM has the same share of few experts\n", lo, hi,
 			                decode->name);
 		else if (port)

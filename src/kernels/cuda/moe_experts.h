@@ -67,6 +67,20 @@ extern const struct moe_decode_instance moe_decode_instances[MOE_N_DECODE]; /* t
 /* Dynamic shared memory of a run, and the part of it for the list of units. */
 int moe_decode_smem(const struct moe_decode_instance *in, int n_used, int n_embd, int n_ff, int n_cta, int *list_bytes);
 
+/* The kernel of one token on Hopper, in clusters of two CTAs. */
+struct moe_pair_args {
+	struct moe_experts_args e;   /* act, y and row_of_pair are not used */
+	struct moe_combine_args c;   /* y and row_of_pair are not used */
+	float *y;                    /* [n_cluster, 2, n_embd] */
+	uint32_t by_grid, by_cluster, by_k_atoms1; /* moe_pair_divisor of CTAs, clusters and k atoms of the down product */
+};
+extern const void *const moe_pair_kernel;
+extern const int moe_pair_threads;
+int moe_pair_smem(int n_used, int n_embd, int n_ff, int n_cluster); /* dynamic shared memory; INT32_MAX: shape not served */
+int moe_pair_smem_static(void);
+int moe_pair_clusters(int smem); /* resident at once on the current device with smem dynamic bytes a CTA */
+uint32_t moe_pair_divisor(int d);
+
 /* One compiled shape of the expert kernel. */
 struct moe_instance {
 	const char *name;
