@@ -10,7 +10,7 @@ CU_GEN90  = -gencode=arch=compute_90a,code=sm_90a
 CU_GEN80  = -gencode=arch=compute_80,code='[sm_80,compute_80]'
 CU_GEN120 = -gencode=arch=compute_120,code=sm_120
 CU_GEN    = $(if $(filter 90a,$(CUDA_ARCHS)),$(CU_GEN90)) $(if $(filter 80,$(CUDA_ARCHS)),$(CU_GEN80)) $(if $(filter 120,$(CUDA_ARCHS)),$(CU_GEN120))
-CU_HOPPER = attn_prefill dense_f8 dense_f8_many dense_small dense_wide fp8_gemm fp8_gemm_large fp8_gemm_small moe_route_joined sample moe_experts_loose_n8 moe_experts_pair \
+CU_HOPPER = attn_prefill dense_f8 dense_f8_many dense_small dense_wide fp8_gemm fp8_gemm_large fp8_gemm_small moe_route_joined sample moe_experts_loose_n8 moe_experts_pair moe_route_joined_many \
             $(patsubst src/kernels/cuda/%.cu,%,$(wildcard src/kernels/cuda/moe_experts_rows*.cu))
 NVCCFLAGS = -O3 -std=c++17 $(if $(filter $(CU_HOPPER),$(basename $(@F))),$(CU_GEN90),$(CU_GEN)) -Xptxas -v -Xcompiler -fPIC,-Wall,-Wextra,-fvisibility=hidden,-iquote,src/kernels/cuda -Iinclude -Isrc --cudart static
 CU_HEAD  := $(wildcard src/kernels/cuda/*.h src/kernels/cuda/*.cuh src/kernels/cuda/device/*.cuh include/*.h) src/base/err.h

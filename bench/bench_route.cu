@@ -195,10 +195,13 @@ static void bench_joined(void)
 			for (int no_pdl : { 0, 1 })
 				for (int joined : { 0, 1 }) {
 					const rule r = { "", E, E == 128 && K == 2816 ? 8 : E >= 256 ? 6 : 4, E >= 256 ? 2 : 0, 1, 1, 0 };
-					if (joined && (T > ROUTE_JOIN_TOK_MAX || E > ROUTE_JOIN_EXPERT_MAX))
-						continue;
 					struct moxie_router_plan *p = plan_of(shape_of(r, T, K, no_pdl));
+					if (joined && (T > (p->many_tok_max ? ROUTE_MANY_TOK_MAX : ROUTE_JOIN_TOK_MAX) || E > ROUTE_JOIN_EXPERT_MAX)) {
+						moxie_router_plan_free(p);
+						continue;
+					}
 					p->join_tok_max = joined ? ROUTE_JOIN_TOK_MAX : 0;
+					p->many_tok_max = joined ? p->many_tok_max : 0;
 					struct moxie_router_args a = args_of(T, 16);
 					a.b_router = E == 256 ? NULL : m.bias;
 					if (E >= 256)

@@ -642,6 +642,10 @@ TEST(norm_and_gemm)
 
 TEST(gemm_and_joined)
 {
+	for (int T : { 17, 18, 32, 47, 48, 49, 63 }) { /* joined for few experts */
+		gemm_case(32, 2880, T, MOXIE_LOGIT_BF16), gemm_case(32, 4096, T, -1), gemm_case(9, 704, T, MOXIE_LOGIT_F32);
+		gemm_case(16, 64, T, -1);
+	}
 	for (int T : { 0, 1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 128, 257, 1024 }) {
 		gemm_case(32, 2880, T, MOXIE_LOGIT_BF16);
 		gemm_case(128, 2880, T, MOXIE_LOGIT_BF16);

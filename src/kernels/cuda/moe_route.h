@@ -38,6 +38,7 @@ struct route_param {
 	/* joined form: blocks of 16 experts; n_split == 1 << split_shift parts of K.  Cluster form: chunk == 1 << split_shift
 	 * where all threads of a CTA score */
 	int n_row_block, n_split, split_shift;
+	uint32_t by_chunk; /* t * by_chunk >> 16 = t / chunk */
 	/* two-launch form */
 	uint16_t *hist; /* [n_chunk, hist_stride] pairs of each expert in a chunk */
 	uint16_t *rank; /* [n_tok, n_used] place of a pair among its expert's pairs of the same chunk */
@@ -51,6 +52,8 @@ struct route_param {
 #define ROUTE_JOIN_CTAS 16
 #define ROUTE_JOIN_TOK_MAX 16 /* one CTA per token */
 #define ROUTE_JOIN_EXPERT_MAX 256
+#define ROUTE_MANY_TOK_MAX 64 /* of moe_route_joined_many.cu */
+#define ROUTE_MANY_EXPERT_MAX 32
 
 /* Most tokens of one CTA of a cluster: one bit each of a word per expert, one warp each; fewer where a lane holds 16
  * experts and 32 warps would spill. */
@@ -64,6 +67,7 @@ struct moxie_router_plan {
 	int cluster_max;       /* CTAs: 16, or 8 where 16 do not fit, or 1 where there are no clusters */
 	bool portable, pdl;
 	int join_tok_max;      /* 0: never joined */
+	int many_tok_max;      /* joined by moe_route_joined_many.cu from join_tok_max + 1 tokens; 0: never */
 	int lib_tok_min;       /* cuBLASLt from here on, if lib */
 	struct router_lib *lib; /* NULL: not used */
 	size_t ws_lib_bytes; /* of the library, at ws_lib */
@@ -82,6 +86,10 @@ cudaError_t route_launch_chunks(const struct route_param *p, cudaStream_t stream
 cudaError_t route_set_attributes(bool clusters); /* false: one CTA, 48 KB of shared memory */
 cudaError_t route_joined_set_attributes(int smem_max);
 int route_join_limit(int n_expert, int n_embd); /* most tokens for which joining won when measured */
+/* The same for n_tok <= route_many_limit. */
+cudaError_t route_launch_many(const struct route_param *p, cudaStream_t stream, bool pdl);
+cudaError_t route_many_set_attributes(void);
+int route_many_limit(const struct moxie_router_shape *s); /* 0: shape not served */
 int route_joined_max_clusters(void); /* 0: a cluster of 16 does not fit this device */
 /* The one place that launches: grid, cluster and programmatic dependent launch.  p is the kernel's only argument. */
 cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread, size_t smem, int cluster, const struct route_param *p,

@@ -83,11 +83,12 @@ static int choose(struct moxie_router_plan *p, struct moxie_err *err)
 	if (p->portable) {
 		if ((rc = route_set_attributes(false)) || (rc = router_gemm_set_attributes(false)))
 			return cuda_failed(err, "kernel attributes", rc);
-	} else if ((rc = route_set_attributes(true)) || (rc = route_joined_set_attributes(smem - 8192)) || (rc = router_gemm_set_attributes(true)))
+	} else if ((rc = route_set_attributes(true)) || (rc = route_joined_set_attributes(smem - 8192)) || (rc = route_many_set_attributes()) || (rc = router_gemm_set_attributes(true)))
 		return cuda_failed(err, "kernel attributes", rc);
 	const bool wide = !p->portable && route_joined_max_clusters() > 0;
 	p->cluster_max = p->portable ? 1 : wide ? 16 : 8;
 	p->join_tok_max = wide && p->s.n_embd > 0 && !(p->s.flags & MOXIE_ROUTER_NO_JOIN) ? route_join_limit(p->s.n_expert, p->s.n_embd) : 0;
+	p->many_tok_max = p->join_tok_max ? route_many_limit(&p->s) : 0;
 	/* Measured (docs/routing.md): the own kernel wins up to 16 tokens, and while its tiles of 16 experts x 32 tokens times
 	 * their K stay below 160,000. */
 	const int groups = p->s.n_embd > 0 ? 160000 / p->s.n_embd / ((p->s.n_expert + 15) / 16) : 0;
@@ -187,12 +188,13 @@ extern "C" void moxie_router_explain(const struct moxie_router_plan *plan, char 
 	if (s->n_embd > 0)
 		snprintf(gemm, sizeof gemm, "router GEMM %d x %d (own, 16 experts x 8..32 tokens x K/8..K per CTA; %s), then ", s->n_expert, s->n_embd, lib);
 	size_t n = 0;
-	if (plan->join_tok_max && n < n_bytes)
-		n += (size_t)snprintf(text + n, n_bytes - n, "tokens 0..%d: one launch, router GEMM + routing + tables, a cluster of %d\n",
-		                      plan->join_tok_max, ROUTE_JOIN_CTAS);
+	const int joined = plan->join_tok_max > plan->many_tok_max ? plan->join_tok_max : plan->many_tok_max;
+	if (joined && n < n_bytes)
+		n += (size_t)snprintf(text + n, n_bytes - n, "tokens 0..%d: one launch, router GEMM + routing + tables, a cluster of %d\n", joined,
+		                      ROUTE_JOIN_CTAS);
 	if (n < n_bytes)
 		n += (size_t)snprintf(text + n, n_bytes - n, "tokens %d..%d: %sone launch, routing + tables, a cluster of up to %d\n",
-		                      plan->join_tok_max ? plan->join_tok_max + 1 : 0, cluster_tok_max(plan), gemm, plan->cluster_max);
+		                      joined ? joined + 1 : 0, cluster_tok_max(plan), gemm, plan->cluster_max);
 	if (n < n_bytes && s->n_tok_max > cluster_tok_max(plan))
 		snprintf(text + n, n_bytes - n, "tokens %d..%d: %stwo launches, routing by chunks | tables\n",
 		         cluster_tok_max(plan) + 1, s->n_tok_max, gemm);
@@ -271,6 +273,10 @@ extern "C" int moxie_router_run(const struct moxie_router_plan *plan, const stru
 	if (p.n_embd > 0 && p.n_tok <= plan->join_tok_max) {
 		cudaError_t rc = route_launch_joined(&p, stream, pdl);
 		return rc ? cuda_failed(err, "joined routing", rc) : MOXIE_OK;
+	}
+	if (p.n_embd > 0 && p.n_tok <= plan->many_tok_max && !p.hash_table) {
+		cudaError_t rc = route_launch_many(&p, stream, pdl);
+		return rc ? cuda_failed(err, "joined routing of many tokens", rc) : MOXIE_OK;
 	}
 	if (p.n_embd > 0) {
 		const struct router_norm norm = { a->norm, a->h, a->eps };
