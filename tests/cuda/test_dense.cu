@@ -187,7 +187,7 @@ __global__ void f8_expand(__nv_bfloat16 *to, const uint8_t *code, const float *s
 	if (i >= n)
 		return;
 	const int64_t row = i / k;
-	const int c = (int)(i - row * k), at = c / 16 * 16 + c % 8 * 2 + c / 8 % 2;
+	const int c = (int)(i - row * k), at = c / 16 * 16 + c % 8 / 2 * 4 + c / 8 % 2 * 2 + c % 2;
 	const uint32_t v = code[row * k + at], e = v >> 3 & 15;
 	const float f = e ? __uint_as_float((e + 120) << 23 | (v & 7) << 20) : (float)(v & 7) / 512;
 	to[i] = __float2bfloat16_rn((v & 128 ? -f : f) * scl[row]);
@@ -235,7 +235,7 @@ TEST(f8_pack)
 		CHECK(frexpf(scl[r], &e) == .5f && most <= 448 * scl[r] && (most == 0 || most > 224 * scl[r] || scl[r] == 0x1p-126f),
 		      "row %d: scale %g of a largest %g", r, scl[r], most);
 		for (int i = 0; i < k; i++) {
-			const uint8_t want = e4m3_from_f32(bf16_to_f32(h[(size_t)r * k + i]) / scl[r]), got = code[(size_t)r * k + i / 16 * 16 + i % 8 * 2 + i / 8 % 2];
+			const uint8_t want = e4m3_from_f32(bf16_to_f32(h[(size_t)r * k + i]) / scl[r]), got = code[(size_t)r * k + i / 16 * 16 + i % 8 / 2 * 4 + i / 8 % 2 * 2 + i % 2];
 			CHECK(got == want, "row %d [%d]: %g with scale %g is %#x, wanted %#x", r, i, bf16_to_f32(h[(size_t)r * k + i]), scl[r], got, want);
 		}
 	}

@@ -89,13 +89,21 @@ __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __n
 	}
 }
 
-/* The same, eight neighbouring pairs a thread: d_head % 16 == 0, a cache of bf16 or e4m3.  blockIdx.x: token. */
-__global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
+/* The same, eight neighbouring pairs a thread: d_head % 16 == 0, a cache of bf16 or e4m3.  blockIdx.x: token.  PLAIN: no scale, no bias; else
+ * both are 16-byte aligned. */
+template <bool PLAIN> __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
 {
+	const int half = o.d_head / 2, per = half / 8, n = o.n_out / 16, t = blockIdx.x;
+	const int j = blockIdx.y * blockDim.x + threadIdx.x, ih = j / per, i = (j - ih * per) * 8, n0 = ih * o.d_head + i;
+	float scale[PLAIN ? 1 : 2][8], bias[PLAIN ? 1 : 2][8] = {}; /* of low ends, of high ones */
+	if constexpr (!PLAIN)
+		for (int e = 0; e < 2 && j < n; e++) {
+			dense_load8(scale[e], o.scale, true, n0 + e * half);
+			if (o.b)
+				dense_load8(bias[e], o.b, o.b_f32, n0 + e * half);
+		}
 	pdl_wait();
 	pdl_launch(); /* in this order: cuda.h */
-	const int half = o.d_head / 2, per = half / 8, n = o.n_out / 16, t = blockIdx.x;
-	const int j = blockIdx.y * blockDim.x + threadIdx.x, ih = j / per, i = (j - ih * per) * 8;
 	if (j >= n)
 		return;
 	const bool is_v = ih >= o.n_head + o.n_head_kv, f8 = ih >= o.n_head && o.kv == DT_F8_E4M3;
@@ -103,23 +111,20 @@ __global__ void rope_store8_kernel(const __grid_constant__ dense_out o, const __
 	uint4 lo = __ldcg(from), hi = __ldcg(from + per);
 	__nv_bfloat162 *const x = reinterpret_cast<__nv_bfloat162 *>(&lo), *const y = reinterpret_cast<__nv_bfloat162 *>(&hi);
 	const float4 *const cs = reinterpret_cast<const float4 *>(o.cs + ((size_t)t * half + i) * 2);
-	const int n0 = ih * o.d_head + i;
-	const bool plain = !o.scale && !o.b;
 	uint32_t small[4] = {}; /* of e4m3: eight low ends, eight high ones */
 #pragma unroll
 	for (int e = 0; e < 4; e++) {
 		float2 a = __bfloat1622float2(x[e]), b = __bfloat1622float2(y[e]);
-		if (!plain) {
-			const int lo_at = n0 + 2 * e, hi_at = lo_at + half;
-			a.x = a.x * dense_scale(o, lo_at) + dense_bias(o, lo_at), a.y = a.y * dense_scale(o, lo_at + 1) + dense_bias(o, lo_at + 1);
-			b.x = b.x * dense_scale(o, hi_at) + dense_bias(o, hi_at), b.y = b.y * dense_scale(o, hi_at + 1) + dense_bias(o, hi_at + 1);
+		if constexpr (!PLAIN) {
+			a.x = a.x * scale[0][2 * e] + bias[0][2 * e], a.y = a.y * scale[0][2 * e + 1] + bias[0][2 * e + 1];
+			b.x = b.x * scale[1][2 * e] + bias[1][2 * e], b.y = b.y * scale[1][2 * e + 1] + bias[1][2 * e + 1];
 		}
 		const float4 c = is_v ? make_float4(1, 0, 1, 0) : __ldg(cs + e); /* cos, sin of two pairs */
 		const float2 p0 = make_float2(a.x * c.x - b.x * c.y, a.y * c.z - b.y * c.w), p1 = make_float2(b.x * c.x + a.x * c.y, b.y * c.z + a.y * c.w);
 		if (f8) {
 			small[e / 2] |= dense_f8x2(p0.x, p0.y) << e % 2 * 16;
 			small[2 + e / 2] |= dense_f8x2(p1.x, p1.y) << e % 2 * 16;
-		} else if (!is_v || !plain) {
+		} else if (!is_v || !PLAIN) {
 			x[e] = __float22bfloat162_rn(p0);
 			y[e] = __float22bfloat162_rn(p1);
 		}
@@ -141,7 +146,7 @@ extern "C" cudaError_t dense_rope_store(const struct cuda_dev *d, const struct d
 	if (o->d_head % 16 || o->kv == DT_F32)
 		return cuda_launch(rope_store_kernel, dim3(8 * d->n_sm), dim3(256), 0, d->stream, *o, p);
 	const int n = o->n_out / 16, block = n < 160 ? 32 : 160; /* GPT-OSS: 320 threads a token */
-	return cuda_launch(rope_store8_kernel, dim3(o->n_tok, (n + block - 1) / block), dim3(block), 0, d->stream, *o, p);
+	return cuda_launch(o->scale ? rope_store8_kernel<false> : rope_store8_kernel<true>, dim3(o->n_tok, (n + block - 1) / block), dim3(block), 0, d->stream, *o, p);
 }
 
 static bool qkv_by_lib(const struct cuda_dev *d, const struct dense_job *j, cudaError_t *rc)

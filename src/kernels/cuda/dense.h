@@ -43,7 +43,7 @@ int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, struct moxie_
 int dense_qkv_job(struct dense_job *j, const struct qkv_args *a, struct moxie_err *err);
 
 /* dense_f8.cu: rows of bf16 weights to e4m3 with a power of two each, as ref_quant_rows does it; in every 16 of k the two eights stand
- * interleaved (0 8 1 9 ..), so that a 32-bit word is one lane's part of an mma's k16.  code: [n_row, n_in], n_in % 16 == 0. */
+ * interleaved by pairs (0 1 8 9 2 3 ..), so that a 32-bit word is one lane's part of an mma's k16.  code: [n_row, n_in], n_in % 16 == 0. */
 cudaError_t dense_f8_pack(uint8_t *code, float *scl, const void *w, int64_t n_row, int n_in, cudaStream_t stream);
 
 /* dense_small.cu: any n_tok, meant for few; a token's bits do not depend on n_tok. */

@@ -4,7 +4,7 @@
  *   code[n][..] = e4m3(w[n][k] / scl[n]), to nearest, ties to even
  *
  * A power of two: code * scl is then exactly a bf16, and the error, half a step of e4m3 in 448 to 2^-9, does not depend on which scale it is.
- * In every 16 of k the two eights stand interleaved, place 2i is k i and place 2i + 1 is k i + 8: what dense_small's mma wants.
+ * In every 16 of k the two eights stand interleaved by pairs, 0 1 8 9 2 3 10 11 ..: what dense_small's mma wants.
  * Map: a CTA has a row, a thread 16 k of it at a time.   Cost: 3 n_row n_in bytes.   Test: build/cuda/test_dense f8_pack
  */
 #include "dense_out.cuh"
@@ -47,8 +47,8 @@ __global__ void __launch_bounds__(THREADS) dense_f8_kernel(uint8_t *code, float 
 		uint32_t out[4];
 #pragma unroll
 		for (int j = 0; j < 4; j++) {
-			const uint32_t first = dense_f8x2(__uint_as_float(l[j] << 16) * inv, __uint_as_float(h[j] << 16) * inv);
-			const uint32_t second = dense_f8x2(__uint_as_float(l[j] & 0xffff0000u) * inv, __uint_as_float(h[j] & 0xffff0000u) * inv);
+			const uint32_t first = dense_f8x2(__uint_as_float(l[j] << 16) * inv, __uint_as_float(l[j] & 0xffff0000u) * inv);
+			const uint32_t second = dense_f8x2(__uint_as_float(h[j] << 16) * inv, __uint_as_float(h[j] & 0xffff0000u) * inv);
 			out[j] = first | second << 16;
 		}
 		reinterpret_cast<uint4 *>(code + row * n_in)[i] = make_uint4(out[0], out[1], out[2], out[3]);

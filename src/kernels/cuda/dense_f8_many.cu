@@ -5,7 +5,7 @@
  *   then dense_out's end: scale of the row, bias, residual, rope, the store
  *
  * Three launches where bf16 weights have one or two.  What few tokens do not have is the rounding of activations, half a step of e4m3, and
- * that of p to bf16.  Serves n_out and n_in that are multiples of 64.
+ * that of p to bf16.  Serves n_out and n_in that are multiples of 64, n_in up to 8192.
  * Test: build/cuda/test_dense f8    Bench: build/cuda/bench_dense --weights fp8 --kernel many
  */
 #include <new>
@@ -15,7 +15,8 @@
 #include "device/ptx.cuh"
 #include "moxie_fp8.h"
 
-constexpr int N_PRODUCT = 3, THREADS = 256, BLOCK = 128; /* BLOCK: k of a scale */
+constexpr int N_PRODUCT = 3, THREADS = 256, WARPS = THREADS / 32, BLOCK = 128; /* BLOCK: k of a scale */
+constexpr int KEEP = 8; /* blocks that a warp holds of a token */
 
 struct dense_f8 {
 	struct {
@@ -32,74 +33,70 @@ static int blocks(int n) { return (n + BLOCK - 1) / BLOCK; }
 
 __device__ __forceinline__ float2 pair_of(uint32_t u) { return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u)); }
 
-/* A CTA has a token, a warp blocks of 128 of it, a lane k 2q, 2q + 1, 2q + 8, 2q + 9 of one of the block's sixteens: a word of codes. */
+/* A CTA has a token, a warp every eighth block of 128 of it, in registers; a lane k 2q, 2q + 1, 2q + 8, 2q + 9 of one of a block's sixteens: a word
+ * of codes. */
 template <bool NORM>
 __global__ void __launch_bounds__(THREADS) f8_rows_kernel(uint8_t *xq, float *xs, const uint32_t *x, const uint32_t *norm, int n_tok, int n_in, float eps)
 {
-	__shared__ float part[THREADS / 32];
-	const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, t = blockIdx.x;
+	__shared__ float part[WARPS];
+	const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, t = blockIdx.x, first = lane / 4 * 8 + (lane & 3);
 	const uint32_t *const row = x + (size_t)t * (n_in / 2);
+	uint32_t g[NORM ? KEEP : 1][2];
+	float2 lo[KEEP] = {}, hi[KEEP] = {};
+	const auto at_of = [&](int i) { return (warp + i * WARPS) * (BLOCK / 2) + first; }; /* in pairs; the last block may be 64 */
 	pdl_launch();
+	if constexpr (NORM)
+#pragma unroll
+		for (int i = 0; i < KEEP; i++)
+			if (2 * at_of(i) < n_in)
+				g[i][0] = __ldg(norm + at_of(i)), g[i][1] = __ldg(norm + at_of(i) + 4);
 	pdl_wait();
-	float rms = 1;
-	if (NORM) {
+#pragma unroll
+	for (int i = 0; i < KEEP; i++)
+		if (2 * at_of(i) < n_in)
+			lo[i] = pair_of(row[at_of(i)]), hi[i] = pair_of(row[at_of(i) + 4]);
+	if constexpr (NORM) {
 		float sum = 0;
-		for (int i = threadIdx.x; i < n_in / 4; i += THREADS) {
-			const uint2 u = reinterpret_cast<const uint2 *>(row)[i];
-			const float2 a = pair_of(u.x), b = pair_of(u.y);
-			sum = fmaf(a.x, a.x, sum), sum = fmaf(a.y, a.y, sum), sum = fmaf(b.x, b.x, sum), sum = fmaf(b.y, b.y, sum);
-		}
+#pragma unroll
+		for (int i = 0; i < KEEP; i++)
+			sum = fmaf(lo[i].x, lo[i].x, sum), sum = fmaf(lo[i].y, lo[i].y, sum), sum = fmaf(hi[i].x, hi[i].x, sum), sum = fmaf(hi[i].y, hi[i].y, sum);
 		for (int d = 16; d; d /= 2)
 			sum += __shfl_xor_sync(~0u, sum, d);
 		if (lane == 0)
 			part[warp] = sum;
 		__syncthreads();
 		sum = 0;
-		for (int i = 0; i < THREADS / 32; i++)
+		for (int i = 0; i < WARPS; i++)
 			sum += part[i];
-		rms = rsqrtf(sum / (float)n_in + eps);
+		const float rms = rsqrtf(sum / (float)n_in + eps);
+#pragma unroll
+		for (int i = 0; i < KEEP; i++)
+			if (2 * at_of(i) < n_in) {
+				const float2 a = pair_of(g[i][0]), b = pair_of(g[i][1]);
+				lo[i].x *= rms * a.x, lo[i].y *= rms * a.y, hi[i].x *= rms * b.x, hi[i].y *= rms * b.y;
+			}
 	}
-	for (int b = warp; b < (n_in + BLOCK - 1) / BLOCK; b += THREADS / 32) {
-		const int at = b * (BLOCK / 2) + lane / 4 * 8 + (lane & 3); /* in pairs */
-		const bool in = 2 * at < n_in;                              /* the last block may be 64 */
-		float2 lo = {}, hi = {};
-		if (in)
-			lo = pair_of(row[at]), hi = pair_of(row[at + 4]);
-		if (NORM && in) {
-			const float2 g = pair_of(__ldg(norm + at)), h = pair_of(__ldg(norm + at + 4));
-			lo.x *= rms * g.x, lo.y *= rms * g.y, hi.x *= rms * h.x, hi.y *= rms * h.y;
-		}
-		float most = fmaxf(fmaxf(fabsf(lo.x), fabsf(lo.y)), fmaxf(fabsf(hi.x), fabsf(hi.y)));
-		const bool nan = lo.x != lo.x || lo.y != lo.y || hi.x != hi.x || hi.y != hi.y;
+#pragma unroll
+	for (int i = 0; i < KEEP; i++) {
+		const int b = warp + i * WARPS;
+		if (b * BLOCK >= n_in)
+			break;
+		float most = fmaxf(fmaxf(fabsf(lo[i].x), fabsf(lo[i].y)), fmaxf(fabsf(hi[i].x), fabsf(hi[i].y)));
+		const bool nan = lo[i].x != lo[i].x || lo[i].y != lo[i].y || hi[i].x != hi[i].x || hi[i].y != hi[i].y;
 		for (int d = 16; d; d /= 2)
 			most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
 		if (__any_sync(~0u, nan))
 			most = __uint_as_float(0x7fc00000u);
 		const float scale = most == 0 ? 1 : most / 448, inv = most == 0 ? 1 : 448 / most;
-		if (in)
+		if (2 * at_of(i) < n_in)
 			reinterpret_cast<uint32_t *>(xq + (size_t)t * n_in)[b * (BLOCK / 4) + lane] =
-				dense_f8x2(lo.x * inv, hi.x * inv) | dense_f8x2(lo.y * inv, hi.y * inv) << 16;
+				dense_f8x2(lo[i].x * inv, lo[i].y * inv) | dense_f8x2(hi[i].x * inv, hi[i].y * inv) << 16;
 		if (lane == 0)
 			xs[(size_t)b * n_tok + t] = scale;
 	}
 }
 
 /* ---- gemm's end ----------------------------------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ void load8(float (&v)[8], const void *p, bool f32, size_t i)
-{
-	if (f32) {
-		const float4 *const q = reinterpret_cast<const float4 *>(static_cast<const float *>(p) + i);
-		const float4 a = q[0], b = q[1];
-		v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
-		return;
-	}
-	const uint4 u = *reinterpret_cast<const uint4 *>(static_cast<const __nv_bfloat16 *>(p) + i);
-	const uint32_t w[4] = { u.x, u.y, u.z, u.w };
-#pragma unroll
-	for (int e = 0; e < 4; e++)
-		v[2 * e] = __uint_as_float(w[e] << 16), v[2 * e + 1] = __uint_as_float(w[e] & 0xffff0000u);
-}
 
 /* d[t][n] = p scale[n] + b[n] (+ d[t][n]), eight n a thread; blockIdx.x: token. */
 __global__ void __launch_bounds__(THREADS) f8_end_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
@@ -109,17 +106,17 @@ __global__ void __launch_bounds__(THREADS) f8_end_kernel(const __grid_constant__
 	float v[8], s[8], b[8] = {}, old[8] = {};
 	const bool in = n < o.n_out;
 	if (in) {
-		load8(s, o.scale, true, n);
+		dense_load8(s, o.scale, true, n);
 		if (o.b)
-			load8(b, o.b, o.b_f32, n);
+			dense_load8(b, o.b, o.b_f32, n);
 	}
 	pdl_launch();
 	pdl_wait();
 	if (!in)
 		return;
-	load8(v, p, false, at);
+	dense_load8(v, p, false, at);
 	if (o.add)
-		load8(old, o.d, o.d_f32, at);
+		dense_load8(old, o.d, o.d_f32, at);
 #pragma unroll
 	for (int e = 0; e < 8; e++)
 		v[e] = v[e] * s[e] + b[e] + old[e];
@@ -153,7 +150,7 @@ static size_t ws_bytes(int n_tok, int n_out, int n_in)
 
 extern "C" bool dense_f8_many_serves(const struct cuda_dev *d, const struct dense_job *j, size_t n_ws)
 {
-	return j->f8 && plan_of(d->dense_f8, j->out.n_out, j->n_in) && (uintptr_t)j->out.b % 16 == 0 && (uintptr_t)j->out.scale % 16 == 0 &&
+	return j->f8 && plan_of(d->dense_f8, j->out.n_out, j->n_in) && j->n_in <= KEEP * WARPS * BLOCK && (uintptr_t)j->out.b % 16 == 0 && (uintptr_t)j->out.scale % 16 == 0 &&
 	       ws_bytes(j->out.n_tok, j->out.n_out, j->n_in) <= n_ws;
 }
 

@@ -11,6 +11,22 @@
 
 #include "kernels/cuda/dense.h"
 
+/* v = elements i .. i + 7 of p, bf16 or f32, i % 8 == 0, p 16-byte aligned. */
+__device__ __forceinline__ void dense_load8(float (&v)[8], const void *p, bool f32, size_t i)
+{
+	if (f32) {
+		const float4 *const q = reinterpret_cast<const float4 *>(static_cast<const float *>(p) + i);
+		const float4 a = q[0], b = q[1];
+		v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+		return;
+	}
+	const uint4 u = *reinterpret_cast<const uint4 *>(static_cast<const __nv_bfloat16 *>(p) + i);
+	const uint32_t w[4] = { u.x, u.y, u.z, u.w };
+#pragma unroll
+	for (int e = 0; e < 4; e++)
+		v[2 * e] = __uint_as_float(w[e] << 16), v[2 * e + 1] = __uint_as_float(w[e] & 0xffff0000u);
+}
+
 /* One output, or the two of a rope pair. */
 struct dense_at {
 	void *to;        /* of the first; NULL: nothing to store */

@@ -8,9 +8,10 @@
  * which its first lane refills by TMA as soon as the warp has read a stage: there is no producer and no empty barrier.
  * Before pdl_wait the rings are filled with weights; a ninth warp asks for the activations that go with them.
  *
- * e4m3 (F8): a code's 7 low bits are exponent and mantissa of a bf16 2^-120 times as large, subnormals too, so two shifts, two masks and
- * an exact multiplication make two weights, as fragments of the same mma.  Codes lie as dense_f8.cu says: a word of ldmatrix is one lane's
- * part of a row and k16.  A row's scale is applied where its sum leaves.
+ * e4m3 (F8): one instruction makes fp16 of two codes, exactly, and the mma is that of fp16; to bf16 it takes four and more, and they stand
+ * behind the last activation.  Activations become fp16 as well: exact from 2^-17 to 65504, with NORM, whose rows are still to be divided by
+ * their length, 2^-8 times as large: from 2^-9 to 2^24.  Smaller ones are off by 2^-25 (2^-17) at most.  Codes lie as dense_f8.cu says: a word of
+ * ldmatrix is one lane's part of a row and k16.  A row's scale is applied where its sum leaves.
  *
  * Boxes of rows: dense_rows.cuh.  Rows up to a multiple of 16 and tokens up to one of 8 repeat others: nobody stores their sums.
  * Needs n_in % 32 == 0 (a last half chunk reads as zeros), qkv: d_head % 8 == 0.
@@ -36,6 +37,7 @@ struct small_param {
 	int n_in, n_chunk;           /* k, in chunks */
 	struct dense_rows rows;
 	int depth;                   /* stages of a warp's ring */
+	bool keep_x;                 /* activations of a chunk stay for all row blocks, in a place of their own; else in the ring */
 	int w_stage, x_stage, x_box; /* bytes; x_stage: of one box of activations; x_box: its tokens, a power of two */
 	/* Shared memory, bytes from its beginning: activations, norm weights, sums of warp 0, barriers; floats from a warp's sums to the next's. */
 	int x_at, norm_at, red_at, bar_at, red_step;
@@ -45,6 +47,13 @@ struct small_param {
 __device__ __forceinline__ void mma_16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
 	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/* The same of fp16. */
+__device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
 	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -76,8 +85,20 @@ __device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
 	return d;
 }
 
-/* b: fragments of activations of 32 k, for k16 0 and 1.  NORM: their squares are added to sq, then they are multiplied by the weights at norm. */
-template <int NT, bool NORM>
+constexpr uint32_t NORM_DOWN = 0x3b803b80u; /* 2^-8, twice: F8 with NORM */
+constexpr float NORM_UP = 256;
+
+/* bf16 to fp16, two at once. */
+__device__ __forceinline__ uint32_t half_of(uint32_t u)
+{
+	uint32_t d;
+	asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(__uint_as_float(u & 0xffff0000u)), "f"(__uint_as_float(u << 16)));
+	return d;
+}
+
+/* b: fragments of activations of 32 k, for k16 0 and 1, F8: as fp16.  NORM: their squares are added to sq, then they are multiplied by the
+ * weights at norm. */
+template <int NT, bool NORM, bool F8>
 __device__ __forceinline__ void x_fragments(uint32_t (&b)[NT][4], float (&sq)[NT], const uint32_t (&row)[NT], uint32_t x, int piece, uint32_t norm)
 {
 #pragma unroll
@@ -86,7 +107,7 @@ __device__ __forceinline__ void x_fragments(uint32_t (&b)[NT][4], float (&sq)[NT
 	if constexpr (NORM) {
 #pragma unroll
 		for (int i = 0; i < 4; i++) {
-			const uint32_t f = lds32(norm + i * 16);
+			const uint32_t f = F8 ? mul_bf16x2(lds32(norm + i * 16), NORM_DOWN) : lds32(norm + i * 16);
 #pragma unroll
 			for (int n = 0; n < NT; n++) {
 				const float lo = __uint_as_float(b[n][i] << 16), hi = __uint_as_float(b[n][i] & 0xffff0000u);
@@ -95,14 +116,18 @@ __device__ __forceinline__ void x_fragments(uint32_t (&b)[NT][4], float (&sq)[NT
 			}
 		}
 	}
+	if constexpr (F8)
+#pragma unroll
+		for (int n = 0; n < NT; n++)
+#pragma unroll
+			for (int i = 0; i < 4; i++)
+				b[n][i] = half_of(b[n][i]);
 }
 
-/* Four codes to two pairs of bf16: bytes 0 and 2, bytes 1 and 3. */
-__device__ __forceinline__ void widen(uint32_t w, uint32_t *even, uint32_t *odd)
+/* Four codes to two pairs of fp16. */
+__device__ __forceinline__ void widen(uint32_t w, uint32_t *lo, uint32_t *hi)
 {
-	constexpr uint32_t SIGN = 0x80008000u, REST = 0x07f007f0u, UP = 0x7b807b80u; /* 2^120, twice */
-	*even = mul_bf16x2((w << 8 & SIGN) | (w << 4 & REST), UP);
-	*odd = mul_bf16x2((w & SIGN) | (w >> 4 & REST), UP);
+	asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }" : "=r"(*lo), "=r"(*hi) : "r"(w));
 }
 
 /* acc += the chunk in stage (w, x); x_stage: bytes from one box of activations to the next. */
@@ -114,7 +139,7 @@ __device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], float (&sq)[N
 #pragma unroll
 	for (int h = 0; h < chunk_of(F8) / 32; h++) { /* 32 k */
 		uint32_t b[NT][4];
-		x_fragments<NT, NORM>(b, sq, at.x, x + h / 2 * x_stage, h % 2 * 4, norm + h * 64);
+		x_fragments<NT, NORM, F8>(b, sq, at.x, x + h / 2 * x_stage, h % 2 * 4, norm + h * 64);
 #pragma unroll
 		for (int m = 0; m < MT; m++) {
 			uint32_t a[2][4];
@@ -133,7 +158,10 @@ __device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], float (&sq)[N
 			for (int s = 0; s < 2; s++)
 #pragma unroll
 				for (int n = 0; n < NT; n++)
-					mma_16816(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
+					if constexpr (F8)
+						mma_f16(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
+					else
+						mma_16816(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
 		}
 	}
 }
@@ -160,10 +188,11 @@ template <bool F8> struct ring {
 			tile += gridDim.x;
 		}
 	}
+	__device__ bool wants_x(const small_param &p) const { return !p.keep_x || tile == (int)blockIdx.x; }
 	__device__ bool more(const small_param &p) const { return tile < p.rows.n_tile && chunk < p.n_chunk; }
 	__device__ void load_w(const small_param &p, int s, uint64_t policy) const
 	{
-		mbar_expect(bar + 8 * s, p.rows.n_box * p.rows.box_rows * ROW_BYTES + boxes_of(F8) * p.x_box * ROW_BYTES);
+		mbar_expect(bar + 8 * s, p.rows.n_box * p.rows.box_rows * ROW_BYTES + (wants_x(p) ? boxes_of(F8) * p.x_box * ROW_BYTES : 0));
 		for (int i = 0; i < p.rows.n_box; i++) {
 			const struct dense_box b = dense_box_at(&p.rows, tile * p.rows.n_box + i);
 			tma_load3(w + s * p.w_stage + i * p.rows.box_rows * ROW_BYTES, wm, chunk * chunk_of(F8), b.y, b.z, bar + 8 * s, policy);
@@ -171,7 +200,8 @@ template <bool F8> struct ring {
 	}
 	__device__ void load_x(const small_param &p, int s, uint64_t policy) const
 	{
-		x_load<F8>(x + s * boxes_of(F8) * p.x_stage, xm, chunk, t0, bar + 8 * s, p.x_stage, policy);
+		if (wants_x(p))
+			x_load<F8>(x + (p.keep_x ? chunk : s) * boxes_of(F8) * p.x_stage, xm, chunk, t0, bar + 8 * s, p.x_stage, policy);
 	}
 };
 
@@ -198,7 +228,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 	__shared__ float squares[NORM ? WARPS : 1][8 * NT]; /* of activations, [warp][token] */
 	constexpr int CHUNK = chunk_of(F8);
 	const int x_step = boxes_of(F8) * p.x_stage; /* bytes of a stage's activations */
-	ring<F8> ld = { &wm, &xm, smem_u32(base) + warp * p.depth * p.w_stage, smem_u32(x_at) + warp * p.depth * x_step, bars + 8 * warp * p.depth,
+	ring<F8> ld = { &wm, &xm, smem_u32(base) + warp * p.depth * p.w_stage, smem_u32(x_at) + (p.keep_x ? 0 : warp * p.depth * x_step), bars + 8 * warp * p.depth,
 		    (int)blockIdx.y * p.x_box, (int)blockIdx.x, warp };
 
 	if (!p.out.qkv)
@@ -227,8 +257,9 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		for (int i = lane; i < n_stage; i += 32) {
 			const int w = i % WARPS, s = i / WARPS, n = (p.n_chunk - w + WARPS - 1) / WARPS, round = n > 0 ? s / n : 0;
 			const int at = w * p.depth + s;
-			if (n > 0 && (int)blockIdx.x + round * (int)gridDim.x < p.rows.n_tile)
-				x_load<F8>(smem_u32(x_at) + at * x_step, &xm, w + (s - round * n) * WARPS, ld.t0, bars + 8 * at, p.x_stage, keep);
+			const int chunk = w + (s - round * n) * WARPS;
+			if (n > 0 && (int)blockIdx.x + round * (int)gridDim.x < p.rows.n_tile && (round == 0 || !p.keep_x))
+				x_load<F8>(smem_u32(x_at) + (p.keep_x ? chunk : at) * x_step, &xm, chunk, ld.t0, bars + 8 * at, p.x_stage, keep);
 		}
 		return;
 	}
@@ -251,7 +282,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		float acc[MT][NT][4] = {}, sq[NT] = {};
 		for (int c = warp; c < p.n_chunk; c += WARPS) {
 			mbar_wait(ld.bar + 8 * s, parity);
-			chunk_mma<MT, NT, NORM, F8>(acc, sq, at, ld.w + s * p.w_stage, ld.x + s * x_step, p.x_stage, norm + c * (CHUNK * 2));
+			chunk_mma<MT, NT, NORM, F8>(acc, sq, at, ld.w + s * p.w_stage, ld.x + (p.keep_x ? c : s) * x_step, p.x_stage, norm + c * (CHUNK * 2));
 			__syncwarp();
 			if (lane == 0 && ld.more(p)) {
 				ld.load_w(p, s, once);
@@ -292,7 +323,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 				continue;
 			float scale = 1;
 			if constexpr (NORM)
-				scale = 1 / sqrtf(warps_sum(&squares[0][it.t], 8 * NT) / (float)p.n_in + p.eps);
+				scale = (F8 ? NORM_UP : 1) / sqrtf(warps_sum(&squares[0][it.t], 8 * NT) / (float)p.n_in + p.eps);
 			if (p.out.qkv)
 				dense_put(it.place, scale * warps_sum(sum, p.red_step), scale * warps_sum(sum + 4 * red_row(NT), p.red_step));
 			else
@@ -341,8 +372,12 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 	p->norm = static_cast<const uint4 *>(j->norm), p->eps = j->eps, p->n_in = j->n_in;
 	/* With one row block a warp's sums take the place of its ring. */
 	bool apart = !short_lived;
+	/* Where row blocks follow each other activations stay, if a ring of two stages does. */
+	const size_t kept = (size_t)p->n_chunk * x_step, room2 = d->shared_per_block - (j->norm ? WARPS * 8 * nt * 4 : 0);
+	p->keep_x = j->f8 && !short_lived && 1024 + norm_bytes + WARPS * (size_t)sums + kept + 2 * WARPS * (size_t)(p->w_stage + 8) <= room2;
 	for (;; apart = true) {
-		const size_t fixed = 1024 + norm_bytes + (apart ? (size_t)WARPS * sums : 0), stage = WARPS * (size_t)(p->w_stage + x_step + 8);
+		const size_t fixed = 1024 + norm_bytes + (apart ? (size_t)WARPS * sums : 0) + (p->keep_x ? kept : 0);
+		const size_t stage = WARPS * (size_t)(p->w_stage + (p->keep_x ? 0 : x_step) + 8);
 		const size_t limit = short_lived && j->shared_max && j->shared_max < d->shared_per_block ? j->shared_max : d->shared_per_block;
 		const size_t room = limit - (j->norm ? (size_t)WARPS * 8 * nt * 4 : 0);
 		p->depth = room > fixed + stage ? (int)((room - fixed) / stage) : 1;
@@ -353,7 +388,7 @@ static void small_plan(const struct cuda_dev *d, const struct dense_job *j, int 
 	}
 	const int n_stage = WARPS * p->depth;
 	p->x_at = n_stage * p->w_stage;
-	p->norm_at = p->x_at + n_stage * x_step;
+	p->norm_at = p->x_at + (p->keep_x ? p->n_chunk : n_stage) * x_step;
 	p->red_at = apart ? p->norm_at + norm_bytes : 0;
 	p->red_step = (apart ? sums : p->depth * p->w_stage) / 4;
 	p->bar_at = p->norm_at + norm_bytes + (apart ? WARPS * sums : 0);
