@@ -317,6 +317,22 @@ static void decided_row(float *x, const struct kern_limits *lim, const bf16 *rou
 	CHECK(0, "no row of %d channels is decided", lim->n_embd);
 }
 
+/* h has the bits that the rmsnorm op makes of x. */
+static void same_norm(struct two *t, void *x, const void *h, const struct weight *norm, int n_tok, int n_embd)
+{
+	size_t n = (size_t)n_tok * (size_t)n_embd;
+	bf16 *a = malloc(n * sizeof *a), *b = malloc(n * sizeof *b);
+	CHECK(a && b, "%zu halves", n);
+	memset(b, 0xff, n * sizeof *b);
+	void *own = to_device(t, b, n * sizeof *b);
+	t->dev->rmsnorm(t->dev, &(struct rmsnorm_args){ .h = own, .x = x, .w = norm, .eps = 1e-5f, .n_tok = n_tok, .n_embd = n_embd });
+	from_device(t, a, h, n * sizeof *a);
+	from_device(t, b, own, n * sizeof *b);
+	CHECK(!memcmp(a, b, n * sizeof *a), "%d tokens: the norm after the block has other bits than rmsnorm", n_tok);
+	free(a);
+	free(b);
+}
+
 static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case, double tol)
 {
 	struct two t = open_two(lim);
@@ -349,11 +365,14 @@ static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case
 		void *dh = act_to_device(&t, h, n), *dx = act_to_device(&t, x, n);
 		struct arena step, dstep = { .base = t.dev->dev->take(t.dev, 16 << 20, &err), .cap = 16 << 20 };
 		CHECK(arena_init(&step, 64 << 20) && dstep.base, "arenas");
-		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, 1e-5f, x, h, n_tok[i], &step, &err), err);
-		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, 1e-5f, dx, dh, n_tok[i], &dstep, &err), err);
+		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, &norm, 1e-5f, x, h, n_tok[i], &step, &err), err);
+		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, &dnorm, 1e-5f, dx, dh, n_tok[i], &dstep, &err), err);
 		char what[64];
 		snprintf(what, sizeof what, "moe %d/%d, %d tokens", lim->n_embd, lim->n_ff, n_tok[i]);
 		compare(&t, dx, x, n, tol, what);
+		strcat(what, ", the norm after");
+		compare(&t, dh, h, n, tol, what);
+		same_norm(&t, dx, dh, &dnorm, n_tok[i], lim->n_embd);
 		arena_free(&step);
 		t.dev->dev->give(t.dev, dstep.base);
 		free(h);

@@ -200,6 +200,7 @@ struct moe_args {
 	const struct moe_config *c;
 	const struct moe_weights *w;
 	int n_tok;
+	const struct weight *next; /* [n_embd] bf16 or f32, or NULL.  The norm after the block: h = rmsnorm(x) by these in the end, else h is undefined */
 };
 
 /* The next token of each row of logits, as engine/sampler.c picks it; cuda/sample.h says how close. */

@@ -180,7 +180,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	size_t need = ws->n;
 	int rc = 0;
 	if (!ws->base) {
-		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, c->norm_eps, x, h, n_tok, ws, err);
+		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, NULL, c->norm_eps, x, h, n_tok, ws, err);
 		goto out;
 	}
 	if (!x || !h || !q || !o || !cs) {
@@ -192,14 +192,15 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	k->rope(k, &(struct rope_args){ .cs = cs, .pos = b->pos, .inv_freq = m->inv_freq.data, .mscale = m->mscale, .n_tok = n_tok, .n_rot = c->d_head });
 
 	int n_layer = a->n_layer > 0 && a->n_layer < c->n_layer ? a->n_layer : c->n_layer;
+	bool few = n_tok >= k->norm_tok_min && n_tok <= k->norm_tok_max, all = b->n_out == n_tok; /* norms within products; every row is wanted */
 	for (int il = 0; il < n_layer; il++) {
 		const struct layer *L = &m->layer[il];
 		if (a->cancel && atomic_load_explicit(a->cancel, memory_order_relaxed)) {
 			rc = err_set(err, MOXIE_E_CANCELLED, "cancelled at layer %d of %d", il, n_layer);
 			goto out;
 		}
-		bool fused = n_tok >= k->norm_tok_min && n_tok <= k->norm_tok_max && L->attn_norm.dtype == DT_BF16;
-		if (!fused)
+		bool fused = few && L->attn_norm.dtype == DT_BF16;
+		if (il == 0 && !fused)
 			k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->attn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
 		k->qkv(k, &(struct qkv_args){ .q = q, .h = fused ? x : h, .norm = fused ? &L->attn_norm : NULL, .eps = c->norm_eps, .wq = &L->wq, .wk = &L->wk, .wv = &L->wv, .bq = &L->bq, .bk = &L->bk,
 			.bv = &L->bv, .cs = cs, .kv = &a->kv[il], .batch = b, .n_embd = n_embd, .n_head = c->n_head,
@@ -209,13 +210,17 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 			.scale = 1 / sqrtf((float)c->d_head) });
 		k->gemm(k, &(struct gemm_args){ .d = x, .a = o, .w = &L->wo, .b = &L->bo, .n_tok = n_tok, .n_out = n_embd, .n_in = n_q, .add = true });
 
-		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, c->norm_eps, x, h, n_tok, ws, err)) < 0)
+		/* The norm that comes next, unless a product makes it or it is of some rows alone. */
+		bool last = il + 1 == n_layer;
+		const struct weight *next = last ? &m->out_norm : &L[1].attn_norm;
+		if ((few && next->dtype == DT_BF16) || (last && !all))
+			next = NULL;
+		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, next, c->norm_eps, x, h, n_tok, ws, err)) < 0)
 			goto out;
 	}
 
-	/* Where every row is wanted. */
-	bool fused = b->n_out == n_tok && n_tok >= k->norm_tok_min && n_tok <= k->norm_tok_max && m->out_norm.dtype == DT_BF16;
-	if (!fused)
+	bool fused = all && few && m->out_norm.dtype == DT_BF16;
+	if (!all)
 		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &m->out_norm, .row = b->out_row, .eps = c->norm_eps, .n_tok = b->n_out, .n_embd = n_embd });
 	k->gemm(k, &(struct gemm_args){ .d = a->logits, .a = fused ? x : h, .norm = fused ? &m->out_norm : NULL, .eps = c->norm_eps, .w = &m->lm_head,
 		.n_tok = b->n_out, .n_out = c->n_vocab, .n_in = n_embd, .d_f32 = true });

@@ -1,11 +1,11 @@
 #include "moe/moe.h"
 
-int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm, float eps, void *x,
-                void *h, int n_tok, struct arena *ws, struct moxie_err *err)
+int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm,
+                const struct weight *next, float eps, void *x, void *h, int n_tok, struct arena *ws, struct moxie_err *err)
 {
 	if (k->moe) {
 		if (ws->base)
-			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok });
+			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok, .next = next });
 		return 0;
 	}
 	size_t mark = ws->n, n_pair = (size_t)n_tok * (size_t)c->n_used;
@@ -31,5 +31,7 @@ int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_wei
 		.n_embd = c->n_embd, .n_ff = c->n_ff });
 	k->moe_down(k, &(struct moe_down_args){ .x = x, .act = act, .w = &w->down, .b = &w->down_b, .t = t, .n_tok = n_tok,
 		.n_used = c->n_used, .n_expert = c->n_expert, .n_embd = c->n_embd, .n_ff = c->n_ff });
+	if (next)
+		k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = next, .eps = eps, .n_tok = n_tok, .n_embd = c->n_embd });
 	return 0;
 }

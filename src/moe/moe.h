@@ -5,15 +5,15 @@
 #include "base/arena.h"
 #include "kernels/kernels.h"
 
-/* moe_forward - norm, route, gate/up, down, combine.  x += moe(rmsnorm(x)).
+/* moe_forward - norm, route, gate/up, down, combine.  x += moe(rmsnorm(x)); then, where next is not NULL, h = rmsnorm(x) by next.
  *
  *   x   [n_tok, n_embd] act, in/out: residual stream
- *   h   [n_tok, n_embd] act: scratch for normed x; must not alias x
+ *   h   [n_tok, n_embd] act: scratch for normed x, in the end as next has it; must not alias x
  *   ws  step arena; what is taken is given back before the return.  Dry arena: nothing is computed, only counted.
  *
  * Returns 0, or MOXIE_E_NOMEM when ws is too small: nothing was enqueued.   Test: build/test_model moe
  */
-int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm, float eps, void *x,
-                void *h, int n_tok, struct arena *ws, struct moxie_err *err);
+int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm,
+                const struct weight *next, float eps, void *x, void *h, int n_tok, struct arena *ws, struct moxie_err *err);
 
 #endif

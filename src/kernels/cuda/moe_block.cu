@@ -1,8 +1,9 @@
 /* moe_block.cu - the moe op: RMSNorm, which the router makes where it multiplies itself, router GEMM, top-k and tables by moxie_router_run, experts and residual by moxie_moe_run.
  *
- * x += experts of rmsnorm(x), in place: the combine reads the residual where it writes the sum.
+ * x += experts of rmsnorm(x), in place: the combine reads the residual where it writes the sum, and makes the next norm of it.
  */
 #include "backend.h"
+#include "moe_experts.h"
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
@@ -82,5 +83,11 @@ void cuda_moe_run(struct kern *k, const struct moe_args *a)
 	struct moxie_moe_args m = {};
 	m.x = a->h, m.w = (const struct moxie_moe_weights *)a->w->packed, m.t = &t, m.residual = a->x, m.out = a->x;
 	m.workspace = c->moe_ws, m.n_tok = n_tok;
-	cuda_note(c, moxie_moe_run(c->experts, &m, c->dev.stream, &err), &err);
+	const struct moe_next next = { a->next ? a->next->data : NULL, a->h, a->eps };
+	const bool joined = a->next && n_tok > 1 && a->next->dtype == DT_BF16 && a->c->n_embd <= MOE_NEXT_EMBD;
+	cuda_note(c, moe_run_next(c->experts, &m, joined ? &next : NULL, c->dev.stream, &err), &err);
+	if (a->next && !joined) {
+		const struct rmsnorm_args n = { a->h, a->x, a->next, NULL, a->eps, n_tok, a->c->n_embd };
+		cuda_note(c, cuda_rmsnorm(&c->dev, &n, &err), &err);
+	}
 }

@@ -1,11 +1,12 @@
-/* moe_combine - the weighted sum over a token's experts, with residual and shared expert.
+/* moe_combine - the weighted sum over a token's experts, with residual and shared expert; and the RMSNorm that follows, where asked for.
  *
  *   out[t] = residual[t] + shared[t] + scale * sum over slots s, parts c of topk_w[t][s] * y[c][row_of_pair[t * k + s]]
  *
  *   out  [n_tok, n_embd]              bf16 out; may be residual
  *   y    [n_split, n_tok * k, n_embd] bf16 or fp32; rows of skipped slots (topk_id = -1) are never read
+ *   h    [n_tok, n_embd]              bf16 out, with next [n_embd] bf16: rmsnorm of out as it was stored, the bits of rmsnorm.cu
  *
- * Map: a thread has 8 channels of one token.  Slots and parts are added in fixed order in fp32: bitwise repeatable.  SLOTS slots are
+ * Map: a thread has 8 channels of one token; with a norm a CTA has one token, up to 4096 channels.  Slots and parts are added in fixed order in fp32: bitwise repeatable.  SLOTS slots are
  * read at once: one round trip for their rows, one for their y.
  * Cost: n_tok n_embd (k n_split sizeof y + 2..6) bytes.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
@@ -13,6 +14,8 @@
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
 #include "moe_experts.h"
+
+constexpr int NORM_THREADS = MOE_NEXT_EMBD / 8;
 
 /* 16 bytes past L1, or zeros without touching memory: a branch around a load would make the loads wait for each other. */
 __device__ __forceinline__ uint4 load_if(bool on, const void *p)
@@ -42,11 +45,48 @@ __device__ __forceinline__ void add_f32(float *sum, uint4 v, float w)
 		sum[i] = fmaf(w, __uint_as_float(u[i]), sum[i]);
 }
 
-template <bool F32, int SLOTS> __global__ void __launch_bounds__(256) moe_combine_kernel(const struct moe_combine_args a)
+/* h of one token: v is this thread's part of it, of a CTA that has all. */
+__device__ __forceinline__ void norm_row(const struct moe_combine_args &a, uint4 v, uint4 w, size_t at, bool there)
+{
+	__shared__ float part[NORM_THREADS / 32];
+	const uint32_t u[4] = { v.x, v.y, v.z, v.w }, f[4] = { w.x, w.y, w.z, w.w };
+	float sum = 0;
+#pragma unroll
+	for (int j = 0; j < 4; j++) {
+		const float lo = __uint_as_float(u[j] << 16), hi = __uint_as_float(u[j] & 0xffff0000u);
+		sum = fmaf(lo, lo, sum), sum = fmaf(hi, hi, sum);
+	}
+#pragma unroll
+	for (int d = 16; d; d /= 2)
+		sum += __shfl_xor_sync(~0u, sum, d);
+	if (threadIdx.x % 32 == 0)
+		part[threadIdx.x / 32] = sum;
+	__syncthreads();
+	sum = 0;
+	for (int i = 0; i < (int)blockDim.x / 32; i++)
+		sum += part[i];
+	const float r = 1 / sqrtf(sum / (float)a.n_embd + a.eps);
+	uint32_t h[4];
+#pragma unroll
+	for (int j = 0; j < 4; j++) {
+		const float lo = __uint_as_float(u[j] << 16) * r * __uint_as_float(f[j] << 16);
+		const float hi = __uint_as_float(u[j] & 0xffff0000u) * r * __uint_as_float(f[j] & 0xffff0000u);
+		const __nv_bfloat162 p = __floats2bfloat162_rn(lo, hi);
+		h[j] = *(const uint32_t *)&p;
+	}
+	if (there)
+		*(uint4 *)(a.h + at) = make_uint4(h[0], h[1], h[2], h[3]);
+}
+
+template <bool F32, int SLOTS, bool NORM> __global__ void __launch_bounds__(NORM ? NORM_THREADS : 256) moe_combine_kernel(const struct moe_combine_args a)
 {
 	const int per_tok = a.n_embd / 8;
 	const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-	const int t = (int)(i / per_tok), ch = (int)(i - (int64_t)t * per_tok) * 8;
+	const bool there = !NORM || (int)threadIdx.x < per_tok;
+	const int t = NORM ? blockIdx.x : (int)(i / per_tok), ch = NORM ? (there ? threadIdx.x * 8 : 0) : (int)(i - (int64_t)t * per_tok) * 8;
+	uint4 next = make_uint4(0, 0, 0, 0);
+	if (NORM)
+		next = __ldg((const uint4 *)(a.next + ch));
 	pdl_launch();
 	pdl_wait();
 	if (t >= a.n_tok) return;
@@ -98,13 +138,22 @@ template <bool F32, int SLOTS> __global__ void __launch_bounds__(256) moe_combin
 		const __nv_bfloat162 p = __floats2bfloat162_rn(sum[2 * j], sum[2 * j + 1]);
 		u[j] = *(const uint32_t *)&p;
 	}
-	*(uint4 *)(a.out + at) = v;
+	if (there)
+		*(uint4 *)(a.out + at) = v;
+	if constexpr (NORM)
+		norm_row(a, there ? v : make_uint4(0, 0, 0, 0), next, at, there);
+}
+
+template <bool NORM> static void (*kernel_for(const struct moe_combine_args *a, int y_f32))(struct moe_combine_args)
+{
+	return y_f32 ? moe_combine_kernel<true, 4, NORM> : a->n_used <= 4 ? moe_combine_kernel<false, 4, NORM> : moe_combine_kernel<false, 8, NORM>;
 }
 
 cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_t stream)
 {
-	const int threads = 256;
-	const int64_t n = (int64_t)a->n_tok * (a->n_embd / 8);
-	const auto kernel = y_f32 ? moe_combine_kernel<true, 4> : a->n_used <= 4 ? moe_combine_kernel<false, 4> : moe_combine_kernel<false, 8>;
-	return cuda_launch(kernel, dim3((unsigned)((n + threads - 1) / threads)), dim3(threads), 0, stream, *a);
+	const int threads = 256, per_tok = a->n_embd / 8;
+	const int64_t n = (int64_t)a->n_tok * per_tok;
+	if (a->next)
+		return cuda_launch(kernel_for<true>(a, y_f32), dim3(a->n_tok), dim3((per_tok + 31) / 32 * 32), 0, stream, *a);
+	return cuda_launch(kernel_for<false>(a, y_f32), dim3((unsigned)((n + threads - 1) / threads)), dim3(threads), 0, stream, *a);
 }

@@ -247,6 +247,11 @@ static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem,
 
 int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void *stream, struct moxie_err *err)
 {
+	return moe_run_next(p, r, NULL, stream, err);
+}
+
+int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const struct moe_next *next, void *stream, struct moxie_err *err)
+{
 	const struct moxie_moe_desc &d = p->d;
 	if (r->n_tok < 0 || r->n_tok > d.max_tok) return err_set(err, MOXIE_E_ARG, "n_tok is %d, the plan is for 0..%d", r->n_tok, d.max_tok);
 	if (r->n_tok == 0) return MOXIE_OK;
@@ -320,6 +325,8 @@ int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void 
 	b.n_embd = d.n_embd;
 	b.n_split = n_split;
 	b.scale = d.routed_scale;
+	if (next)
+		b.next = (const __nv_bfloat16 *)next->norm, b.h = (__nv_bfloat16 *)next->h, b.eps = next->eps;
 	cudaError_t e;
 	if (choose_pair(p, r->n_tok)) {
 		struct moe_pair_args pa = { a, b, (float *)a.y, moe_pair_divisor(2 * p->n_cluster), moe_pair_divisor(p->n_cluster), moe_pair_divisor(d.n_ff / 64) };

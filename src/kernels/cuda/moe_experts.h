@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "moe_layout.h"
+#include "moxie_ops.h"
 
 struct moe_phase {
 	const uint8_t *w;  /* [n_expert, row_blocks, k_atoms] atoms */
@@ -42,7 +43,20 @@ struct moe_combine_args {
 	__nv_bfloat16 *out;          /* [n_tok, n_embd] */
 	int n_tok, n_used, n_embd, n_split;
 	float scale;
+	const __nv_bfloat16 *next;   /* [n_embd] weights of the RMSNorm that follows, or NULL: not made here; n_embd at most MOE_NEXT_EMBD */
+	__nv_bfloat16 *h;            /* [n_tok, n_embd] its result; may be what the experts read */
+	float eps;
 };
+#define MOE_NEXT_EMBD 4096
+
+/* The norm after the block, which the combine makes; not for one token, whose kernel has no combine. */
+struct moe_next {
+	const void *norm; /* [n_embd] bf16 */
+	void *h;          /* [n_tok, n_embd] bf16 */
+	float eps;
+};
+/* moxie_moe_run, and with next != NULL that norm too. */
+int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const struct moe_next *next, void *stream, struct moxie_err *err);
 
 struct moe_decode_args {
 	struct moe_experts_args e;   /* y and row_of_pair are not used */
