@@ -173,14 +173,32 @@ template <class S> __device__ __forceinline__ void fp8_open(const struct fp8_rin
 	}
 	__syncthreads();
 }
-/* One warp, of which a lane asks for tiles.  A dense product's weights are on their way before the kernel in front has ended. */
+/* True in one lane of a whole warp, in a way that tells ptxas so: copies then need no loop over lanes. */
+__device__ __forceinline__ bool elect_one()
+{
+	uint32_t yes = 0;
+	asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; @p mov.u32 %0, 1; }" : "+r"(yes));
+	return yes;
+}
+/* A value the compiler does not compute again at every use. */
+__device__ __forceinline__ uint32_t keep(uint32_t v)
+{
+	asm volatile("" : "+r"(v));
+	return v;
+}
+
+/* One warp, of which a lane asks for tiles.  A dense product's weights are on their way before the kernel in front has ended.
+ * A few warps of a CTA wait for each turn of this loop: where a CTA has its SM nearly for itself it must be done in less than the 400
+ * cycles that 8 KB of weights take to come. */
 template <class S>
 __device__ __forceinline__ void fp8_fill(const struct fp8_gemm_args &a, struct fp8_ring<S> r, int kb0, int kb1, int first, int step, int half)
 {
-	const int lane = threadIdx.x & 31, n_early = min(a.mode == MOXIE_FP8_DENSE ? r.n() : 0, kb1 - kb0);
+	const int n = r.n(), n_early = min(a.mode == MOXIE_FP8_DENSE ? n : 0, kb1 - kb0);
+	const bool one = elect_one();
 	struct fp8_walk at = {};
 	struct fp8_work w = {};
 	bool more = false;
+	r.base = keep(r.base);
 	const auto load_w = [&](int stage, int kb) {
 		mbar_expect(r.full(stage), S::W_BYTES + S::X_BYTES);
 		tensor_load3(r.w(stage), &a.w, kb * FP8_BLOCK, w.row0, w.group, r.full(stage));
@@ -189,11 +207,11 @@ __device__ __forceinline__ void fp8_fill(const struct fp8_gemm_args &a, struct f
 	const int n_tile = (a.n_tok + S::N - 1) / S::N * a.n_row_tile;
 	const int mine = first < n_tile ? (n_tile - first + step - 1) / step * (kb1 - kb0) : 0;
 	const int launch_at = a.mode == MOXIE_FP8_DENSE ? max(mine - a.n_late, 0) : 0;
-	if (lane == 0) tma_prefetch_map(&a.w), tma_prefetch_map(&a.x);
+	if (one) tma_prefetch_map(&a.w), tma_prefetch_map(&a.x);
 	if (launch_at == 0) pdl_launch();
 	if (n_early) {
 		more = fp8_find<S>(a, &at, first, half, &w);
-		if (lane == 0 && more)
+		if (one && more)
 			for (int i = 0; i < n_early; i++)
 				load_w(i, kb0 + i);
 		__syncwarp();
@@ -201,17 +219,21 @@ __device__ __forceinline__ void fp8_fill(const struct fp8_gemm_args &a, struct f
 	if (launch_at > 0 && launch_at <= n_early) pdl_launch();
 	pdl_wait();
 	if (!n_early) more = fp8_find<S>(a, &at, first, half, &w);
-	for (int tile = first, n_done = 0; more; more = fp8_find<S>(a, &at, tile += step, half, &w))
-		for (int kb = kb0; kb < kb1; kb++, n_done++, r.next()) {
-			if (n_done >= n_early) mbar_wait(r.empty(r.at), r.phase ^ 1);
-			if (lane == 0) {
-				if (n_done >= n_early) load_w(r.at, kb);
+	int n_done = 0; /* of the lane that copies, like the place in the ring */
+	for (int tile = first; more; more = fp8_find<S>(a, &at, tile += step, half, &w)) {
+		if (one)
+			for (int kb = kb0; kb < kb1; kb++) {
+				if (n_done >= n_early) {
+					mbar_wait(r.empty(r.at), r.phase ^ 1);
+					load_w(r.at, kb);
+				}
 				if (S::PAIR == 1) tensor_load2(r.x(r.at), &a.x, kb * FP8_BLOCK, w.tok0, r.full(r.at));
 				if (S::PAIR == 2) tensor_load2_pair(r.x(r.at) + half * S::X_BYTES / 2, &a.x, kb * FP8_BLOCK, w.tok0 + half * S::N / 2, r.full(r.at));
+				if (++n_done == launch_at && n_done > n_early) pdl_launch();
+				if (++r.at == n) r.at = 0, r.phase ^= 1;
 			}
-			__syncwarp();
-			if (n_done >= n_early && n_done + 1 == launch_at) pdl_launch();
-		}
+		__syncwarp();
+	}
 }
 
 /* One warp, for the tokens' scales. */
