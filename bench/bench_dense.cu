@@ -11,6 +11,7 @@
  */
 #include "../tests/cuda/dense_data.cuh"
 #include "kernels/cuda/dense.h"
+#include "kernels/cuda/device/ptx.cuh"
 #include <string>
 
 struct model {
@@ -23,7 +24,8 @@ static const struct model MODELS[] = { { "20b", 2880, 64, 8, 64, 201088 } };
 constexpr int BETWEEN_SHARED = 64 << 10;
 __global__ void bench_between(const uint4 *q, uint4 *o, int n)
 {
-	asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+	pdl_launch();
+	pdl_wait();
 	for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
 		o[i] = q[i];
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "../tests/cuda/moe_data.cuh"
+#include "kernels/cuda/device/ptx.cuh"
 
 #ifndef BENCH_ROUTE
 #define BENCH_ROUTE 1
@@ -28,7 +29,8 @@ struct shape {
 /* Start of a call without routing: zero the counters that routing would have written. */
 __global__ void reset_tables(moe_tile *tiles, moe_head *head)
 {
-	asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+	pdl_launch();
+	pdl_wait();
 	for (int i = threadIdx.x; i < head->n_tile; i += blockDim.x)
 		tiles[i].done = 0;
 	if (threadIdx.x < 7) head->zero[threadIdx.x] = 0;

@@ -11,10 +11,10 @@ extern "C" {
 #include "moxie_ops.h"
 
 /* By ascending width; see choose(). */
-enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, ROWS128_N256, N_INSTANCE };
+enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, N_INSTANCE };
 static const struct moe_instance *const instances[N_INSTANCE] = {
 	&moe_instance_loose_n8,    &moe_instance_rows256_n16, &moe_instance_rows256_n40,  &moe_instance_rows256_n48,  &moe_instance_rows256_n64,
-	&moe_instance_rows256_n96, &moe_instance_rows256_n120, &moe_instance_rows256_n144, &moe_instance_rows128_n256,
+	&moe_instance_rows256_n96, &moe_instance_rows256_n120, &moe_instance_rows256_n144,
 };
 
 struct moxie_moe_plan {
@@ -34,18 +34,21 @@ static int fail_cuda(struct moxie_err *err, cudaError_t e, const char *what)
 
 static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
+/* Rows of an expert under even routing. */
+static double even_rows(const struct moxie_moe_plan *p, int n_tok) { return (double)n_tok * p->d.n_used / p->d.n_expert; }
+
 /* The instance for n_tok tokens.  One token that choose_decode does not serve: loose items, so that all SMs have equal shares of
  * few experts.  Then the narrowest instance whose tile holds the rows of most experts under even routing (mean + 1.6 sigma): an
  * expert with more rows has two tiles and is read and expanded twice.  Past 120 rows: tiles of 144 while most experts fit one
- * (mean + 1.4 sigma); then one tile of up to 256 while that holds nearly all (mean <= 224); then tiles of 128 .. 144 again, which
- * keep the tensor cores busier than 256 (H200, 2880/2880/E32, 512 rows an expert: 1163 us against 1266). */
+ * (mean + 1.4 sigma); then two tiles of up to 120, with which the tensor cores are busier than with one of up to 256 (H200,
+ * 4096/2048/E256, 192 rows an expert: 3702 us against 3903); past that (mean > 216) tiles of 144 again. */
 static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_tok)
 {
 	if (n_tok <= p->loose_max_tok) return instances[LOOSE_N8];
-	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert, sigma = sqrt(mean); /* rows of an expert are nearly Poisson */
+	const double mean = even_rows(p, n_tok), sigma = sqrt(mean); /* rows of an expert are nearly Poisson */
 	for (int i = ROWS256_N16; i <= ROWS256_N120; i++)
 		if (mean + 1.6 * sigma <= instances[i]->tile_n) return instances[i];
-	if (mean + 1.4 * sigma > 144 && mean <= 224) return instances[ROWS128_N256];
+	if (mean + 1.4 * sigma > 144 && mean <= 216) return instances[ROWS256_N120];
 	return instances[ROWS256_N144];
 }
 
@@ -53,7 +56,7 @@ static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_t
  * that fits the shared memory (one does: see portable_fits). */
 static const struct moe_portable_instance *choose_portable(const struct moxie_moe_plan *p, int n_tok)
 {
-	const double mean = (double)n_tok * p->d.n_used / p->d.n_expert;
+	const double mean = even_rows(p, n_tok);
 	const struct moe_portable_instance *best = NULL;
 	for (const struct moe_portable_instance &in : moe_portable_instances)
 		if (moe_portable_stages(&in, p->smem)) {
@@ -384,9 +387,10 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 		else
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch + combine, items of %d rows x <= %d tokens, split-K %d: %s\n", lo, hi,
 			                in->name, in->rb * 64, in->tile_n, in->loose ? p->n_split : 1,
-			                in->loose                          ? "few experts: single row blocks give every SM the same share"
-			                : in == instances[ROWS256_N144] ? "widest tile for two row blocks a warpgroup"
-			                                                : "narrowest tile that holds nearly every expert's rows");
+			                in->loose                                ? "few experts: single row blocks give every SM the same share"
+			                : in == instances[ROWS256_N144]       ? "widest tile for two row blocks a warpgroup"
+			                : even_rows(p, lo) > in->tile_n ? "two tiles an expert, busier than one twice as wide"
+			                                                      : "narrowest tile that holds nearly every expert's rows");
 	}
 	return len;
 }

@@ -270,11 +270,11 @@ extern "C" int moxie_router_run(const struct moxie_router_plan *plan, const stru
 	if (bad)
 		return bad;
 	struct route_param p = param_of(plan, a);
-	if (p.n_embd > 0 && p.n_tok <= plan->join_tok_max) {
+	if (p.n_embd > 0 && plan->join_tok_max && p.n_tok <= plan->join_tok_max) {
 		cudaError_t rc = route_launch_joined(&p, stream, pdl);
 		return rc ? cuda_failed(err, "joined routing", rc) : MOXIE_OK;
 	}
-	if (p.n_embd > 0 && p.n_tok <= plan->many_tok_max && !p.hash_table) {
+	if (p.n_embd > 0 && plan->many_tok_max && p.n_tok <= plan->many_tok_max && !p.hash_table) {
 		cudaError_t rc = route_launch_many(&p, stream, pdl);
 		return rc ? cuda_failed(err, "joined routing of many tokens", rc) : MOXIE_OK;
 	}
