@@ -206,40 +206,42 @@ static void dense_fp8_rounds(const char *dir, const char *device, double bound)
 	file_put(tmp, "config.json", config, n_config);
 	file_put(tmp, "model.safetensors", image, n);
 
-	moxie_model *m[2];
-	moxie_session *s[2];
+	moxie_model *m[2] = { 0 };
+	moxie_session *s[2] = { 0 };
 	int32_t id[40];
 	double worst = 0;
-	for (int i = 0; i < 2; i++) {
+	bool there = true;
+	for (int i = 0; i < 2 && there; i++) {
 		struct moxie_model_params p = { .struct_size = sizeof p, .path = i ? dir : tmp, .device = device, .kv_f32 = !strncmp(device, "cpu", 3), .dense_fp8 = i };
 		int rc = moxie_model_open(&m[i], &p, &err);
-		if (rc == MOXIE_E_UNSUPPORTED)
-			SKIP("%s", err.text);
-		OK(rc, err);
-		OK(moxie_session_create(&s[i], m[i], NULL, &err), err);
+		there = rc != MOXIE_E_UNSUPPORTED;
+		if (there) {
+			OK(rc, err);
+			OK(moxie_session_create(&s[i], m[i], NULL, &err), err);
+		}
 	}
-	struct moxie_model_info info = { .struct_size = sizeof info };
-	moxie_model_get_info(m[0], &info);
-	for (int i = 0; i < 40; i++)
-		id[i] = (i * 37 + 5) % info.n_vocab;
-	for (int at = 0, len = 20; at < 40; at += len, len = 1) { /* a prompt, then one by one */
+	for (int at = 0, len = 20; at < 40 && there; at += len, len = 1) { /* a prompt, then one by one */
+		struct moxie_model_info info = { .struct_size = sizeof info };
+		moxie_model_get_info(m[0], &info);
+		for (int i = at; i < at + len; i++)
+			id[i] = (i * 37 + 5) % info.n_vocab;
 		for (int i = 0; i < 2; i++)
 			OK(moxie_session_append(s[i], id + at, (size_t)len, &err), err);
 		worst = fmax(worst, row_error(moxie_session_logits(s[1]), moxie_session_logits(s[0]), info.n_vocab));
 	}
-	printf("    %s %s: %.2e from rounded weights\n", dir, device, worst);
-	CHECK(worst <= bound, "%s %s: %.3g from rounded weights, at most %g", dir, device, worst, bound);
 	for (int i = 0; i < 2; i++) {
 		moxie_session_free(s[i]);
 		moxie_model_free(m[i]);
-	}
-	for (int i = 0; i < 2; i++) {
 		snprintf(path, sizeof path, "%s/%s", tmp, i ? "config.json" : "model.safetensors");
 		unlink(path);
 	}
 	rmdir(tmp);
 	free(config);
 	free(image);
+	if (!there)
+		SKIP("%s", err.text);
+	printf("    %s %s: %.2e from rounded weights\n", dir, device, worst);
+	CHECK(worst <= bound, "%s %s: %.3g from rounded weights, at most %g", dir, device, worst, bound);
 }
 TEST(dense_fp8_rounds_ref) { dense_fp8_rounds(VECTORS "/gptoss_h320", "cpu:ref", 2e-5); }
 TEST(dense_fp8_rounds_cpu) { dense_fp8_rounds(VECTORS "/gptoss_h320", "cpu", 0.15); }
