@@ -220,7 +220,7 @@ int soak_main(struct load *l)
 	l->n = n_round;
 	run_begin(&r, l, l->seconds < 60 ? 30 : 150, l->load && l->width < OPEN_WIDTH ? OPEN_WIDTH : l->width);
 	double start = host_now();
-	while (host_now() - start < l->seconds) {
+	while (host_now() - start < l->seconds || rounds < 4) {
 		double began = host_now();
 		bool fast = !l->load || rounds % 2 == 0;
 		l->n = l->load && fast ? n_round / 5 : n_round;
@@ -242,7 +242,7 @@ int soak_main(struct load *l)
 		usleep(100000);
 		rss_last = rss_kb(l->pid);
 		n_fd_last = n_fd(l->pid);
-		if (host_now() - start < l->seconds / 5 || !rss_first) /* the first fifth fills caches and buffers */
+		if (host_now() - start < l->seconds / 5 || rounds < 2) /* the first fifth, and one round of each kind, fill caches and buffers */
 			rss_first = rss_last, n_fd_first = n_fd_last;
 		fprintf(stderr, "%.0f s: rss %ld kB, %d files, %.1f requests/s of %.1f\n", host_now() - start, rss_last, n_fd_last,
 		        l->n / (host_now() - began), full);

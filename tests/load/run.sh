@@ -14,7 +14,8 @@ else
 fi
 
 serve() {
-	"$BUILD/moxie" serve models/wordmath --port 0 "$@" >"$T/log" 2>&1 &
+	# under the address sanitizer what is freed waits in a quarantine, which must be full before memory is watched
+	ASAN_OPTIONS="${ASAN_OPTIONS:-}:quarantine_size_mb=8" "$BUILD/moxie" serve models/wordmath --port 0 "$@" >"$T/log" 2>&1 &
 	pid=$!
 	for _ in $(seq 600); do
 		url=$(sed -n 's/.* on \(http:[^ ]*[0-9]\).*/\1/p' "$T/log")
@@ -49,6 +50,8 @@ for width in $WIDTHS; do
 	try "$N requests, $width at once: each answer as alone" "$BUILD/load" equal --url "$url" --n "$N" --width "$width" --seed "$width"
 done
 try "$LEAVE clients leave" "$BUILD/load" leave --url "$url" --n "$LEAVE" --width 32 --pid "$pid"
+stop
+serve --max-total-tokens 20000
 try "soak" "$BUILD/load" soak --url "$url" --seconds "$SOAK" --width 8 --load 80 --pid "$pid"
 stop
 serve --timeout 5
