@@ -53,7 +53,7 @@ struct opts {
 	const char *served_name, *host, *uds, *key_file, *key, *log_level;
 	int port, n_running, n_queued, drain_seconds, read_seconds;
 	const char *admin_key, *sampling_defaults, *reasoning_field, *reasoning_parser, *tool_parser;
-	const char *policy, *page_size, *dtype, *quantization, *kernels, *parallel_size, *tokenizer, *metrics_prefix;
+	const char *policy, *page_size, *dtype, *quantization, *kernels, *parallel_size, *gpu_layers, *flash, *tokenizer, *metrics_prefix;
 	int n_prefill;
 	bool always, no_warmup, log_requests;
 	int kv_tokens;

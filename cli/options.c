@@ -92,7 +92,7 @@ static const struct row rows[] = {
 	{ "allow-open-bind", 0, NULL, NULL, FLAG, AT(open_bind), ANY, CMD_SERVE, "Server",
 	  "listen beyond this machine without a key: whoever reaches the port may use it" },
 	{ "open-metrics", 0, NULL, NULL, FLAG, AT(open_metrics), ANY, CMD_SERVE, "Server", "/metrics wants no key" },
-	{ "max-running-requests", 0, "max-num-seqs|parallel", "N", INT, AT(n_running), 1, 1024, CMD_SERVE | CMD_INSPECT, "Server",
+	{ "max-running-requests", 0, "max-num-seqs|parallel|np", "N", INT, AT(n_running), 1, 1024, CMD_SERVE | CMD_INSPECT, "Server",
 	  "most requests that run together (default: 8; inspect: 1)" },
 	{ "max-queued-requests", 0, NULL, "N", INT, AT(n_queued), 1, 1 << 20, CMD_SERVE, "Server",
 	  "most requests that wait; later ones are told to try again (default: 1024)" },
@@ -127,6 +127,9 @@ static const struct row rows[] = {
 	  "Server", "accepted likewise: the device decides, --verbose tells which kernels run" },
 	{ "tensor-parallel-size", 0, "tp|tp-size|expert-parallel-size|ep|ep-size|pipeline-parallel-size|pp|pp-size|data-parallel-size|dp|dp-size|nnodes",
 	  "1", CHOICE, AT(parallel_size), ANY, CMD_SERVE, "Server", "accepted likewise: one device" },
+	{ "n-gpu-layers", 0, "gpu-layers|ngl", "99|999|-1|all|auto", CHOICE, AT(gpu_layers), ANY, CMD_SERVE, "Server",
+	  "accepted likewise: a model is on its --device whole" },
+	{ "flash-attn", 0, "fa", "on|1|auto", CHOICE, AT(flash), ANY, CMD_SERVE, "Server", "accepted likewise" },
 	{ "tokenizer-path", 0, "tokenizer", "DIR", STR, AT(tokenizer), ANY, CMD_SERVE, "Server", "accepted if it is the model's own directory" },
 	{ "max-prefill-tokens", 0, NULL, "N", INT, AT(n_prefill), 1, 1 << 30, CMD_SERVE, "Server",
 	  "a smaller --chunked-prefill-size, if it is one" },
@@ -347,11 +350,23 @@ static void fill_getopt(const struct command *cmd, struct option *longs, char *s
 	*shorts = 0;
 }
 
+/* vLLM and llama-server write some long names with one dash, which getopt would read as -t p. */
+static void double_dashes(int argc, char **argv)
+{
+	static char words[][6] = { "--tp", "--np", "--ngl", "--fa" };
+	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
+		for (size_t w = 0; w < sizeof words / sizeof *words; w++)
+			if (!strcmp(argv[i], words[w] + 1))
+				argv[i] = words[w];
+}
+
 int opts_parse(struct opts *o, const struct command *cmd, int argc, char **argv)
 {
 	int rc = read_environment(o, cmd);
 	if (rc)
 		return rc;
+	if (cmd->bit == CMD_SERVE)
+		double_dashes(argc, argv);
 	struct option longs[MAX_SPELLINGS + 2];
 	char spelling[MAX_SPELLINGS][MAX_SPELLING];
 	char shorts[3 * N_ROW + 4];

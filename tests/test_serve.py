@@ -1018,7 +1018,7 @@ def admin_key():
 
 @test
 def flags_of_others():
-	s = Server("--ctx-size", "1024", "--parallel", "2", "--max-num-batched-tokens", "64", "--enable-cache-report", "--tool-call-parser", "openai",
+	s = Server("--ctx-size", "1024", "-np", "2", "-tp", "1", "-ngl", "99", "-fa", "on", "--max-num-batched-tokens", "64", "--enable-cache-report", "--tool-call-parser", "openai",
 	           "--sampling-defaults", "openai", "--reasoning-field", "reasoning", "--log-requests", "--skip-server-warmup", "--alias", "me")
 	try:
 		info = json.loads(s.get("/server_info")[1])
