@@ -3,34 +3,34 @@
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-docs/moe_h200.svg}
-rested=bench/results/2026-11-21-h200-moe-experts-rested.csv
-sustained=bench/results/2026-11-21-h200-moe-experts-sustained.csv
+whole=bench/results/2026-12-01-h200-moe-whole.csv
+sustained=bench/results/2026-11-30-h200-moe-experts-sustained.csv
 peers=bench/results/2026-11-21-h200-moe-peers.csv
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT
 
-# pick FILE SHAPE COLUMN...: the named columns of the shape's rows, blanks left out
+# pick FILE SHAPE COLUMN...: the named columns of the shape's rows, blanks left out; where there are several rests, rows of 20 ms
 pick() {
 	local file=$1 shape=$2
 	shift 2
 	awk -F, -v shape="$shape" -v want="$*" '
 		/^#/ { next }
 		!n { n = split(want, w, " "); for (i = 1; i <= NF; i++) at[$i] = i; for (i = 1; i <= n; i++) if (!at[w[i]]) { print FILENAME ": no column " w[i] > "/dev/stderr"; exit 1 }; next }
-		$at["shape"] == shape {
+		$at["shape"] == shape && (!at["rest_ms"] || $at["rest_ms"] == 20) {
 			line = ""
 			for (i = 1; i <= n; i++) { if ($at[w[i]] == "") next; line = line " " $at[w[i]] }
 			print line
 		}' "$file"
 }
 for s in ds 20b; do
-	pick "$rested" $s n_tok floor_us > "$T/$s.floor"
-	pick "$rested" $s n_tok us > "$T/$s.rested"
+	pick "$whole" $s n_tok floor_us > "$T/$s.floor"
+	pick "$whole" $s n_tok us > "$T/$s.whole"
 	pick "$sustained" $s n_tok us > "$T/$s.sustained"
-	pick "$rested" $s n_tok whole_op_goal_us > "$T/$s.goal"
+	pick "$whole" $s n_tok goal_us > "$T/$s.goal"
 	for p in marlin_us triton_us triton_matmuls_us flashinfer_us; do
 		pick "$peers" $s n_tok $p > "$T/$s.$p"
 	done
-	for f in floor rested sustained goal marlin_us triton_us triton_matmuls_us; do
+	for f in floor whole sustained goal marlin_us triton_us triton_matmuls_us; do
 		[ -s "$T/$s.$f" ] || { echo "plot_moe.sh: nothing to draw for $s.$f" >&2; exit 1; }
 	done
 done
@@ -39,7 +39,7 @@ done
 set terminal svg size 1200,690 font "DejaVu Sans,13" background "#ffffff"
 set output "plot.svg"
 set multiplot layout 1,2 margins 0.068,0.985,0.09,0.79 spacing 0.055,0 \
-	title "MXFP4 experts on one NVIDIA H200, 2026-11-21: time of one layer against tokens\n{/*0.85 Moxie: experts alone, routing not included.  Peers: measured on the same kind of machine without pauses; what each includes: docs/performance.md}"
+	title "MXFP4 experts on one NVIDIA H200: time of one layer against tokens\n{/*0.85 Bold line: routing included, 2026-12-01.  Thin line: experts alone, no pauses, as the peers ran (2026-11-21).  What each includes: docs/performance.md}"
 set logscale xy
 set xlabel "tokens in the batch" offset 0,0.3
 set ylabel "microseconds per layer" offset 1.8
@@ -67,9 +67,9 @@ plot "ds.marlin_us" w p ls 4 t "vLLM's Marlin", \
      "ds.triton_us" w p ls 5 t "triton\\\\_kernels 3.5 with routing", \
      "ds.triton_matmuls_us" w p ls 6 t "triton\\\\_kernels 3.5, products alone", \
      "ds.flashinfer_us" w p ls 7 t "FlashInfer (published)", \
-     "ds.goal" w p ls 8 t "our goals, routing included", \
-     "ds.sustained" w l ls 3 t "Moxie without rest, earlier build", \
-     "ds.rested" w lp ls 2 t "Moxie, 20 ms rest before replays", \
+     "ds.goal" w p ls 8 t "goals, routing included", \
+     "ds.sustained" w l ls 3 t "Moxie without pauses, 2026-11-30", \
+     "ds.whole" w lp ls 2 t "Moxie, 20 ms of rest", \
      "ds.floor" w l ls 1 t "floor: 4.3 TB/s or 790 TFLOP/s"
 
 unset key
@@ -77,7 +77,7 @@ unset ylabel
 set yrange [8:8000]
 set label 1 "2880 / 2880, 32 experts, 4 a token (GPT-OSS-20B)"
 plot "20b.marlin_us" w p ls 4, "20b.triton_us" w p ls 5, "20b.triton_matmuls_us" w p ls 6, "20b.goal" w p ls 8, \
-     "20b.sustained" w l ls 3, "20b.rested" w lp ls 2, "20b.floor" w l ls 1
+     "20b.sustained" w l ls 3, "20b.whole" w lp ls 2, "20b.floor" w l ls 1
 unset multiplot
 GP
 sed -i 's/font-family="DejaVu Sans"/font-family="DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"/g' "$T/plot.svg"

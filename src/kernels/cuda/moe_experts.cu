@@ -37,7 +37,7 @@ static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * t
 /* Rows of an expert under even routing. */
 static double even_rows(const struct moxie_moe_plan *p, int n_tok) { return (double)n_tok * p->d.n_used / p->d.n_expert; }
 
-/* The instance for n_tok tokens.  One token that choose_decode does not serve: loose items, so that all SMs have equal shares of
+/* The instance for n_tok tokens.  One token that no kernel of its own serves: loose items, so that all SMs have equal shares of
  * few experts.  Then the narrowest instance whose tile holds the rows of most experts under even routing (mean + 1.6 sigma): an
  * expert with more rows has two tiles and is read and expanded twice.  Past 120 rows: tiles of 144 while most experts fit one
  * (mean + 1.4 sigma); then two tiles of up to 120, with which the tensor cores are busier than with one of up to 256 (H200,

@@ -66,7 +66,7 @@ struct moe_decode_args {
 	int list_bytes;              /* of the list of units in shared memory */
 };
 
-/* One compiled shape of the decode kernel, which serves one token. */
+/* One compiled shape of the decode kernel, which serves one token where the pair kernel does not. */
 struct moe_decode_instance {
 	const char *name;
 	int max_atoms;   /* k atoms of either product: 16 times this at most */

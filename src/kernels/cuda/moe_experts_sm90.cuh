@@ -38,7 +38,7 @@
 /* WGS  math warpgroups                             NMIN, NMAX, NSTEP   instruction widths; NMAX = most tokens of a tile
  *                                                  NMID    widths up to this have a loop of their own; 0: one loop for all
  * MT   row blocks of a warpgroup                   STAGES  ring depth: 3-4 stages of 34 KB of weights keep HBM busy; wide tiles,
- *                                                          bound by multiplying, make do with 2 of 34 KB or 3 of 9 KB
+ *                                                          bound by multiplying, make do with 2
  * KT   k atoms of a stage                          LOOSE   an item is any up to four row blocks, each with its own tokens */
 template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int NMID_, int NMAX_, int NSTEP_> struct moe_shape {
 	static const int WGS = WGS_, MT = MT_, KT = KT_, STAGES = STAGES_, NMIN = NMIN_, NMID = NMID_, NMAX = NMAX_, NSTEP = NSTEP_;

@@ -1,6 +1,7 @@
 /* moe_route_plan.cu - moxie_route.h: checks, the choice of launches by n_tok, and the calls.
  *
  *   n_embd > 0, n_tok <= join_tok_max      one launch: router GEMM + routing + tables (moe_route_joined.cu)
+ *   n_embd > 0, n_tok <= many_tok_max      the same for few experts (moe_route_joined_many.cu)
  *   n_tok <= 32 * cluster_max              router GEMM | routing + tables in one cluster (moe_route.cu); 24 * above 384 experts
  *   above                                  router GEMM | routing by chunks | tables
  */
