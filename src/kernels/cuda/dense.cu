@@ -1,8 +1,9 @@
 /* dense.cu - cuda_gemm and cuda_qkv: checks, and the choice of kernel by n_tok.
  *
- * Up to small_tok() tokens, and wherever the library is missing, dense_small serves and a token's bits do not depend on the batch.
- * Above, cuBLASLt makes gemm with bias and residual in one call, and for qkv the product with bias into scratch as bf16, from
- * where rope_store_kernel takes it: q, k and v are then rounded twice.
+ * Up to small_tok() tokens dense_small serves and a token's bits do not depend on the batch.  Above, cuBLASLt makes gemm with bias and residual
+ * in one call, and for qkv the product with bias into scratch as bf16, from where rope_store8_kernel takes it: q, k and v are then rounded
+ * twice.  Where the library is missing dense_wide serves, of shapes that it takes, else dense_small.  e4m3 weights: dense_small, then
+ * dense_f8_many.  Devices other than Hopper's: dense_portable.
  * Test: build/cuda/test_dense    Bench: build/cuda/bench_dense
  */
 #include "dense_out.cuh"
@@ -11,7 +12,7 @@
 #include "kernels/cuda/dense.h"
 
 constexpr int SMALL_TOK = 32, SMALL_TOK_HEAD = 16; /* HEAD: where CTAs have many row blocks, and read activations again for each */
-constexpr int F8_TOK = 32, F8_TOK_HEAD = 16;     /* the same of e4m3 weights, against the FP8 GEMM */
+constexpr int F8_TOK = 32, F8_TOK_HEAD = 16;     /* of e4m3 weights, against dense_f8_many */
 /* Up to ROOM_TOK tokens dense_small leaves shared memory for a CTA of attention beside it, so that it starts before that ends. */
 constexpr int ROOM_TOK = 16, ROOM_FEW = 2; /* a CTA of attention of FEW sequences takes more */
 constexpr size_t ROOM_SHARED = 160 << 10, ROOM_SHARED_FEW = 134 << 10;

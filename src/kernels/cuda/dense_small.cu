@@ -16,7 +16,7 @@
  * Boxes of rows: dense_rows.cuh.  Rows up to a multiple of 16 and tokens up to one of 8 repeat others: nobody stores their sums.
  * Needs n_in % 32 == 0 (a last half chunk reads as zeros), qkv: d_head % 8 == 0.
  * Numerics: a warp adds its chunks in order in fp32, the 8 sums are joined as a balanced tree: the same for every n_tok.
- * Cost: reads w once for each 32 tokens, x once for each row block (from L2); floor 2 (e4m3: 1) n_out n_in bytes / 4.4 TB/s (H200).
+ * Cost: reads w once for each 32 tokens, x once for each row block, kept for the next ones: once a CTA (from L2); floor 2 (e4m3: 1) n_out n_in bytes / 4.4 TB/s (H200).
  * Test: build/cuda/test_dense    Bench: build/cuda/bench_dense
  */
 #include "dense_rows.cuh"

@@ -21,7 +21,7 @@ struct fp8_gemm_args {
 	int n_row;             /* rows of x in all */
 	int n_out, n_block;    /* n_block = n_in / 128, rounded up */
 	int n_row_tile;        /* tiles (or pairs of them) of weight rows a group */
-	int n_split;           /* CTAs of a cluster that share a tile's K; 1, 2, 4, 8 */
+	int n_split;           /* CTAs of a cluster that share a tile's K; 1 .. 4, of streams 1, 2, 4 */
 	int n_stage;
 	int n_late;            /* the next kernel may start when a CTA has no more than this many stages to ask for */
 };

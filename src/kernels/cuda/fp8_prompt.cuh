@@ -5,7 +5,7 @@
  *                                  A CTA has its SM for itself.  Two CTAs of a cluster may have neighbouring rows and send each other half
  *                                  of the tokens' tile, which saves traffic from L2.
  *   64 or 128 tokens x 64 rows     one or two warpgroups, two CTAs an SM
- * CTAs walk over tiles, panels of 8 row tiles at a time so that what runs at once shares rows and tokens in L2.  Where there are few
+ * CTAs walk over tiles, panels of 16 row tiles at a time so that what runs at once shares rows and tokens in L2.  Where there are few
  * tiles, a cluster of n_split CTAs shares a tile's K instead and adds the parts in rank order.
  */
 #ifndef MOXIE_CUDA_FP8_PROMPT_CUH

@@ -6,8 +6,9 @@
  * Nothing is ever sorted.  A token's weight is exp((l - best) / temperature) as an integer of 2^-44: sums of integers have no order,
  * so histograms may be filled by atomics and all CTAs find the same.  "The first token, by falling probability, at which the sum of
  * weights (or of ones) exceeds t" answers top-k (ones, k - 1), top-p (weights, top_p of all) and the draw (weights, u of what is
- * left): select() narrows it down bucket by bucket, first of equal width in (best - l), then over the bits of the float.
- * Draws without top-k and top-p go in order of ids, as on the CPU: weights are summed by CTA, by warp, by group of 32.
+ * left): a histogram of buckets of equal width in (best - l) names a bucket, whose tokens are gathered in the first CTA; select() narrows one
+ * that holds more than N_LIST over the bits of the float.  Tokens that top-k or top-p cannot keep are left out before (cut_k, cut_p).
+ * Draws without top-k and top-p go in order of ids, as on the CPU: weights are summed by CTA, by warp, by a lane's share, by 32.
  *
  * Map: cluster of 8 CTAs (16 where rows are few or long) of 512 threads; warp w of CTA r holds ids r S + w C .. in order.
  * Cost: reads 4 n_vocab bytes a row (103 MB at 128 rows of 201088: 24 us at 4.3 TB/s), penalties as much again; a draw needs
