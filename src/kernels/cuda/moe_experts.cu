@@ -11,10 +11,10 @@ extern "C" {
 #include "moxie_ops.h"
 
 /* By ascending width; see choose(). */
-enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, N_INSTANCE };
+enum { LOOSE_N8, ROWS256_N16, ROWS256_N40, ROWS256_N48, ROWS256_N64, ROWS256_N96, ROWS256_N120, ROWS256_N144, ROWS256_N152, N_INSTANCE };
 static const struct moe_instance *const instances[N_INSTANCE] = {
 	&moe_instance_loose_n8,    &moe_instance_rows256_n16, &moe_instance_rows256_n40,  &moe_instance_rows256_n48,  &moe_instance_rows256_n64,
-	&moe_instance_rows256_n96, &moe_instance_rows256_n120, &moe_instance_rows256_n144,
+	&moe_instance_rows256_n96, &moe_instance_rows256_n120, &moe_instance_rows256_n144, &moe_instance_rows256_n152,
 };
 
 struct moxie_moe_plan {
@@ -39,17 +39,18 @@ static double even_rows(const struct moxie_moe_plan *p, int n_tok) { return (dou
 
 /* The instance for n_tok tokens.  One token that no kernel of its own serves: loose items, so that all SMs have equal shares of
  * few experts.  Then the narrowest instance whose tile holds the rows of most experts under even routing (mean + 1.6 sigma): an
- * expert with more rows has two tiles and is read and expanded twice.  Past 120 rows: tiles of 144 while most experts fit one
- * (mean + 1.4 sigma); then two tiles of up to 120, with which the tensor cores are busier than with one of up to 256 (H200,
- * 4096/2048/E256, 192 rows an expert: 3702 us against 3903); past that (mean > 216) tiles of 144 again. */
+ * expert with more rows has two tiles and is read and expanded twice.  Past that tiles of 152 while two of three experts fit one
+ * (mean + 0.5 sigma; H200, 4096/2048/E256, 144 rows an expert: 2931 us against 3322 with tiles of 120); then two tiles of up to 120,
+ * with which the tensor cores are busier than with one of up to 256 (192 rows: 3702 us against 3903); past that (mean > 216) tiles of
+ * 144 again, whose loops have fewer branches than those of 152. */
 static const struct moe_instance *choose(const struct moxie_moe_plan *p, int n_tok)
 {
 	if (n_tok <= p->loose_max_tok) return instances[LOOSE_N8];
 	const double mean = even_rows(p, n_tok), sigma = sqrt(mean); /* rows of an expert are nearly Poisson */
-	for (int i = ROWS256_N16; i <= ROWS256_N120; i++)
+	for (int i = ROWS256_N16; i <= ROWS256_N144; i++)
 		if (mean + 1.6 * sigma <= instances[i]->tile_n) return instances[i];
-	if (mean + 1.4 * sigma > 144 && mean <= 216) return instances[ROWS256_N120];
-	return instances[ROWS256_N144];
+	if (mean + 0.5 * sigma <= instances[ROWS256_N152]->tile_n) return instances[ROWS256_N152];
+	return instances[mean <= 216 ? ROWS256_N120 : ROWS256_N144];
 }
 
 /* The same for the portable kernel: the narrowest tile that holds nearly every expert's rows, else the widest; of one width the first
@@ -388,7 +389,7 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch + combine, items of %d rows x <= %d tokens, split-K %d: %s\n", lo, hi,
 			                in->name, in->rb * 64, in->tile_n, in->loose ? p->n_split : 1,
 			                in->loose                                ? "few experts: single row blocks give every SM the same share"
-			                : in == instances[ROWS256_N144]       ? "widest tile for two row blocks a warpgroup"
+			                : in == instances[ROWS256_N152]       ? "widest tile for two row blocks a warpgroup"
 			                : even_rows(p, lo) > in->tile_n ? "two tiles an expert, busier than one twice as wide"
 			                                                      : "narrowest tile that holds nearly every expert's rows");
 	}

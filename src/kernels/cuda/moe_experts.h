@@ -106,7 +106,7 @@ struct moe_instance {
 	const void *kernel;
 };
 extern const struct moe_instance moe_instance_loose_n8, moe_instance_rows256_n16, moe_instance_rows256_n40, moe_instance_rows256_n48,
-	moe_instance_rows256_n64, moe_instance_rows256_n96, moe_instance_rows256_n120, moe_instance_rows256_n144;
+	moe_instance_rows256_n64, moe_instance_rows256_n96, moe_instance_rows256_n120, moe_instance_rows256_n144, moe_instance_rows256_n152;
 
 /* One compiled shape of the portable kernel (sm_80 and later).  The ring has as many stages as the device's shared memory holds. */
 struct moe_portable_args {
