@@ -11,6 +11,7 @@
  */
 #include "../tests/cuda/dense_data.cuh"
 #include "kernels/cuda/dense.h"
+#include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/ptx.cuh"
 #include <string>
 
@@ -180,13 +181,9 @@ static bool run_head(struct bench *s, const struct how &h, int n_tok)
 }
 static void run_between(struct bench *s, int n_tok)
 {
-	cudaLaunchAttribute pdl = {};
-	pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	pdl.val.programmaticStreamSerializationAllowed = 1;
-	cudaLaunchConfig_t c = {};
 	CU(cudaFuncSetAttribute(bench_between, cudaFuncAttributeMaxDynamicSharedMemorySize, BETWEEN_SHARED));
-	c.gridDim = s->d.n_sm, c.blockDim = 128, c.dynamicSmemBytes = BETWEEN_SHARED, c.stream = s->d.stream, c.attrs = &pdl, c.numAttrs = 1;
-	CU(cudaLaunchKernelEx(&c, bench_between, (const uint4 *)s->q, (uint4 *)s->o, n_tok * s->m.n_head * s->m.d_head / 8));
+	CU(cuda_launch(bench_between, dim3(s->d.n_sm), dim3(128), BETWEEN_SHARED, s->d.stream, (const uint4 *)s->q, (uint4 *)s->o,
+	               n_tok * s->m.n_head * s->m.d_head / 8));
 }
 
 static void run_norm(struct bench *s, int n_tok)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "../tests/cuda/moe_data.cuh"
+#include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/ptx.cuh"
 
 #ifndef BENCH_ROUTE
@@ -124,17 +125,8 @@ static void bench(const shape &s, const std::vector<int> &tokens, bool experts_o
 		CU(cudaStreamCreate(&stream));
 		const auto call = [&](int c) {
 			moxie_moe_tables &t = tables[c].t;
-			cudaLaunchAttribute pdl = {};
-			pdl.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-			pdl.val.programmaticStreamSerializationAllowed = 1;
 			if (experts_only) {
-				cudaLaunchConfig_t cfg = {};
-				cfg.gridDim = 1;
-				cfg.blockDim = 256;
-				cfg.stream = stream;
-				cfg.attrs = &pdl;
-				cfg.numAttrs = 1;
-				CU(cudaLaunchKernelEx(&cfg, reset_tables, (moe_tile *)t.tiles, (moe_head *)t.head));
+				CU(cuda_launch(reset_tables, dim3(1), dim3(256), 0, stream, (moe_tile *)t.tiles, (moe_head *)t.head));
 			} else {
 #if BENCH_ROUTE
 				moxie_router_args ra = {};

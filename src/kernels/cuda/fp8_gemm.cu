@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "device/launch.cuh"
 #include "fp8_gemm.h"
 #include "tensor_map.h"
 
@@ -172,16 +173,8 @@ int moxie_fp8_plan_create(moxie_fp8_plan **out, const struct moxie_fp8_desc *d, 
 	}
 	const struct fp8_instance *whole = instance(N_SMALL + 2); /* has an SM for itself */
 	for (int size = 1; rc == 0 && e == cudaSuccess && size <= MAX_CLUSTER; size++) {
-		cudaLaunchAttribute at = {};
-		at.id = cudaLaunchAttributeClusterDimension;
-		at.val.clusterDim.x = (unsigned)size, at.val.clusterDim.y = at.val.clusterDim.z = 1;
-		cudaLaunchConfig_t cfg = {};
-		cfg.gridDim = dim3((unsigned)size * (unsigned)p->n_sm);
-		cfg.blockDim = dim3((unsigned)whole->n_thread);
-		cfg.dynamicSmemBytes = (size_t)whole->fixed_bytes + (size_t)stages_of(p, whole, 1) * whole->stage_bytes;
-		cfg.attrs = &at;
-		cfg.numAttrs = 1;
-		e = cudaOccupancyMaxActiveClusters(&p->fit[size], whole->kernel, &cfg);
+		const size_t bytes = (size_t)whole->fixed_bytes + (size_t)stages_of(p, whole, 1) * whole->stage_bytes;
+		e = cuda_max_clusters(&p->fit[size], whole->kernel, size, dim3((unsigned)(size * p->n_sm)), dim3((unsigned)whole->n_thread), bytes);
 	}
 	if (rc == 0 && e != cudaSuccess) rc = fail_cuda(err, e, "the FP8 GEMM's kernels");
 	if (rc == 0 || e != cudaSuccess) cudaSetDevice(was);
@@ -245,22 +238,9 @@ static int run(const struct moxie_fp8_plan *p, const struct moxie_fp8_args *r, c
 	if (e != cudaSuccess) return err_set(err, MOXIE_E_DEVICE, "no tensor map for %d x %d and %d rows", d.n_out, d.n_in, a.n_row);
 
 	const int size = c.n_split * c.in->pair, slots = p->fit[size] * c.per_kernel, n_cluster = c.n_split > 1 || c.n_tile < slots ? c.n_tile : slots;
-	cudaLaunchAttribute at[2] = {};
-	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	at[0].val.programmaticStreamSerializationAllowed = 1;
-	at[1].id = cudaLaunchAttributeClusterDimension;
-	at[1].val.clusterDim.x = (unsigned)size;
-	at[1].val.clusterDim.y = at[1].val.clusterDim.z = 1;
-	cudaLaunchConfig_t cfg = {};
 	/* A split tile is a cluster's whole work; unsplit, CTAs walk.  Grouped: n_tile is the most there can be. */
-	cfg.gridDim = dim3((unsigned)(n_cluster * size));
-	cfg.blockDim = dim3((unsigned)c.in->n_thread);
-	cfg.dynamicSmemBytes = (size_t)c.in->fixed_bytes + (size_t)c.n_stage * c.in->stage_bytes;
-	cfg.stream = (cudaStream_t)stream;
-	cfg.attrs = at;
-	cfg.numAttrs = size > 1 ? 2 : 1;
-	void *params[] = { &a };
-	e = cudaLaunchKernelExC(&cfg, c.in->kernel, params);
+	e = cuda_launch_untyped(c.in->kernel, true, size, dim3((unsigned)(n_cluster * size)), dim3((unsigned)c.in->n_thread),
+	                        (size_t)c.in->fixed_bytes + (size_t)c.n_stage * c.in->stage_bytes, (cudaStream_t)stream, &a);
 	return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, c.in->name);
 }
 

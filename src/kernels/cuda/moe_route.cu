@@ -26,6 +26,7 @@
  * Source: models' own code (openai/gpt-oss, transformers gemma4 and deepseek_v3, deepseek_v4 inference).
  * Test: build/cuda/test_route    Bench: build/cuda/bench_route
  */
+#include "device/launch.cuh"
 #include "moe_route.h"
 #include "route_gemm.cuh"
 #include "route_table.cuh"
@@ -234,26 +235,6 @@ __global__ void __launch_bounds__(1024) moe_route_scatter_kernel(const __grid_co
 
 /* ---- launches ---- */
 
-extern "C" cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread, size_t smem, int cluster, const struct route_param *p,
-                                    cudaStream_t stream, bool pdl)
-{
-	cudaLaunchConfig_t c = {};
-	cudaLaunchAttribute at[2];
-	c.gridDim = grid, c.blockDim = n_thread, c.dynamicSmemBytes = smem, c.stream = stream, c.attrs = at;
-	if (pdl) {
-		at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-		at[c.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-	}
-	if (cluster > 1) {
-		at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
-		at[c.numAttrs].val.clusterDim.x = cluster;
-		at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1;
-		c.numAttrs++;
-	}
-	void *args[] = { const_cast<route_param *>(p) };
-	return cudaLaunchKernelExC(&c, kernel, args);
-}
-
 static int mode_of(const struct route_param *p)
 {
 	return p->hash_table || p->score == MOXIE_SCORE_GIVEN ? BY_ID : p->score == MOXIE_SCORE_SOFTMAX ? BY_LOGIT : BY_SCORE;
@@ -320,7 +301,7 @@ extern "C" cudaError_t route_launch_cluster(const struct route_param *param, int
 		n_thread = score > n_thread ? score : (n_thread + (32 << p.split_shift) - 1) / (32 << p.split_shift) * (32 << p.split_shift);
 	}
 	const size_t smem = (size_t)(p.n_chunk + (n_cta > 1)) * ((p.n_expert_here + 3) & ~3) * 4;
-	return route_launch(moe_route_cluster_kernel_of(mode, p.n_expert), dim3(n_cta), n_thread, smem, n_cta, &p, stream, pdl);
+	return cuda_launch_untyped(moe_route_cluster_kernel_of(mode, p.n_expert), pdl, n_cta, dim3(n_cta), dim3(n_thread), smem, stream, &p);
 }
 
 extern "C" void route_chunks(int n_tok, int chunk_max, int *chunk, int *n_chunk)
@@ -338,6 +319,7 @@ extern "C" cudaError_t route_launch_chunks(const struct route_param *param, cuda
 	const int mode = mode_of(&p), most = mode != BY_ID && route_lane_experts(p.n_expert) > 8 ? 512 : 1024;
 	const int n_thread = 32 * p.chunk < most ? 32 * p.chunk : most;
 	const size_t smem = (size_t)(p.chunk + 31) / 32 * p.n_expert_here * 4;
-	cudaError_t rc = route_launch(moe_route_chunk_kernel_of(mode, p.n_expert), dim3(p.n_chunk), n_thread, smem, 1, &p, stream, pdl);
-	return rc ? rc : route_launch(reinterpret_cast<const void *>(&moe_route_scatter_kernel), dim3(p.n_chunk), 1024, 0, 1, &p, stream, pdl);
+	const dim3 grid(p.n_chunk);
+	const cudaError_t rc = cuda_launch_untyped(moe_route_chunk_kernel_of(mode, p.n_expert), pdl, 1, grid, dim3(n_thread), smem, stream, &p);
+	return rc ? rc : cuda_launch_untyped(reinterpret_cast<const void *>(&moe_route_scatter_kernel), pdl, 1, grid, dim3(1024), 0, stream, &p);
 }

@@ -91,9 +91,6 @@ cudaError_t route_launch_many(const struct route_param *p, cudaStream_t stream, 
 cudaError_t route_many_set_attributes(void);
 int route_many_limit(const struct moxie_router_shape *s); /* 0: shape not served */
 int route_joined_max_clusters(void); /* 0: a cluster of 16 does not fit this device */
-/* The one place that launches: grid, cluster and programmatic dependent launch.  p is the kernel's only argument. */
-cudaError_t route_launch(const void *kernel, dim3 grid, int n_thread, size_t smem, int cluster, const struct route_param *p,
-                         cudaStream_t stream, bool pdl);
 int route_cluster_size(const struct moxie_router_plan *plan, int n_tok); /* 0: use chunks */
 void route_chunks(int n_tok, int chunk_max, int *chunk, int *n_chunk);
 

@@ -15,6 +15,7 @@
  *   x is read once per row block.  docs/routing.md has times and the measured limits of its use.
  * Test: build/cuda/test_route joined    Bench: build/cuda/bench_route joined
  */
+#include "device/launch.cuh"
 #include "moe_route.h"
 #include "route_gemm.cuh"
 #include "route_table.cuh"
@@ -212,19 +213,13 @@ extern "C" cudaError_t route_launch_joined(const struct route_param *param, cuda
 	const size_t smem = 4 * ((size_t)red_floats(p, nt) + inbox_floats(p) + (size_t)p.n_chunk * mark_stride(p));
 	const void *const kernel = p.norm ? (nt == 1 ? joined_of<1, true>(mode, p.n_expert) : joined_of<NT_MAX, true>(mode, p.n_expert))
 	                                  : (nt == 1 ? joined_of<1, false>(mode, p.n_expert) : joined_of<NT_MAX, false>(mode, p.n_expert));
-	return route_launch(kernel, dim3(ROUTE_JOIN_CTAS),
-	                    32 * ROUTE_JOIN_WARPS, smem, ROUTE_JOIN_CTAS, &p, stream, pdl);
+	return cuda_launch_untyped(kernel, pdl, ROUTE_JOIN_CTAS, dim3(ROUTE_JOIN_CTAS), dim3(32 * ROUTE_JOIN_WARPS), smem, stream, &p);
 }
 
 extern "C" int route_joined_max_clusters(void)
 {
-	cudaLaunchConfig_t c = {};
-	cudaLaunchAttribute at;
 	int n = 0;
-	at.id = cudaLaunchAttributeClusterDimension;
-	at.val.clusterDim.x = ROUTE_JOIN_CTAS, at.val.clusterDim.y = at.val.clusterDim.z = 1;
-	c.gridDim = dim3(ROUTE_JOIN_CTAS), c.blockDim = 32 * ROUTE_JOIN_WARPS, c.dynamicSmemBytes = 64 << 10, c.attrs = &at, c.numAttrs = 1;
-	if (cudaOccupancyMaxActiveClusters(&n, joined_of<1, false>(BY_LOGIT, 128), &c)) {
+	if (cuda_max_clusters(&n, joined_of<1, false>(BY_LOGIT, 128), ROUTE_JOIN_CTAS, dim3(ROUTE_JOIN_CTAS), dim3(32 * ROUTE_JOIN_WARPS), 64 << 10)) {
 		cudaGetLastError();
 		return 0;
 	}

@@ -8,6 +8,7 @@
  * Cost: reads 2 n_expert n_embd bytes of W and x once per row block, through 16 SMs.  docs/routing.md has times.
  * Test: build/cuda/test_route joined    Bench: build/cuda/bench_route joined
  */
+#include "device/launch.cuh"
 #include "moe_route.h"
 #include "route_gemm.cuh"
 #include "route_table.cuh"
@@ -152,7 +153,7 @@ extern "C" cudaError_t route_launch_many(const struct route_param *param, cudaSt
 	p.chunk = (p.n_tok + ROUTE_JOIN_CTAS - 1) / ROUTE_JOIN_CTAS;
 	p.n_chunk = (p.n_tok + p.chunk - 1) / p.chunk;
 	p.by_chunk = (65535 + p.chunk) / p.chunk;
-	return route_launch(many_of(p.norm), dim3(ROUTE_JOIN_CTAS), 32 * ROUTE_JOIN_WARPS, 0, ROUTE_JOIN_CTAS, &p, stream, pdl);
+	return cuda_launch_untyped(many_of(p.norm), pdl, ROUTE_JOIN_CTAS, dim3(ROUTE_JOIN_CTAS), dim3(32 * ROUTE_JOIN_WARPS), 0, stream, &p);
 }
 
 /* Slices of K of at most W_AHEAD blocks: a warp holds its part of W while it goes through the tokens. */

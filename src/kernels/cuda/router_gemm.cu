@@ -13,6 +13,7 @@
  * NORM: as in moe_route_joined.cu, the products take x times the norm's weights, sums are multiplied by 1 / rms, normed rows are made too.
  * Test: build/cuda/test_route gemm    Bench: build/cuda/bench_route gemm
  */
+#include "device/launch.cuh"
 #include "moe_route.h"
 #include "route_gemm.cuh"
 
@@ -183,21 +184,7 @@ extern "C" cudaError_t router_gemm_launch(const void *x, const void *w, const vo
 	if (n_group > group_max)
 		return cudaErrorInvalidConfiguration;
 	const size_t smem = 4 * (size_t)(ROUTE_N_SLICE / p.n_split * red_slice(nt) + 128 * nt);
-	cudaLaunchConfig_t c = {};
-	cudaLaunchAttribute at[2];
-	c.gridDim = dim3(p.n_split, (n_expert + 15) / 16, n_group), c.blockDim = 32 * (norm ? NORM_WARPS : ROUTE_N_SLICE / p.n_split > 8 ? GEMM_WARPS : 8);
-	c.dynamicSmemBytes = smem, c.stream = stream;
-	c.attrs = at;
-	if (pdl) {
-		at[c.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-		at[c.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-	}
-	if (p.n_split > 1) {
-		at[c.numAttrs].id = cudaLaunchAttributeClusterDimension;
-		at[c.numAttrs].val.clusterDim.x = p.n_split;
-		at[c.numAttrs].val.clusterDim.y = at[c.numAttrs].val.clusterDim.z = 1;
-		c.numAttrs++;
-	}
-	void *args[] = { &p };
-	return cudaLaunchKernelExC(&c, norm ? kernel_of<true>(nt) : kernel_of<false>(nt), args);
+	const int n_warp = norm ? NORM_WARPS : ROUTE_N_SLICE / p.n_split > 8 ? GEMM_WARPS : 8;
+	return cuda_launch_untyped(norm ? kernel_of<true>(nt) : kernel_of<false>(nt), pdl, p.n_split, dim3(p.n_split, (n_expert + 15) / 16, n_group),
+	                           dim3(32 * n_warp), smem, stream, &p);
 }

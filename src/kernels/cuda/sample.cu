@@ -67,21 +67,8 @@ extern "C" int cuda_sample(struct cuda_dev *d, const struct sample_args *a, stru
 	cudaError_t rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
 	if (rc == cudaSuccess && a->row)
 		rc = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-	cudaLaunchAttribute at[2] = {};
-	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-	at[0].val.programmaticStreamSerializationAllowed = 1;
-	at[1].id = cudaLaunchAttributeClusterDimension;
-	at[1].val.clusterDim.x = p.n_cta;
-	at[1].val.clusterDim.y = at[1].val.clusterDim.z = 1;
-	cudaLaunchConfig_t c = {};
-	c.gridDim = dim3(a->n_row * p.n_cta);
-	c.blockDim = dim3(N_THREAD);
-	c.dynamicSmemBytes = bytes;
-	c.stream = d->stream;
-	c.attrs = at;
-	c.numAttrs = 2;
 	if (rc == cudaSuccess)
-		rc = cudaLaunchKernelEx(&c, kernel, p);
+		rc = cuda_launch_cluster(kernel, p.n_cta, dim3(a->n_row * p.n_cta), dim3(N_THREAD), bytes, d->stream, p);
 	return rc == cudaSuccess ? 0 : err_set(err, MOXIE_E_DEVICE, "sample: %s", cudaGetErrorString(rc));
 }
 
