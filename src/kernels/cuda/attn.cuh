@@ -30,13 +30,6 @@ __device__ __forceinline__ float attn_sink(const attn_param &p, int ih)
 		return -INFINITY;
 	return LOG2E * (p.sinks_f32 ? ((const float *)p.sinks)[ih] : __bfloat162float(((const __nv_bfloat16 *)p.sinks)[ih]));
 }
-/* 2^x, 2 ulp; 2^-inf = 0. */
-__device__ __forceinline__ float exp2_approx(float x)
-{
-	float y;
-	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-	return y;
-}
 /* Two e4m3 (the low half of v) as two fp16: exact. */
 __device__ __forceinline__ uint32_t f8x2_to_f16x2(uint16_t v)
 {
@@ -50,23 +43,11 @@ __device__ __forceinline__ uint32_t f8x2_to_f16x2(uint16_t v)
 	return d;
 }
 __device__ __forceinline__ float2 f16x2_to_float2(uint32_t v) { return __half22float2(reinterpret_cast<const __half2 &>(v)); }
-__device__ __forceinline__ uint32_t pack_f16(float low, float high)
-{
-	uint32_t d;
-	asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-	return d;
-}
-/* The same where a number may be beyond fp16: it becomes the largest one.  NaN stays. */
+/* A number beyond fp16 becomes the largest one; NaN stays. */
 __device__ __forceinline__ float clamp_f16(float x) { return x > 65504 ? 65504 : x < -65504 ? -65504 : x; }
 __device__ __forceinline__ uint32_t bf16x2_to_f16x2(uint32_t v)
 {
 	return pack_f16(clamp_f16(__uint_as_float(v << 16)), clamp_f16(__uint_as_float(v & 0xffff0000u)));
-}
-__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
-{
-	uint32_t d;
-	asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-	return d;
 }
 
 #endif

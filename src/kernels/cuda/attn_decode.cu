@@ -229,13 +229,6 @@ template <int D, int ROWS> struct exchange {
 	}
 };
 
-__device__ __forceinline__ int count_acq_rel(int32_t *p)
-{
-	int before;
-	asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
-	return before;
-}
-
 template <int D, bool HALF, int N_STAGE, bool F8>
 __global__ void __launch_bounds__(32 * N_WARP, N_STAGE == MANY && D == 64 ? 4 : 1)
 attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__ decode_grid g)
@@ -359,7 +352,7 @@ attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__
 		if (n_part > 1) {
 			__syncthreads(); /* thread 0's release covers what the others wrote */
 			if (threadIdx.x == 0)
-				is_last = count_acq_rel(g.counter + owner) == n_part - 1;
+				is_last = add_acq_rel(g.counter + owner, 1) == n_part - 1;
 			__syncthreads();
 			if (!is_last)
 				return;

@@ -38,7 +38,7 @@ __device__ __forceinline__ float dot8(uint2 k, const float *q)
 	return s;
 }
 /* A pair of channels. */
-__device__ __forceinline__ float2 pair_of(uint32_t v) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)); }
+__device__ __forceinline__ float2 pair_of(uint32_t v) { return unpack_bf16(v); }
 __device__ __forceinline__ float2 pair_of(uint16_t v) { return f16x2_to_float2(f8x2_to_f16x2(v)); }
 
 /* VEC: eight channels of the cache, PAIR: two. */

@@ -49,14 +49,6 @@ template <bool ADD, bool TRANS> __device__ __forceinline__ void wgmma_m64n64(flo
 	               "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD), "n"(TRANS));
 }
-/* What this thread's cp.async wrote becomes visible to wgmma. */
-__device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-/* Box of a 2-D tensor map at (x, y) -> shared memory; counts its bytes on bar. */
-__device__ __forceinline__ void tensor_load(uint32_t dst, const CUtensorMap *map, int x, int y, uint32_t bar)
-{
-	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-	             ::"r"(dst), "l"(map), "r"(x), "r"(y), "r"(bar) : "memory");
-}
 
 /* The tile of pairs of one CTA, and the pages it sees. */
 struct prefill_tile {
@@ -94,7 +86,7 @@ struct fetcher {
 		if (n_key >= KV_PAGE) {
 			if (threadIdx.x == 0) {
 				mbar_expect(full, PAGE_BYTES);
-				tensor_load(dst, map, 0, row, full);
+				tma_load2(dst, map, 0, row, full);
 			}
 		} else {
 			tile_of<D, KV_PAGE>::fetch(dst, pages + (int64_t)row * D, n_key);

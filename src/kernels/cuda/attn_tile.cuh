@@ -13,38 +13,6 @@
 
 #include "attn.cuh"
 
-__device__ __forceinline__ void ldsm4(uint32_t (&d)[4], uint32_t addr)
-{
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-	             : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-	             : "r"(addr)
-	             : "memory");
-}
-__device__ __forceinline__ void ldsm4_trans(uint32_t (&d)[4], uint32_t addr)
-{
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-	             : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-	             : "r"(addr)
-	             : "memory");
-}
-__device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void mma16816_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-	             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-/* 16 bytes global -> shared past L1; zeros where not wanted. */
-__device__ __forceinline__ void cp_async16_if(uint32_t dst, const void *src, bool wanted)
-{
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(wanted ? 16 : 0) : "memory");
-}
-
 /* KEYS rows of D bf16 (F8: e4m3) in shared memory, 128-byte aligned; the 16-byte columns of a row are exclusive-ored with the
  * number of the row (of the 128 bytes, where rows are shorter), so that neither the copies nor ldmatrix meet in a bank.  At D = 64
  * of bf16 that is wgmma's 128-byte swizzle. */
@@ -62,7 +30,7 @@ template <int D, int KEYS, bool F8 = false> struct tile_of {
 		dst += at(row, lane % COL);
 #pragma unroll
 		for (int i = 0; i < KEYS / STEP; i++)
-			cp_async16_if((dst ^ (i * STEP / LINE & MASK) * 16) + i * 512, from + i * 512, i * STEP + row < n_row);
+			cp_async16_or_zero((dst ^ (i * STEP / LINE & MASK) * 16) + i * 512, from + i * 512, i * STEP + row < n_row);
 	}
 };
 
@@ -96,7 +64,7 @@ __device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_
 	const int lane = threadIdx.x % 32;
 	const auto q = [&](uint32_t (&a)[4], int ks) {
 		if constexpr (r.SHARED_Q)
-			ldsm4(a, r.shared_q + tile_of<D, 16>::at(lane % 16, ks * 2 + lane / 16));
+			ldmatrix4(a, r.shared_q + tile_of<D, 16>::at(lane % 16, ks * 2 + lane / 16));
 		else
 			for (int i = 0; i < 4; i++)
 				a[i] = r.q[ks][i];
@@ -115,10 +83,10 @@ __device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_
 #pragma unroll
 			for (int np = 0; np < KEYS / 16; np++) {
 				uint32_t b[4]; /* of keys 0..7 and 8..15 of np: group ks, then ks + 1 */
-				ldsm4(b, k + tile_of<D, KEYS, true>::at(np * 16 + lane / 8 % 2 * 8 + lane % 8, ks + lane / 16));
+				ldmatrix4(b, k + tile_of<D, KEYS, true>::at(np * 16 + lane / 8 % 2 * 8 + lane % 8, ks + lane / 16));
 #pragma unroll
 				for (int i = 0; i < 4; i++)
-					mma16816_f16(s[2 * np + i % 2], a[i / 2], f8x2_to_f16x2((uint16_t)b[i]), f8x2_to_f16x2((uint16_t)(b[i] >> 16)));
+					mma_f16(s[2 * np + i % 2], a[i / 2], f8x2_to_f16x2((uint16_t)b[i]), f8x2_to_f16x2((uint16_t)(b[i] >> 16)));
 			}
 		}
 	} else
@@ -129,9 +97,9 @@ __device__ __forceinline__ void tile_scores(float (&s)[KEYS / 8][4], const warp_
 #pragma unroll
 			for (int np = 0; np < KEYS / 16; np++) {
 				uint32_t b[4];
-				ldsm4(b, k + tile_of<D, KEYS>::at(np * 16 + lane / 16 * 8 + lane % 8, ks * 2 + lane / 8 % 2));
-				mma16816(s[2 * np], a, b[0], b[1]);
-				mma16816(s[2 * np + 1], a, b[2], b[3]);
+				ldmatrix4(b, k + tile_of<D, KEYS>::at(np * 16 + lane / 16 * 8 + lane % 8, ks * 2 + lane / 8 % 2));
+				mma_bf16(s[2 * np], a, b[0], b[1]);
+				mma_bf16(s[2 * np + 1], a, b[2], b[3]);
 			}
 		}
 }
@@ -194,23 +162,23 @@ __device__ __forceinline__ void tile_values(warp_rows<D, HALF, F8> &r, const flo
 #pragma unroll
 			for (int np = 0; np < D / 16; np += 2) {
 				uint32_t b[4]; /* of groups np and np + 1: keys 0..7, 8..15; bytes: key, channel 2 g and 2 g + 1, then the next key's */
-				ldsm4_trans(b, v + tile_of<D, KEYS, true>::at(row, np + lane / 16));
+				ldmatrix4_trans(b, v + tile_of<D, KEYS, true>::at(row, np + lane / 16));
 #pragma unroll
 				for (int i = 0; i < 4; i++)
 					b[i] = __byte_perm(b[i], 0, 0x3120);
 #pragma unroll
 				for (int i = 0; i < 4; i++) {
 					const int shift = i % 2 * 16, at = i & 2; /* even channels, odd ones */
-					mma16816_f16(r.o[2 * np + i], a, f8x2_to_f16x2((uint16_t)(b[at] >> shift)), f8x2_to_f16x2((uint16_t)(b[at + 1] >> shift)));
+					mma_f16(r.o[2 * np + i], a, f8x2_to_f16x2((uint16_t)(b[at] >> shift)), f8x2_to_f16x2((uint16_t)(b[at + 1] >> shift)));
 				}
 			}
 		} else
 #pragma unroll
 			for (int np = 0; np < D / 16; np++) {
 				uint32_t b[4];
-				ldsm4_trans(b, v + tile_of<D, KEYS>::at(row, np * 2 + lane / 16));
-				mma16816(r.o[2 * np], a, b[0], b[1]);
-				mma16816(r.o[2 * np + 1], a, b[2], b[3]);
+				ldmatrix4_trans(b, v + tile_of<D, KEYS>::at(row, np * 2 + lane / 16));
+				mma_bf16(r.o[2 * np], a, b[0], b[1]);
+				mma_bf16(r.o[2 * np + 1], a, b[2], b[3]);
 			}
 	}
 }

@@ -31,7 +31,6 @@ static int blocks(int n) { return (n + BLOCK - 1) / BLOCK; }
 
 /* ---- activations to e4m3 ------------------------------------------------------------------------------------------------ */
 
-__device__ __forceinline__ float2 pair_of(uint32_t u) { return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u)); }
 
 /* A CTA has a token, a warp every eighth block of 128 of it, in registers; a lane k 2q, 2q + 1, 2q + 8, 2q + 9 of one of a block's sixteens: a word
  * of codes. */
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(THREADS) f8_rows_kernel(uint8_t *xq, float *xs
 #pragma unroll
 	for (int i = 0; i < KEEP; i++)
 		if (2 * at_of(i) < n_in)
-			lo[i] = pair_of(row[at_of(i)]), hi[i] = pair_of(row[at_of(i) + 4]);
+			lo[i] = unpack_bf16(row[at_of(i)]), hi[i] = unpack_bf16(row[at_of(i) + 4]);
 	if constexpr (NORM) {
 		float sum = 0;
 #pragma unroll
@@ -72,7 +71,7 @@ __global__ void __launch_bounds__(THREADS) f8_rows_kernel(uint8_t *xq, float *xs
 #pragma unroll
 		for (int i = 0; i < KEEP; i++)
 			if (2 * at_of(i) < n_in) {
-				const float2 a = pair_of(g[i][0]), b = pair_of(g[i][1]);
+				const float2 a = unpack_bf16(g[i][0]), b = unpack_bf16(g[i][1]);
 				lo[i].x *= rms * a.x, lo[i].y *= rms * a.y, hi[i].x *= rms * b.x, hi[i].y *= rms * b.y;
 			}
 	}

@@ -43,20 +43,6 @@ struct small_param {
 	int x_at, norm_at, red_at, bar_at, red_step;
 };
 
-/* d += a b, 16x16 times 16x8. */
-__device__ __forceinline__ void mma_16816(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-/* The same of fp16. */
-__device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 /* 16-byte piece c of the 128-byte row at address a, swizzled as TMA does: by the row's number in its kilobyte. */
 __device__ __forceinline__ uint32_t swizzled(uint32_t a, int c) { return a + ((c ^ (a >> 7 & 7)) << 4); }
 
@@ -78,22 +64,14 @@ template <int MT, int NT> struct lane_rows {
 	}
 };
 
-__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
-{
-	uint32_t d;
-	asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-	return d;
-}
-
 constexpr uint32_t NORM_DOWN = 0x3b803b80u; /* 2^-8, twice: F8 with NORM */
 constexpr float NORM_UP = 256;
 
 /* bf16 to fp16, two at once. */
 __device__ __forceinline__ uint32_t half_of(uint32_t u)
 {
-	uint32_t d;
-	asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(__uint_as_float(u & 0xffff0000u)), "f"(__uint_as_float(u << 16)));
-	return d;
+	const float hi = __uint_as_float(u & 0xffff0000u), lo = __uint_as_float(u << 16);
+	return pack_f16(lo, hi);
 }
 
 /* b: fragments of activations of 32 k, for k16 0 and 1, F8: as fp16.  NORM: their squares are added to sq, then they are multiplied by the
@@ -161,7 +139,7 @@ __device__ __forceinline__ void chunk_mma(float (&acc)[MT][NT][4], float (&sq)[N
 					if constexpr (F8)
 						mma_f16(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
 					else
-						mma_16816(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
+						mma_bf16(acc[m][n], a[s], b[n][2 * s], b[n][2 * s + 1]);
 		}
 	}
 }
@@ -205,8 +183,7 @@ template <bool F8> struct ring {
 	}
 };
 
-/* Barrier of the warps that multiply. */
-__device__ __forceinline__ void math_sync() { asm volatile("bar.sync 1, %0;" ::"n"(MATH) : "memory"); }
+enum { BAR_MATH = 1, BAR_NORM }; /* named barriers: of the warps that multiply; norm weights lie in shared memory */
 
 /* Sum over the warps of element i of their sums. */
 __device__ __forceinline__ float warps_sum(const float *p, int stride)
@@ -250,7 +227,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 			for (int i = lane; i < p.n_chunk * (CHUNK / 8); i += 32)
 				reinterpret_cast<uint4 *>(base + p.norm_at)[i] = i < p.n_in / 8 ? __ldg(p.norm + i) : make_uint4(0, 0, 0, 0);
 			__syncwarp();
-			asm volatile("bar.arrive 2, %0;" ::"n"(THREADS) : "memory");
+			named_arrive<THREADS>(BAR_NORM);
 		}
 		pdl_wait();
 		pdl_launch(); /* of what writes K and V: attention counts on this order, see cuda.h */
@@ -276,7 +253,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 	const lane_rows<MT, NT> at(p.rows.rows, p.x_box);
 	const uint32_t norm = smem_u32(base + p.norm_at) + (lane & 3) * 4;
 	if constexpr (NORM)
-		asm volatile("bar.sync 2, %0;" ::"n"(THREADS) : "memory"); /* norm weights lie in shared memory */
+		named_barrier<THREADS>(BAR_NORM);
 	int s = 0, parity = 0;
 	for (int tile = blockIdx.x; tile < p.rows.n_tile; tile += gridDim.x) {
 		float acc[MT][NT][4] = {}, sq[NT] = {};
@@ -297,7 +274,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 		const int g = lane / 4, q = lane & 3;
 		float *const mine = red + warp * p.red_step + g * red_row(NT) + q * 2;
 		if (tile != (int)blockIdx.x)
-			math_sync(); /* the sums of the row block before have been read */
+			named_barrier<MATH>(BAR_MATH); /* the sums of the row block before have been read */
 #pragma unroll
 		for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -314,7 +291,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 					squares[warp][n * 8 + g] = sq[n];
 			}
 		}
-		math_sync();
+		named_barrier<MATH>(BAR_MATH);
 		for (int i = threadIdx.x; i < n_item; i += MATH) {
 			const bool known = i == (int)threadIdx.x && tile == (int)blockIdx.x;
 			const struct dense_item it = known ? early : dense_item_at(p.out, p.rows, tile, ld.t0, i);

@@ -52,11 +52,6 @@ __device__ __forceinline__ uint4 quad_transpose(uint32_t w0, uint32_t w1, uint32
 		w2 = a, w3 = b;
 	return make_uint4(w0, w1, w2, w3);
 }
-__device__ __forceinline__ uint32_t bf16_pair(float lo, float hi)
-{
-	const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-	return reinterpret_cast<const uint32_t &>(v);
-}
 
 /* The store of a plain product: row h (0: g, 1: g + 8) of this thread, token t, columns from n0. */
 template <int BN> __device__ __forceinline__ void wide_put(const dense_out &o, const float (&acc)[BN / 2], int h, int t, int n0)
@@ -89,7 +84,7 @@ template <int BN> __device__ __forceinline__ void wide_put8(const dense_out &o, 
 				const __nv_bfloat162 d = *reinterpret_cast<const __nv_bfloat162 *>(static_cast<const __nv_bfloat16 *>(o.d) + (size_t)t * o.n_out + n);
 				v[0] += __bfloat162float(d.x), v[1] += __bfloat162float(d.y);
 			}
-			w[i] = bf16_pair(v[0], v[1]);
+			w[i] = pack_bf16(v[0], v[1]);
 		}
 		const uint4 v = quad_transpose(w[0], w[1], w[2], w[3]);
 		const int n = n0 + (j + q) * 8;
@@ -130,8 +125,8 @@ template <int BN> __device__ __forceinline__ void wide_put_qkv(const dense_out &
 					hi[e] = y * c[e] + x * s[e];
 				}
 			}
-			w[0][i] = f8 ? dense_f8x2(lo[0], lo[1]) : bf16_pair(lo[0], lo[1]);
-			w[1][i] = f8 ? dense_f8x2(hi[0], hi[1]) : bf16_pair(hi[0], hi[1]);
+			w[0][i] = f8 ? dense_f8x2(lo[0], lo[1]) : pack_bf16(lo[0], lo[1]);
+			w[1][i] = f8 ? dense_f8x2(hi[0], hi[1]) : pack_bf16(hi[0], hi[1]);
 		}
 #pragma unroll
 		for (int half = 0; half < 2; half++) {
@@ -144,19 +139,6 @@ template <int BN> __device__ __forceinline__ void wide_put_qkv(const dense_out &
 				*(static_cast<uint4 *>(dense_head_at(o, t, ih, 2)) + half * 4 + q) = v;
 		}
 	}
-}
-
-/* Arrives on the barrier at the same place of CTA `cta`.  No scope is named, so no memory barrier of the whole GPU is made, which
- * costs a microsecond: what is ordered here are reads of shared memory by wgmma that have ended. */
-__device__ __forceinline__ void mbar_arrive_at(uint32_t bar, int cta)
-{
-	asm volatile("{ .reg .b32 r; mapa.shared::cluster.u32 r, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [r]; }" ::"r"(bar), "r"(cta) : "memory");
-}
-/* Box of a 3-D tensor map to the same place of both CTAs of the cluster, counted on the barrier at the same place of each. */
-__device__ __forceinline__ void tma_load3_both(uint32_t dst, const void *map, int c0, int c1, uint32_t bar)
-{
-	asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
-	             ::"r"(dst), "l"(map), "r"(c0), "r"(c1), "r"(0), "r"(bar), "h"((uint16_t)3) : "memory");
 }
 
 enum { WIDE_ANY, WIDE_8, WIDE_QKV };
@@ -192,7 +174,7 @@ dense_wide_kernel(const __grid_constant__ CUtensorMap xm, const __grid_constant_
 					mbar_wait(empty + 8 * s, parity);
 					mbar_expect(full + 8 * s, X_STAGE + W_STAGE);
 					tma_load3(x_at + s * X_STAGE, &xm, k * BK, (pair * 2 + rank) * BM, 0, full + 8 * s, l2_evict_last());
-					tma_load3_both(w_at + s * W_STAGE + rank * (W_STAGE / 2), &wm, k * BK, col * BN + rank * (BN / 2), full + 8 * s);
+					tma_load3_both(w_at + s * W_STAGE + rank * (W_STAGE / 2), &wm, k * BK, col * BN + rank * (BN / 2), 0, full + 8 * s);
 					if (++s == STAGES)
 						s = 0, parity ^= 1;
 				}

@@ -113,12 +113,9 @@ __device__ __forceinline__ void fp8_store(const struct fp8_gemm_args &a, const s
 #pragma unroll
 				for (int c = 0; c < 4; c++) {
 					const int at = i * S::PART + row / 2 + 4 * j + 2 * c;
-					const __nv_bfloat162 v = __floats2bfloat162_rn(sum[at], sum[at + 1]);
-					u[c] = *(const uint32_t *)&v;
+					u[c] = pack_bf16(sum[at], sum[at + 1]);
 				}
-				asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(put + j * 16), "r"(u[0]), "r"(u[1]), "r"(u[2]),
-				             "r"(u[3])
-				             : "memory");
+				stmatrix4(put + j * 16, u);
 			}
 			__syncwarp();
 			uint4 u[CHUNKS / 2];
@@ -132,14 +129,6 @@ __device__ __forceinline__ void fp8_store(const struct fp8_gemm_args &a, const s
 			__syncwarp();
 		}
 }
-
-/* Box of shared memory to global memory; what hangs over the tensor is left out.  One thread; bulk_stored when the box may be written again. */
-__device__ __forceinline__ void tensor_store2(const CUtensorMap *map, int c0, int c1, uint32_t src)
-{
-	asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(c0), "r"(c1), "r"(src) : "memory");
-}
-__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-__device__ __forceinline__ void bulk_stored() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 
 /* The same by the copy engine: each warp puts its tokens' boxes into shared memory, a lane hands them over, and nobody waits.  A tile with
  * fewer tokens than N, behind which another group's rows lie, is copied by the warp itself.  Products I0 .. I1 - 1 of the tile's. */
@@ -161,19 +150,18 @@ __device__ __forceinline__ void fp8_store_boxes(const struct fp8_gemm_args &a, c
 #pragma unroll
 			for (int c = 0; c < 4; c++) {
 				const int at = i * S::PART + 4 * j + 2 * c;
-				const __nv_bfloat162 v = __floats2bfloat162_rn(sum[at], sum[at + 1]);
-				u[c] = *(const uint32_t *)&v;
+				u[c] = pack_bf16(sum[at], sum[at + 1]);
 			}
 			const uint32_t to = out + (8 * i + j / 8) * S::OUT_BOX + tok * 128 + (((j % 8 + lane / 16) ^ (tok & 7)) * 16);
-			asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(u[0]), "r"(u[1]), "r"(u[2]), "r"(u[3]) : "memory");
+			stmatrix4(to, u);
 		}
 	if (a.mode == MOXIE_FP8_DENSE || w.n_tok == S::N) {
-		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+		proxy_fence();
 		__syncwarp();
 		if (lane == 0) {
 #pragma unroll
 			for (int b = 2 * I0; b < 2 * I1; b++)
-				tensor_store2(&a.y, w.row0 + b % 2 * 64, w.tok0 + tok0 + b / 2 * 64, out + (b / 2 * 8 + b % 2) * S::OUT_BOX);
+				tma_store2(&a.y, w.row0 + b % 2 * 64, w.tok0 + tok0 + b / 2 * 64, out + (b / 2 * 8 + b % 2) * S::OUT_BOX);
 			bulk_commit();
 		}
 		return;

@@ -110,11 +110,9 @@ template <class S> __device__ __forceinline__ void fp8_store(const struct fp8_ge
 #pragma unroll
 		for (int j = 0; j < (2 * S::SUM < 64 ? 2 * S::SUM : 64) / 8; j++) {
 			const int at = round * 32 + 4 * j;
-			const __nv_bfloat162 lo = __floats2bfloat162_rn(sum[at], sum[at + 1]), hi = __floats2bfloat162_rn(sum[at + 2], sum[at + 3]);
-			/* Lanes 16 .. 31 give no address. */
 			const int tok = 8 * j + (lane & 7), chunk = 2 * warp + (lane >> 3 & 1);
-			const uint32_t to = out + tok * 128 + ((chunk ^ (tok & 7)) * 16), u0 = *(const uint32_t *)&lo, u1 = *(const uint32_t *)&hi;
-			asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(u0), "r"(u1) : "memory");
+			const uint32_t to = out + tok * 128 + ((chunk ^ (tok & 7)) * 16);
+			stmatrix2_trans(to, pack_bf16(sum[at], sum[at + 1]), pack_bf16(sum[at + 2], sum[at + 3]));
 		}
 		named_barrier<128>(1 + wg);
 		for (int i = threadIdx.x & 127; i < 8 * min(w.n_tok - tok0, S::OUT_TOK); i += 128) {
@@ -152,9 +150,9 @@ template <class S> __device__ __forceinline__ void fp8_add_parts(const struct fp
 			s[0] += __uint_as_float(u.x), s[1] += __uint_as_float(u.y), s[2] += __uint_as_float(u.z), s[3] += __uint_as_float(u.w);
 		}
 		/* Lanes of rows g and g + 1 exchange, so that each has both rows of one token. */
-		const __nv_bfloat162 t0 = __floats2bfloat162_rn(s[0], s[2]), t1 = __floats2bfloat162_rn(s[1], s[3]); /* rows g, g + 8 */
+		const uint32_t t0 = pack_bf16(s[0], s[2]), t1 = pack_bf16(s[1], s[3]); /* rows g, g + 8 */
 		const bool odd = lane & 4;
-		const uint32_t mine = odd ? *(const uint32_t *)&t1 : *(const uint32_t *)&t0, sent = odd ? *(const uint32_t *)&t0 : *(const uint32_t *)&t1;
+		const uint32_t mine = odd ? t1 : t0, sent = odd ? t0 : t1;
 		const uint32_t got = __shfl_xor_sync(~0u, sent, 4), even_row = odd ? got : mine, odd_row = odd ? mine : got;
 		const int row = w.row0 + (rank * n_slab + v / (S::N / 8)) * 16 + (lane / 8) * 2, tok = v % (S::N / 8) * 8 + (lane & 3) * 2 + odd;
 		if (tok >= w.n_tok || row >= a.n_out) continue;

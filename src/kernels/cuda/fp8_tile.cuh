@@ -46,43 +46,6 @@ template <int N_, int ROWS_, int WG_, bool TOK_M_, int PAIR_> struct fp8_tile_sh
 	static constexpr int STAGES = ALONE ? (232448 - DATA) / (STAGE + SCALE_BYTES) : 0;
 };
 
-__device__ __forceinline__ void tensor_load2(uint32_t dst, const CUtensorMap *map, int c0, int c1, uint32_t bar)
-{
-	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(dst), "l"(map),
-	             "r"(c0), "r"(c1), "r"(bar)
-	             : "memory");
-}
-/* To both CTAs of a cluster, at the same place of each; its bytes count on each one's barrier. */
-__device__ __forceinline__ void tensor_load2_pair(uint32_t dst, const CUtensorMap *map, int c0, int c1, uint32_t bar)
-{
-	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(dst),
-	             "l"(map), "r"(c0), "r"(c1), "r"(bar), "h"((uint16_t)3)
-	             : "memory");
-}
-/* Without .release.cluster, which costs a membar a stage: what is released are reads that have returned. */
-__device__ __forceinline__ void cluster_mbar_arrive(uint32_t bar)
-{
-	asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-__device__ __forceinline__ void tensor_load3(uint32_t dst, const CUtensorMap *map, int c0, int c1, int c2, uint32_t bar)
-{
-	asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(dst),
-	             "l"(map), "r"(c0), "r"(c1), "r"(c2), "r"(bar)
-	             : "memory");
-}
-__device__ __forceinline__ void cp_async4(uint32_t dst, const void *src)
-{
-	asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(dst), "l"(src) : "memory");
-}
-__device__ __forceinline__ float4 cluster_load4(uint32_t address)
-{
-	float4 v;
-	asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
-	return v;
-}
-template <int THREADS> __device__ __forceinline__ void named_arrive(int id) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(THREADS) : "memory"); }
-template <int THREADS> __device__ __forceinline__ void named_barrier(int id) { asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(THREADS) : "memory"); }
-
 /* ---- which tile -------------------------------------------------------------------------------------------------------- */
 
 struct fp8_work {
@@ -173,20 +136,6 @@ template <class S> __device__ __forceinline__ void fp8_open(const struct fp8_rin
 	}
 	__syncthreads();
 }
-/* True in one lane of a whole warp, in a way that tells ptxas so: copies then need no loop over lanes. */
-__device__ __forceinline__ bool elect_one()
-{
-	uint32_t yes = 0;
-	asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; @p mov.u32 %0, 1; }" : "+r"(yes));
-	return yes;
-}
-/* A value the compiler does not compute again at every use. */
-__device__ __forceinline__ uint32_t keep(uint32_t v)
-{
-	asm volatile("" : "+r"(v));
-	return v;
-}
-
 /* One warp, of which a lane asks for tiles.  A dense product's weights are on their way before the kernel in front has ended.
  * A few warps of a CTA wait for each turn of this loop: where a CTA has its SM nearly for itself it must be done in less than the 400
  * cycles that 8 KB of weights take to come. */
@@ -201,7 +150,7 @@ __device__ __forceinline__ void fp8_fill(const struct fp8_gemm_args &a, struct f
 	r.base = keep(r.base);
 	const auto load_w = [&](int stage, int kb) {
 		mbar_expect(r.full(stage), S::W_BYTES + S::X_BYTES);
-		tensor_load3(r.w(stage), &a.w, kb * FP8_BLOCK, w.row0, w.group, r.full(stage));
+		tma_load3(r.w(stage), &a.w, kb * FP8_BLOCK, w.row0, w.group, r.full(stage));
 	};
 	/* The next kernel's weights would compete with this one's: it starts when nearly all of these are asked for. */
 	const int n_tile = (a.n_tok + S::N - 1) / S::N * a.n_row_tile;
@@ -227,8 +176,8 @@ __device__ __forceinline__ void fp8_fill(const struct fp8_gemm_args &a, struct f
 					mbar_wait(r.empty(r.at), r.phase ^ 1);
 					load_w(r.at, kb);
 				}
-				if (S::PAIR == 1) tensor_load2(r.x(r.at), &a.x, kb * FP8_BLOCK, w.tok0, r.full(r.at));
-				if (S::PAIR == 2) tensor_load2_pair(r.x(r.at) + half * S::X_BYTES / 2, &a.x, kb * FP8_BLOCK, w.tok0 + half * S::N / 2, r.full(r.at));
+				if (S::PAIR == 1) tma_load2(r.x(r.at), &a.x, kb * FP8_BLOCK, w.tok0, r.full(r.at));
+				if (S::PAIR == 2) tma_load2_both(r.x(r.at) + half * S::X_BYTES / 2, &a.x, kb * FP8_BLOCK, w.tok0 + half * S::N / 2, r.full(r.at));
 				if (++n_done == launch_at && n_done > n_early) pdl_launch();
 				if (++r.at == n) r.at = 0, r.phase ^= 1;
 			}
@@ -300,12 +249,7 @@ struct fp8_w_scales {
 template <class S> __device__ __forceinline__ void fp8_await(const struct fp8_ring<S> &r) { mbar_wait(r.full(r.at), r.phase); }
 template <class S> __device__ __forceinline__ bool fp8_ready(const struct fp8_ring<S> &r)
 {
-	uint32_t done;
-	asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-	             : "=r"(done)
-	             : "r"(r.full(r.at)), "r"(r.phase)
-	             : "memory");
-	return done;
+	return mbar_ready(r.full(r.at), r.phase);
 }
 /* This warp has read all it needs of a stage; so must the other CTA's warps, which share the tokens. */
 template <class S> __device__ __forceinline__ void fp8_release(const struct fp8_ring<S> &r, int stage)
@@ -313,11 +257,7 @@ template <class S> __device__ __forceinline__ void fp8_release(const struct fp8_
 	const int lane = threadIdx.x & 31;
 	__syncwarp();
 	if (S::PAIR == 1 && lane == 0) mbar_arrive(r.empty(stage));
-	if (S::PAIR == 2 && lane < 2) {
-		uint32_t bar;
-		asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bar) : "r"(r.empty(stage)), "r"(lane));
-		cluster_mbar_arrive(bar);
-	}
+	if (S::PAIR == 2 && lane < 2) mbar_arrive_at(r.empty(stage), lane);
 }
 
 /* ---- parts of K ---------------------------------------------------------------------------------------------------------- */
@@ -342,9 +282,9 @@ __device__ __forceinline__ void fp8_reduce(const struct fp8_gemm_args &a, const 
 #pragma unroll
 		for (int u = 0; u < AT_ONCE; u++) {
 			const int i = i0 + u * THREADS, tok = rank + i / PER_TOK * a.n_split, row = i % PER_TOK * 4;
-			const __nv_bfloat162 lo = __floats2bfloat162_rn(s[u].x, s[u].y), hi = __floats2bfloat162_rn(s[u].z, s[u].w);
+			const uint2 v = { pack_bf16(s[u].x, s[u].y), pack_bf16(s[u].z, s[u].w) };
 			if (i < n && w.row0 + row < a.n_out)
-				*(uint2 *)(a.out + (size_t)(w.tok0 + tok) * a.n_out + w.row0 + row) = { *(const uint32_t *)&lo, *(const uint32_t *)&hi };
+				*(uint2 *)(a.out + (size_t)(w.tok0 + tok) * a.n_out + w.row0 + row) = v;
 		}
 	}
 }

@@ -7,6 +7,7 @@
 
 #include <cuda_bf16.h>
 
+#include "device/ptx.cuh"
 #include "moe_experts.h"
 
 __device__ __forceinline__ uint32_t moe_pack_bf16(float a, float b)
@@ -33,13 +34,7 @@ __device__ __forceinline__ float moe_restore(float acc, float mul, float bias)
 	const float v = fmaf(acc, mul, bias);
 	return fmaf(v, 0.f, v);
 }
-/* 2 ulp each; what they flush to zero is added to 1, or below 2^-126. */
-__device__ __forceinline__ float exp2_approx(float x)
-{
-	float d;
-	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
-	return d;
-}
+/* 2 ulp; what it flushes to zero is below 2^-126. */
 __device__ __forceinline__ float rcp_approx(float x)
 {
 	float d;

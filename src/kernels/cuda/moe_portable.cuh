@@ -27,12 +27,6 @@
 #include "moe_epilogue.cuh"
 #include "moe_experts.h"
 
-__device__ __forceinline__ void cp_async16_pred(bool wanted, uint32_t dst, const void *src)
-{
-	asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0;\n"
-	             "@p cp.async.cg.shared.global [%0], [%1], 16; }" ::"r"(dst), "l"(src), "r"((int)wanted) : "memory");
-}
-
 /* WM x WN warps: a warp has SL slices of 16 rows and 1 / WN of the tile's tokens
  * NMIN, NMAX  n8 blocks of a warp: least and most that the main loop has code for        KT  k atoms of a stage */
 template <int WM_, int WN_, int SL_, int NMIN_, int NMAX_, int KT_, bool SHARE_> struct portable_shape {
@@ -153,13 +147,13 @@ template <class C> struct portable_loader {
 		for (int k = 0; k < C::KT; k++)
 #pragma unroll
 			for (int s = 0; s < C::SL; s++)
-				cp_async16_pred(mine && k < n, to_w + k * C::ATOM + s * 512, w + k * MOE_ATOM_BYTES + s * 512);
-		cp_async16_pred(mine && k_scl < n, to_scl, scl);
+				cp_async16_if(mine && k < n, to_w + k * C::ATOM + s * 512, w + k * MOE_ATOM_BYTES + s * 512);
+		cp_async16_if(mine && k_scl < n, to_scl, scl);
 #pragma unroll
 		for (int j = 0; j < C::PASS; j++)
 #pragma unroll
 			for (int k = 0; k < C::KT; k += C::K_PAR)
-				cp_async16_pred(row + j * C::LOAD_ROWS < n_row && k + ka < n, to_x + k * C::ATOM + j * C::LOAD_ROWS * 128, x + off[j] + k * 8);
+				cp_async16_if(row + j * C::LOAD_ROWS < n_row && k + ka < n, to_x + k * C::ATOM + j * C::LOAD_ROWS * 128, x + off[j] + k * 8);
 	}
 	__device__ __forceinline__ void load()
 	{
@@ -183,13 +177,6 @@ template <class C> struct portable_loader {
 		}
 	}
 };
-
-/* A value the compiler does not compute again at every use. */
-__device__ __forceinline__ uint32_t keep(uint32_t v)
-{
-	asm volatile("" : "+r"(v));
-	return v;
-}
 
 /* Where a lane reads in an atom of a stage, and the sums of its warp. */
 template <class C> struct portable_math {

@@ -17,14 +17,6 @@
 
 constexpr int MAX_THREAD = 512; /* 2880 channels are 360 vectors: 12 warps; above 4096 a thread has several */
 
-__device__ __forceinline__ float2 unpack(uint32_t u) { return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u)); }
-
-__device__ __forceinline__ uint32_t pack(float lo, float hi)
-{
-	const __nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-	return *reinterpret_cast<const uint32_t *>(&v);
-}
-
 /* Eight weights from bf16 or f32. */
 template <bool W_F32> __device__ __forceinline__ void load_w(float (&f)[8], const void *w, int vec)
 {
@@ -36,7 +28,7 @@ template <bool W_F32> __device__ __forceinline__ void load_w(float (&f)[8], cons
 		const uint32_t u[4] = { v.x, v.y, v.z, v.w };
 #pragma unroll
 		for (int i = 0; i < 4; i++) {
-			const float2 p = unpack(u[i]);
+			const float2 p = unpack_bf16(u[i]);
 			f[2 * i] = p.x, f[2 * i + 1] = p.y;
 		}
 	}
@@ -63,7 +55,7 @@ __global__ void __launch_bounds__(MAX_THREAD) rmsnorm_kernel(uint4 *h, const uin
 		const uint32_t u[4] = { u4.x, u4.y, u4.z, u4.w };
 #pragma unroll
 		for (int j = 0; j < 4; j++) {
-			const float2 p = unpack(u[j]);
+			const float2 p = unpack_bf16(u[j]);
 			xf[v][2 * j] = p.x, xf[v][2 * j + 1] = p.y;
 			sum = fmaf(p.x, p.x, sum), sum = fmaf(p.y, p.y, sum);
 		}
@@ -84,7 +76,7 @@ __global__ void __launch_bounds__(MAX_THREAD) rmsnorm_kernel(uint4 *h, const uin
 		uint32_t u[4];
 #pragma unroll
 		for (int j = 0; j < 4; j++)
-			u[j] = pack(xf[v][2 * j] * r * wf[v][2 * j], xf[v][2 * j + 1] * r * wf[v][2 * j + 1]);
+			u[j] = pack_bf16(xf[v][2 * j] * r * wf[v][2 * j], xf[v][2 * j + 1] * r * wf[v][2 * j + 1]);
 		if (i < n_vec)
 			h[(size_t)blockIdx.x * n_vec + i] = make_uint4(u[0], u[1], u[2], u[3]);
 	}

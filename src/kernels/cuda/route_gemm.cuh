@@ -96,14 +96,13 @@ __device__ __forceinline__ void router_slice(router_w &f, const uint16_t *w, siz
 
 /* ---- RMSNorm of a row on the way, with the bits of rmsnorm.cu: eight channels at a time ------------------------------------ */
 
-__device__ __forceinline__ float2 norm_pair(uint32_t u) { return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u)); }
 __device__ __forceinline__ float norm_squares(uint4 x)
 {
 	const uint32_t u[4] = { x.x, x.y, x.z, x.w };
 	float sum = 0;
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
-		const float2 v = norm_pair(u[i]);
+		const float2 v = unpack_bf16(u[i]);
 		sum = fmaf(v.x, v.x, sum), sum = fmaf(v.y, v.y, sum);
 	}
 	return sum;
@@ -115,9 +114,8 @@ __device__ __forceinline__ uint4 norm_apply(uint4 x, uint4 g, float r)
 	uint32_t u[4];
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
-		const float2 v = norm_pair(a[i]), w = norm_pair(b[i]);
-		const __nv_bfloat162 p = __floats2bfloat162_rn(v.x * r * w.x, v.y * r * w.y);
-		u[i] = reinterpret_cast<const uint32_t &>(p);
+		const float2 v = unpack_bf16(a[i]), w = unpack_bf16(b[i]);
+		u[i] = pack_bf16(v.x * r * w.x, v.y * r * w.y);
 	}
 	return make_uint4(u[0], u[1], u[2], u[3]);
 }

@@ -27,6 +27,12 @@ __device__ __forceinline__ uint32_t cluster_load(uint32_t address)
 	asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
 	return v;
 }
+__device__ __forceinline__ float4 cluster_load4(uint32_t address)
+{
+	float4 v;
+	asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
+	return v;
+}
 /* Stores and ors into another CTA's shared memory that count their bytes on that CTA's mbarrier: no fence, no barrier. */
 __device__ __forceinline__ void cluster_store(uint32_t address, float v, uint32_t barrier)
 {
@@ -75,6 +81,7 @@ __device__ __forceinline__ void cluster_wait() {}
 __device__ __forceinline__ void cluster_arrive_relaxed() {}
 __device__ __forceinline__ uint32_t cluster_address(const void *p, int) { return smem_u32(p); }
 __device__ __forceinline__ uint32_t cluster_load(uint32_t) { __trap(); }
+__device__ __forceinline__ float4 cluster_load4(uint32_t) { __trap(); }
 __device__ __forceinline__ void cluster_store(uint32_t, float, uint32_t) { __trap(); }
 __device__ __forceinline__ void cluster_or(uint32_t, uint32_t, uint32_t) { __trap(); }
 __device__ __forceinline__ void cluster_store4(uint32_t, uint4, uint32_t) { __trap(); }

@@ -9,19 +9,11 @@
 
 #include <stdint.h>
 
+#include "device/ptx.cuh"
+
 #define MXFP4_CODE_MASK 0x81C081C0u
 
 __device__ __forceinline__ uint32_t rotl(uint32_t x, int k) { return __funnelshift_l(x, x, k); }
-__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b)
-{
-	uint32_t d;
-#if __CUDA_ARCH__ >= 900
-	asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
-#else /* a b + -0: the same bits, signs of zero included */
-	asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
-#endif
-	return d;
-}
 /* Half-register moves, not PRMT: ptxas folds them into HMUL2's operand (.H0_H0, .H1_H1). */
 __device__ __forceinline__ uint32_t twice_low(uint32_t x)
 {
