@@ -18,17 +18,9 @@
 #include <unistd.h>
 #include <vector>
 
+#include "../tests/cuda/cu.cuh"
 #include "fp8_gemm.h"
 #include "moxie_fp8.h"
-
-#define CU(call)                                                                                   \
-	do {                                                                                           \
-		cudaError_t e_ = (call);                                                                   \
-		if (e_ != cudaSuccess) {                                                                   \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_)); \
-			exit(1);                                                                               \
-		}                                                                                          \
-	} while (0)
 
 enum content { BITS, NORMAL_X, NORMAL_W, SCALES };
 /* BITS: any e4m3 below 2.  NORMAL: what a quantiser makes of normal numbers, whose largest of 128 (x) or 128 x 128 (w) is 448. */

@@ -15,15 +15,9 @@
 #include <string.h>
 #include <vector>
 
+#include "../tests/cuda/cu.cuh"
 #include "moe_route.h"
 #include "moxie_ops.h"
-
-static void cu(cudaError_t rc, const char *call, int line)
-{
-	if (rc != cudaSuccess)
-		printf("line %d: %s: %s\n", line, call, cudaGetErrorString(rc)), exit(1);
-}
-#define CU(call) cu(call, #call, __LINE__)
 
 constexpr double READ_TB_S = 4.3;
 

@@ -13,14 +13,8 @@
 #include <string.h>
 #include <vector>
 
+#include "../tests/cuda/cu.cuh"
 #include "sample.h"
-
-static void cu(cudaError_t rc, const char *call, int line)
-{
-	if (rc != cudaSuccess)
-		printf("line %d: %s: %s\n", line, call, cudaGetErrorString(rc)), exit(1);
-}
-#define CU(call) cu(call, #call, __LINE__)
 
 enum { N_VOCAB = 201088, MAX_ROW = 128, N_SET = 6 };
 

@@ -18,16 +18,8 @@
 #include <vector>
 
 #include "cap.cuh"
+#include "cu.cuh"
 #include "kernels/cuda/cuda.h"
-
-#define CU(call)                                                                                             \
-	do {                                                                                                     \
-		cudaError_t e_ = (call);                                                                             \
-		if (e_ != cudaSuccess) {                                                                             \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));           \
-			exit(1);                                                                                         \
-		}                                                                                                    \
-	} while (0)
 
 struct attn_shape {
 	int n_head, n_head_kv, d_head, window;

@@ -17,16 +17,8 @@
 #include <vector>
 
 #include "../../src/kernels/cuda/moe_layout.h"
+#include "cu.cuh"
 #include "moxie_ops.h"
-
-#define CU(call)                                                                                             \
-	do {                                                                                                     \
-		cudaError_t e_ = (call);                                                                             \
-		if (e_ != cudaSuccess) {                                                                             \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(e_));           \
-			exit(1);                                                                                         \
-		}                                                                                                    \
-	} while (0)
 
 enum { GATE, UP, DOWN };
 /* Scales: near 2^-8; per expert very large, tiny or near 2^-8; near 2^-8 with some rows holding a NaN scale. */

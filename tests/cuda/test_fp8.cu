@@ -10,15 +10,9 @@
 #include <vector>
 
 #include "../test.h"
+#include "cu.cuh"
 #include "fp8_gemm.h"
 #include "moxie_fp8.h"
-
-static void cu(cudaError_t rc, const char *call, int line)
-{
-	if (rc != cudaSuccess)
-		printf("line %d: %s: %s\n", line, call, cudaGetErrorString(rc)), exit(1);
-}
-#define CU(call) cu(call, #call, __LINE__)
 
 template <class T> struct dev { /* device memory of a test */
 	T *p;

@@ -5,15 +5,9 @@
 #include <vector>
 
 #include "../test.h"
+#include "cu.cuh"
 #include "moe_layout.h"
 #include "moxie_ops.h"
-
-static void cu(cudaError_t rc, const char *call, int line)
-{
-	if (rc != cudaSuccess)
-		printf("line %d: %s: %s\n", line, call, cudaGetErrorString(rc)), exit(1);
-}
-#define CU(call) cu(call, #call, __LINE__)
 
 typedef std::vector<uint8_t> bytes;
 constexpr int GUARD = 256, POISON = 0xA5;

@@ -11,15 +11,9 @@
 
 #include "../test.h"
 #include "cap.cuh"
+#include "cu.cuh"
 #include "moe_route.h"
 #include "route_ref.h"
-
-static void cu(cudaError_t rc, const char *call, int line)
-{
-	if (rc != cudaSuccess)
-		printf("line %d: %s: %s\n", line, call, cudaGetErrorString(rc)), exit(1);
-}
-#define CU(call) cu(call, #call, __LINE__)
 
 constexpr size_t GUARD = 256;
 constexpr int POISON = 0xA5;

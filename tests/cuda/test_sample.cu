@@ -7,17 +7,11 @@
 
 #include "../test.h"
 #include "cap.cuh"
+#include "cu.cuh"
 #include "sample.h"
 extern "C" {
 #include "engine/sampler.h"
 }
-
-static void cu(cudaError_t rc, const char *call, int line)
-{
-	if (rc != cudaSuccess)
-		printf("line %d: %s: %s\n", line, call, cudaGetErrorString(rc)), exit(1);
-}
-#define CU(call) cu(call, #call, __LINE__)
 
 template <typename T> static T *upload(const std::vector<T> &v)
 {
