@@ -19,7 +19,7 @@
 
 #include "cap.cuh"
 #include "cu.cuh"
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_ops.h"
 
 struct attn_shape {
 	int n_head, n_head_kv, d_head, window;

@@ -5,7 +5,7 @@
 #include <cuda_runtime.h>
 #include <stdlib.h>
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_ops.h"
 
 /* Bytes, or 0: the device as it is. */
 static inline int test_cap(void)

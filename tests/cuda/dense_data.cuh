@@ -3,7 +3,7 @@
 #define MOXIE_TESTS_DENSE_DATA_CUH
 
 #include "cap.cuh"
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/dense.h"
 #include "moe_data.cuh"
 

@@ -11,7 +11,7 @@
 
 #include <cuda_bf16.h>
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_ops.h"
 
 /* attn_args, unpacked; by value in every attention kernel. */
 struct attn_param {

@@ -15,7 +15,7 @@
  * Numerics: bf16 products, fp32 sums, online softmax in base 2 with ex2.approx (2 ulp), weights rounded to bf16 for the
  *   product with V but not for their sum; one rounding to bf16 at the end.  A cache of e4m3: products of fp16 (attn_tile.cuh), weights
  *   rounded to fp16, queries beyond 65504 taken as that; what is left of the error is the cache's own rounding.
- * Before the wait.  What writes K and V lets this kernel start after its own wait alone (cuda.h), so spans, page lists and all rows of
+ * Before the wait.  What writes K and V lets this kernel start after its own wait alone (cuda_ops.h), so spans, page lists and all rows of
  *   older positions are there already: their first tiles are fetched while q and the new rows are still being made.
  * Rows past the last position of a page are never read (their fetch is filled with zeros), so NaN there is harmless.
  * Cost: reads K and V once, 4 d_head n_head_kv bytes a position: 2 KB for GPT-OSS, 0.48 ns at 4.3 TB/s; of e4m3 half of that.

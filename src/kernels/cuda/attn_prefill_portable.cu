@@ -32,7 +32,7 @@ attn_prefill_portable_kernel(const __grid_constant__ attn_param p, const __grid_
 	const int n_page = pos_of(min(first + BLOCK_M, n_pair) - 1) / KV_PAGE + 1 - page0;
 	const uint32_t ring = smem_u32(smem), strip = warp * STRIP * D * 2;
 	pdl_wait();
-	pdl_launch(); /* not earlier: attn_decode may follow, see cuda.h */
+	pdl_launch(); /* not earlier: attn_decode may follow, see cuda_ops.h */
 	const auto fetch = [&](int j) {
 		if (j < n_page) {
 			const int64_t from = attn_page_at(p, attn_page(p, seq, page0 + j), ihkv, D) + warp * STRIP * D;

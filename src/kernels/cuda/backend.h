@@ -3,7 +3,7 @@
 #ifndef MOXIE_CUDA_BACKEND_H
 #define MOXIE_CUDA_BACKEND_H
 
-#include "cuda.h"
+#include "cuda_ops.h"
 #include "moxie_ops.h"
 
 #define UPLOAD_BYTES ((size_t)4 << 20) /* page lists of 256 sequences of 128K tokens are half of it */

@@ -80,7 +80,7 @@ extern "C" int dense_gemm_job(struct dense_job *j, const struct gemm_args *a, st
 __global__ void rope_store_kernel(const __grid_constant__ dense_out o, const __nv_bfloat16 *p)
 {
 	pdl_wait();
-	pdl_launch(); /* in this order: cuda.h */
+	pdl_launch(); /* in this order: cuda_ops.h */
 	const int half = o.d_head / 2, n_pair = o.n_out / 2;
 	const int64_t n = (int64_t)o.n_tok * n_pair;
 	for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
@@ -104,7 +104,7 @@ template <bool PLAIN> __global__ void rope_store8_kernel(const __grid_constant__
 				dense_load8(bias[e], o.b, o.b_f32, n0 + e * half);
 		}
 	pdl_wait();
-	pdl_launch(); /* in this order: cuda.h */
+	pdl_launch(); /* in this order: cuda_ops.h */
 	if (j >= n)
 		return;
 	const bool is_v = ih >= o.n_head + o.n_head_kv, f8 = ih >= o.n_head && o.kv == DT_F8_E4M3;

@@ -5,7 +5,7 @@
 #ifndef MOXIE_CUDA_DENSE_H
 #define MOXIE_CUDA_DENSE_H
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_ops.h"
 
 /* Where P goes.  gemm: d[t][n] = P + b[n] (+ d[t][n]).  qkv: rows of q and k roped, all stored where attention reads them. */
 struct dense_out {

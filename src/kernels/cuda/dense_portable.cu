@@ -50,7 +50,7 @@ template <int NT> __global__ void __launch_bounds__(32 * WARPS) dense_portable_k
 	router_load_w(f, w, hi_step, first, last);
 	pdl_wait();
 	if (o.qkv)
-		pdl_launch(); /* not earlier: see cuda.h */
+		pdl_launch(); /* not earlier: see cuda_ops.h */
 	const uint16_t *x[NT];
 #pragma unroll
 	for (int n = 0; n < NT; n++)

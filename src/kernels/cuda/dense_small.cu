@@ -230,7 +230,7 @@ dense_small_kernel(const __grid_constant__ CUtensorMap wm, const __grid_constant
 			named_arrive<THREADS>(BAR_NORM);
 		}
 		pdl_wait();
-		pdl_launch(); /* of what writes K and V: attention counts on this order, see cuda.h */
+		pdl_launch(); /* of what writes K and V: attention counts on this order, see cuda_ops.h */
 		for (int i = lane; i < n_stage; i += 32) {
 			const int w = i % WARPS, s = i / WARPS, n = (p.n_chunk - w + WARPS - 1) / WARPS, round = n > 0 ? s / n : 0;
 			const int at = w * p.depth + s;

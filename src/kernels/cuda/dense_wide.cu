@@ -162,7 +162,7 @@ dense_wide_kernel(const __grid_constant__ CUtensorMap xm, const __grid_constant_
 	cluster_arrive_relaxed();
 	cluster_wait();
 	pdl_wait();
-	pdl_launch(); /* in this order: cuda.h */
+	pdl_launch(); /* in this order: cuda_ops.h */
 	if (group == 0) {
 		regs_dec<40>();
 		if (threadIdx.x == 0) {

@@ -7,7 +7,7 @@
  * Map: one CTA a token, 16 bytes a thread and turn.   Cost: 4 n_tok n_embd bytes.
  * Test: build/cuda/test_cuda_ops embed
  */
-#include "cuda.h"
+#include "cuda_ops.h"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
 

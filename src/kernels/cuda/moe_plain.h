@@ -2,7 +2,7 @@
 #ifndef MOXIE_CUDA_MOE_PLAIN_H
 #define MOXIE_CUDA_MOE_PLAIN_H
 
-#include "cuda.h"
+#include "cuda_ops.h"
 
 #ifdef __cplusplus
 extern "C" {

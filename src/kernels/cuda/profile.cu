@@ -5,7 +5,6 @@
  * CUPTI is opened by name when someone asks; it costs some microseconds a launch while it watches.
  */
 #if __has_include(<cupti.h>)
-#include <../include/cuda.h> /* the toolkit's, which cupti.h wants; not ours beside this file */
 #include <cupti.h>
 #endif
 #include <dlfcn.h>

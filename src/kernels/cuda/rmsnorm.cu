@@ -11,7 +11,7 @@
  */
 #include <cuda_bf16.h>
 
-#include "cuda.h"
+#include "cuda_ops.h"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
 

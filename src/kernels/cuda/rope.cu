@@ -8,7 +8,7 @@
  * Map: a thread an angle.   Cost: 4 n_tok n_rot bytes and n_tok n_rot/2 double sincos, once a step.
  * Test: build/cuda/test_cuda_ops rope
  */
-#include "cuda.h"
+#include "cuda_ops.h"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
 

@@ -8,7 +8,7 @@
 #ifndef MOXIE_CUDA_SAMPLE_H
 #define MOXIE_CUDA_SAMPLE_H
 
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cuda_ops.h"
 
 #ifdef __cplusplus
 extern "C" {

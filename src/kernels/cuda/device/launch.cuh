@@ -1,4 +1,4 @@
-/* launch.cuh - starts a kernel so that it may overlap the end of the one before (see ../cuda.h), and in clusters. */
+/* launch.cuh - starts a kernel so that it may overlap the end of the one before (see ../cuda_ops.h), and in clusters. */
 #ifndef MOXIE_CUDA_LAUNCH_CUH
 #define MOXIE_CUDA_LAUNCH_CUH
 

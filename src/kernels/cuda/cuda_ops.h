@@ -1,4 +1,4 @@
-/* cuda.h - what the CUDA ops of kernels.h share: the device, the launch, the op functions that backend.cu puts in the table.
+/* cuda_ops.h - what the CUDA ops of kernels.h share: the device, the launch, the op functions that backend.cu puts in the table.
  *
  * Every op is one file: `int cuda_<op>(struct cuda_dev *d, const struct <op>_args *a, struct moxie_err *err)` enqueues on
  * d->stream and returns 0 or MOXIE_E_DEVICE / _SHAPE.  No op allocates, waits, or keeps state; what it needs between its
@@ -15,8 +15,8 @@
  * act is bf16.  Weights: bf16 as in the checkpoint, row-major, 16-byte aligned; wq, wk, wv and bq, bk, bv of a layer lie one
  * after the other (kern.place saw to it), so qkv is one matrix [(n_head + 2 n_head_kv) d_head, n_embd].
  */
-#ifndef MOXIE_CUDA_CUDA_H
-#define MOXIE_CUDA_CUDA_H
+#ifndef MOXIE_CUDA_OPS_H
+#define MOXIE_CUDA_OPS_H
 
 #include <cuda_runtime_api.h>
 #include <stdbool.h>
