@@ -34,7 +34,10 @@ enum moxie_router_flag {
 	MOXIE_ROUTER_NO_PDL = 1,  /* launch without the programmatic dependent launch attribute */
 	MOXIE_ROUTER_NO_JOIN = 2, /* never join the router GEMM and the routing in one launch */
 	MOXIE_ROUTER_NO_LIB = 4,  /* never use cuBLASLt */
-	MOXIE_ROUTER_PORTABLE = 8 /* no clusters, little shared memory (48 KB a block), whatever the device */
+	MOXIE_ROUTER_PORTABLE = 8, /* no clusters, little shared memory (48 KB a block), whatever the device */
+	/* From 33 tokens on two launches on many SMs, also where one launch on 16 SMs would do: faster where the kernel before holds every SM to
+	 * its end, so that little of a launch can be made ahead. */
+	MOXIE_ROUTER_APART = 16
 };
 
 #define MOXIE_ROUTE_MAX_EXPERT 512

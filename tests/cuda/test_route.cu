@@ -488,7 +488,7 @@ TEST(repeat_100)
 }
 
 /* logits against double, joined and separate bit-equal, one token alone and in a batch bit-equal, tables right. */
-static void gemm_case(int E, int K, int T, int bias_dtype)
+static void gemm_case(int E, int K, int T, int bias_dtype, int flags = 0)
 {
 	const int k = std::min(E, 6);
 	std::vector<uint16_t> x((size_t)T * K), w((size_t)E * K), b16(E);
@@ -503,7 +503,7 @@ static void gemm_case(int E, int K, int T, int bias_dtype)
 	dev<float> db(b), la((size_t)T * E), lb((size_t)T * E), lc((size_t)E);
 	const void *bias = bias_dtype < 0 ? nullptr : bias_dtype ? (void *)db16.p : (void *)db.p;
 	struct moxie_router_shape s = shape_of(E, k, MOXIE_SCORE_SOFTMAX, 1);
-	s.n_tok_max = std::max(T, 1), s.n_embd = K, s.bias_dtype = std::max(bias_dtype, 0);
+	s.n_tok_max = std::max(T, 1), s.n_embd = K, s.bias_dtype = std::max(bias_dtype, 0), s.flags = flags;
 	const plan p(s);
 	dev<uint8_t> ws(moxie_router_ws_bytes(p.p));
 	outputs o(T, k, E, 16);
@@ -639,6 +639,7 @@ TEST(gemm_and_joined)
 	for (int T : { 17, 18, 32, 47, 48, 49, 63 }) { /* joined for few experts */
 		gemm_case(32, 2880, T, MOXIE_LOGIT_BF16), gemm_case(32, 4096, T, -1), gemm_case(9, 704, T, MOXIE_LOGIT_F32);
 		gemm_case(16, 64, T, -1);
+		gemm_case(32, 2880, T, MOXIE_LOGIT_BF16, MOXIE_ROUTER_APART);
 	}
 	for (int T : { 0, 1, 2, 7, 8, 9, 16, 31, 33, 64, 65, 128, 257, 1024 }) {
 		gemm_case(32, 2880, T, MOXIE_LOGIT_BF16);

@@ -29,7 +29,7 @@ int cuda_moe_init(struct cuda *c, struct moxie_err *err)
 	struct moxie_router_shape s = {};
 	s.n_expert = l->n_expert, s.n_used = l->n_used, s.n_embd = l->n_embd, s.n_tok_max = l->n_tok;
 	s.score = MOXIE_SCORE_SOFTMAX, s.renormalise = 1, s.bias_dtype = MOXIE_LOGIT_BF16;
-	s.flags = c->dev.portable ? MOXIE_ROUTER_PORTABLE : 0;
+	s.flags = c->dev.portable ? MOXIE_ROUTER_PORTABLE : MOXIE_ROUTER_APART; /* attention's output product comes before */
 	if ((rc = moxie_router_plan_create(&c->router, &s, c->dev.id, err)) < 0)
 		return rc;
 	size_t tables = 0, ws = 0;

@@ -15,6 +15,8 @@ extern "C" {
 }
 #include "moe_route.h"
 
+constexpr int APART_TOK = 32; /* most tokens of the launch for few experts under MOXIE_ROUTER_APART */
+
 static size_t align256(size_t n) { return (n + 255) & ~(size_t)255; }
 
 static int cuda_failed(struct moxie_err *err, const char *what, cudaError_t rc)
@@ -90,6 +92,8 @@ static int choose(struct moxie_router_plan *p, struct moxie_err *err)
 	p->cluster_max = p->portable ? 1 : wide ? 16 : 8;
 	p->join_tok_max = wide && p->s.n_embd > 0 && !(p->s.flags & MOXIE_ROUTER_NO_JOIN) ? route_join_limit(p->s.n_expert, p->s.n_embd) : 0;
 	p->many_tok_max = p->join_tok_max ? route_many_limit(&p->s) : 0;
+	if (p->s.flags & MOXIE_ROUTER_APART && p->many_tok_max > APART_TOK)
+		p->many_tok_max = APART_TOK;
 	/* Measured (docs/routing.md): the own kernel wins up to 16 tokens, and while its tiles of 16 experts x 32 tokens times
 	 * their K stay below 160,000. */
 	const int groups = p->s.n_embd > 0 ? 160000 / p->s.n_embd / ((p->s.n_expert + 15) / 16) : 0;
