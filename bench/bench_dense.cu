@@ -120,7 +120,7 @@ struct qkv_bound {
 			wk.row_scl = wq.row_scl + n_q, wv.row_scl = wk.row_scl + n_kv;
 		bk.data = (const uint16_t *)bq.data + n_q, bv.data = (const uint16_t *)bk.data + n_kv;
 		s->batch.n_tok = s->batch.n_seq = n_tok;
-		a = { s->q, s->h, &wq, &wk, &wv, &bq, &bk, &bv, s->cs, &s->view, &s->batch, m.n_embd, m.n_head, m.n_head_kv, m.d_head };
+		a = { s->q, s->h, &wq, &wk, &wv, &bq, &bk, &bv, s->cs, &s->view, &s->batch, m.n_embd, m.n_head, m.n_head_kv, m.d_head, NULL, 0 };
 	}
 };
 
@@ -173,11 +173,11 @@ static bool run_gemm(struct bench *s, const struct how &h, const struct gemm_arg
 }
 static bool run_o(struct bench *s, const struct how &h, int n_tok, int layer)
 {
-	return run_gemm(s, h, { s->res, s->o, &s->wo[layer], &s->b, n_tok, s->m.n_embd, s->m.n_head * s->m.d_head, true, false });
+	return run_gemm(s, h, { s->res, s->o, &s->wo[layer], &s->b, n_tok, s->m.n_embd, s->m.n_head * s->m.d_head, true, false, NULL, 0 });
 }
 static bool run_head(struct bench *s, const struct how &h, int n_tok)
 {
-	return run_gemm(s, h, { s->logits, s->h, &s->head, NULL, n_tok, s->m.n_vocab, s->m.n_embd, false, true });
+	return run_gemm(s, h, { s->logits, s->h, &s->head, NULL, n_tok, s->m.n_vocab, s->m.n_embd, false, true, NULL, 0 });
 }
 static void run_between(struct bench *s, int n_tok)
 {

@@ -20,7 +20,7 @@ __global__ void dense_fill(void *p, int64_t n, uint64_t seed, float scale, bool 
 	}
 }
 
-static struct weight dense_weight(int64_t n, int64_t k, uint64_t seed, float scale, bool f32 = false)
+static inline struct weight dense_weight(int64_t n, int64_t k, uint64_t seed, float scale, bool f32 = false)
 {
 	struct weight w = {};
 	w.dtype = f32 ? DT_F32 : DT_BF16;
@@ -35,7 +35,7 @@ static struct weight dense_weight(int64_t n, int64_t k, uint64_t seed, float sca
 }
 
 /* w [n, k] bf16 as e4m3; w stays. */
-static struct weight dense_weight_f8(const struct weight &w)
+static inline struct weight dense_weight_f8(const struct weight &w)
 {
 	struct weight f = w;
 	uint8_t *const code = (uint8_t *)device_alloc(w.shape[0] * w.shape[1]);
@@ -44,13 +44,13 @@ static struct weight dense_weight_f8(const struct weight &w)
 	f.dtype = DT_F8_E4M3, f.data = code, f.row_scl = scl;
 	return f;
 }
-static void dense_weight_f8_free(const struct weight &f)
+static inline void dense_weight_f8_free(const struct weight &f)
 {
 	CU(cudaFree((void *)f.data));
 	CU(cudaFree((void *)f.row_scl));
 }
 
-static void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool with_lib)
+static inline void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool with_lib)
 {
 	*d = {};
 	capped_device(d);
@@ -68,7 +68,7 @@ static void dense_device(struct cuda_dev *d, const struct kern_limits *lim, bool
 	d->scratch = device_alloc(d->scratch_bytes);
 }
 
-static void dense_device_free(struct cuda_dev *d)
+static inline void dense_device_free(struct cuda_dev *d)
 {
 	cuda_dense_close(d);
 	cuda_dense_f8_close(d);

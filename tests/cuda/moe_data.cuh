@@ -130,13 +130,13 @@ __global__ void moe_fill_x(__nv_bfloat16 *x, uint64_t seed, int64_t n)
 	}
 }
 
-static void *device_alloc(size_t n_bytes)
+static inline void *device_alloc(size_t n_bytes)
 {
 	void *p;
 	CU(cudaMalloc(&p, n_bytes ? n_bytes : 16));
 	return p;
 }
-static moxie_moe_weights moe_make_weights(const moe_model &m)
+static inline moxie_moe_weights moe_make_weights(const moe_model &m)
 {
 	moxie_moe_weights w = {};
 	const int64_t g = moe_gate_up_bytes(m.n_expert, m.n_embd, m.n_ff), d = moe_down_bytes(m.n_expert, m.n_embd, m.n_ff);
@@ -154,7 +154,7 @@ static moxie_moe_weights moe_make_weights(const moe_model &m)
 	CU(cudaGetLastError());
 	return w;
 }
-static void moe_free_weights(moxie_moe_weights &w)
+static inline void moe_free_weights(moxie_moe_weights &w)
 {
 	for (void *p : { w.gate_up, w.down, (void *)w.gate_up_mul, (void *)w.down_mul, (void *)w.gate_up_bias, (void *)w.down_bias })
 		CU(cudaFree(p));
@@ -165,7 +165,7 @@ enum { ROUTE_EVEN, ROUTE_ONE, ROUTE_HOLES };
 
 /* k distinct random experts per token; ROUTE_ONE: slot 0 is always expert 0 and the rest are skipped; ROUTE_HOLES: a third of
  * the slots are -1 and odd experts get nothing. */
-static void moe_make_routing(const moe_model &m, int n_tok, int kind, uint64_t seed, std::vector<int32_t> &id, std::vector<float> &w)
+static inline void moe_make_routing(const moe_model &m, int n_tok, int kind, uint64_t seed, std::vector<int32_t> &id, std::vector<float> &w)
 {
 	id.assign((size_t)n_tok * m.n_used, -1);
 	w.assign((size_t)n_tok * m.n_used, NAN); /* weights of skipped slots must not be used */

@@ -524,7 +524,7 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 	std::vector<uint8_t> alone;
 	for (int t = 0; t < n_alone; t++) {
 		guarded out(row_bytes);
-		struct gemm_args a = { out.p, (const uint16_t *)x.data + (size_t)t * n_in, &used, NULL, 1, n_out, n_in, false, true };
+		struct gemm_args a = { out.p, (const uint16_t *)x.data + (size_t)t * n_in, &used, NULL, 1, n_out, n_in, false, true, NULL, 0 };
 		run_gemm(&d, &a, path);
 		CU(cudaStreamSynchronize(d.stream));
 		const std::vector<uint8_t> o = out.get();
@@ -535,7 +535,7 @@ static void bits_case(enum path path, int n_out, int n_in, const std::vector<int
 		std::vector<uint8_t> first;
 		for (int run = 0; run < 20; run++) {
 			out.poison();
-			struct gemm_args a = { out.p, x.data, &used, NULL, n_tok, n_out, n_in, false, true };
+			struct gemm_args a = { out.p, x.data, &used, NULL, n_tok, n_out, n_in, false, true, NULL, 0 };
 			run_gemm(&d, &a, path);
 			CU(cudaStreamSynchronize(d.stream));
 			if (run == 0)
@@ -568,7 +568,7 @@ TEST(refusals)
 	dense_device(&d, &lim, false);
 	struct weight w = dense_weight(64, 64, 1, 1);
 	void *const p = device_alloc(4096);
-	struct gemm_args a = { p, p, &w, NULL, 1, 64, 48, false, false };
+	struct gemm_args a = { p, p, &w, NULL, 1, 64, 48, false, false, NULL, 0 };
 	CHECK(cuda_gemm(&d, &a, &err) == MOXIE_E_SHAPE, "n_in 48 was taken");
 	a.n_in = 64;
 	struct weight f = w;
