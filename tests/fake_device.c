@@ -12,9 +12,9 @@
 #include "kernels/kernels.h"
 #include "moxie_status.h"
 
-#define DEVICE_BYTES ((size_t)256 << 20)
+#define DEVICE_BYTES ((size_t)1 << 30)
 #define MAX_OP 512
-#define MAX_GRAPH 256
+#define MAX_GRAPH 1024
 #define MAX_FETCH 256
 
 struct take_in_args {
@@ -67,6 +67,12 @@ int fake_device_steps;  /* that ran so far */
 MOXIE_API extern int fake_device_fetches;
 int fake_device_fetches; /* copies to the host so far */
 
+MOXIE_API extern int fake_device_records, fake_device_replays;
+int fake_device_records; /* steps recorded so far, and recorded steps that ran */
+int fake_device_replays;
+MOXIE_API extern size_t fake_device_graph_bytes;
+size_t fake_device_graph_bytes = 4096; /* of the device's memory that a recorded step takes */
+
 struct fake {
 	struct kern kern, *cpu;
 	uint8_t *mem;
@@ -79,7 +85,7 @@ struct fake {
 	uint64_t n_staged, n_run;
 	struct sampler sampler;
 	float *row;
-	bool record_now;
+	size_t n_graph_mem;
 	dummy_rule_fn *rule;
 	void *rule_ud;
 };
@@ -178,13 +184,13 @@ static void run_op(struct fake *f, const struct op *o)
 	open_memory(f, false);
 }
 
-/* Runs now, unless it is only recorded, and is kept while recording.  kv and batch are copied: only what they point to is the device's. */
+/* Runs now, or is kept while recording.  kv and batch are copied: only what they point to is the device's. */
 static void enqueue(struct fake *f, struct op *o)
 {
-	if (!f->recording || f->record_now)
+	if (!f->recording) {
 		run_op(f, o);
-	if (!f->recording)
 		return;
+	}
 	if (f->recording->n_op == MAX_OP)
 		abort();
 	f->recording->op[f->recording->n_op++] = *o;
@@ -247,7 +253,7 @@ static int outcome(struct kern *k, int n_after, int32_t *id, int n, struct moxie
 	struct fake *f = fake_of(k);
 	int i = (f->n_staged - 1 - (uint64_t)n_after) % 2;
 	(void)err;
-	if (f->n_run != f->n_staged || n_after > 1 || f->step[i].n_pick != n)
+	if (f->n_run != f->n_staged || n_after > 1 || f->step[i].n_pick < n)
 		abort();
 	memcpy(id, f->step[i].pick, (size_t)n * sizeof *id);
 	return 0;
@@ -290,7 +296,7 @@ static void fake_attn(struct kern *k, const struct attn_args *a)
 
 static uint64_t memory(struct kern *k)
 {
-	return DEVICE_BYTES - fake_of(k)->n_mem;
+	return DEVICE_BYTES - fake_of(k)->n_mem - fake_of(k)->n_graph_mem;
 }
 
 static void *take(struct kern *k, size_t n_bytes, struct moxie_err *err)
@@ -456,27 +462,28 @@ static bool replay(struct kern *k, const struct step_shape *s)
 		if (f->graph[i]->shape.n_seq == s->n_seq && f->graph[i]->shape.n_page_seq == s->n_page_seq && f->graph[i]->shape.drawn == s->drawn) {
 			for (int j = 0; j < f->graph[i]->n_op; j++)
 				replay_op(f, &f->graph[i]->op[j]);
+			fake_device_replays++;
 			return true;
 		}
 	return false;
 }
 
-static void record(struct kern *k, const struct step_shape *s, bool now)
+static void record(struct kern *k, const struct step_shape *s)
 {
 	struct fake *f = fake_of(k);
-	f->record_now = now;
 	if (!(f->recording = calloc(1, sizeof *f->recording)))
 		abort();
 	f->recording->shape = *s;
 }
 
-static void play(struct kern *k, bool ok)
+static void keep(struct kern *k, bool ok)
 {
 	struct fake *f = fake_of(k);
-	if (ok && f->n_graph < MAX_GRAPH)
-		f->graph[f->n_graph++] = f->recording;
-	else
-		free(f->recording);
+	if (!ok || f->n_graph == MAX_GRAPH)
+		abort();
+	f->graph[f->n_graph++] = f->recording;
+	f->n_graph_mem += fake_device_graph_bytes;
+	fake_device_records++;
 	f->recording = NULL;
 }
 
@@ -496,7 +503,7 @@ static void fake_free(struct kern *k)
 	free(f);
 }
 
-static const struct kern_device hooks = { memory, take, give, made, place, place_f8, place_moe, stage, take_in, give_out, outcome, upload, fetch, replay, record, play, NULL, NULL, NULL };
+static const struct kern_device hooks = { memory, take, give, made, place, place_f8, place_moe, stage, take_in, give_out, outcome, upload, fetch, replay, record, keep, NULL, NULL, NULL };
 
 MOXIE_API extern const uint32_t moxie_kern_cuda_layout;
 const uint32_t moxie_kern_cuda_layout = KERN_LAYOUT;

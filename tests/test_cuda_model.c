@@ -147,6 +147,68 @@ TEST(company_of_8_and_64_20b)
 	company("gpt-oss-20b", 64, 200);
 }
 
+TEST(company_of_off_rungs_tiny)
+{
+	company("gpt-oss-tiny", 11, 100);
+	company("gpt-oss-tiny", 37, 100);
+}
+
+/* A step of n sessions, which runs with padding, gives each of them the bits that it gets where sessions stand in the padding's place: 1 .. 40
+ * and back.  Nothing is recorded for that, and no memory is taken. */
+TEST(steps_with_padding)
+{
+	enum { N = 40, MOST = 64, N_VOCAB_MAX = 1 << 18 };
+	struct kern *watch;
+	const struct kern_limits small = { .n_tok = 1, .n_seq = 1, .n_embd = 64, .n_head = 2, .n_head_kv = 1, .d_head = 32, .n_ff = 64, .n_expert = 8,
+		.n_used = 2, .n_vocab = 64, .alpha = 1, .limit = 1, .n_ctx = 64 };
+	int rc = backend_open(&watch, "cuda", &small, 0, &err);
+	if (rc == MOXIE_E_UNSUPPORTED)
+		SKIP("%s", err.text);
+	OK(rc, err);
+	held.watch = watch;
+	moxie_model *m = open_dummy("gpt-oss-20b", "cuda", 256, MOST);
+	struct moxie_model_info is = { .struct_size = sizeof is };
+	moxie_model_get_info(m, &is);
+	printf("    opened in %.2f s: %d steps recorded in %.1f MB, planned %.1f\n", is.load_seconds, m->n_graph, (double)is.graph_bytes / 1e6,
+	       (double)engine_n_graph(m) * (double)ENGINE_GRAPH_BYTES / 1e6);
+	CHECK(m->n_graph == engine_n_graph(m), "%d of %d steps recorded", m->n_graph, engine_n_graph(m));
+	float *want = held.mem = malloc((size_t)N * (size_t)is.n_vocab * sizeof *want);
+	CHECK(want && is.n_vocab <= N_VOCAB_MAX, "%d ids", is.n_vocab);
+	moxie_session *s[MOST];
+	int32_t id[96], next[MOST];
+	for (int i = 0; i < MOST; i++) {
+		s[i] = session(m, 1024);
+		ids_of(id, 96, is.n_vocab, (uint32_t)i + 1);
+		OK(moxie_session_append(s[i], id, (size_t)(30 + i), &err), err); /* over a page's end */
+	}
+	uint64_t before = watch->dev->memory(watch);
+	int n_padded = 0, n_same = 0, n_row = 0;
+	for (int step = 0; step < 2 * N; step++) {
+		int n = step < N ? step + 1 : 2 * N - step, rung = ladder_rows(n, MOST);
+		size_t n_tok[MOST];
+		for (int i = 0; i < rung; i++) {
+			n_tok[i] = moxie_session_n_tok(s[i]);
+			ids_of(&next[i], 1, is.n_vocab, (uint32_t)(step * MOST + i));
+		}
+		if (rung > n) { /* the full rung first */
+			n_padded++;
+			OK(moxie_step(s, next, rung, &err), err);
+			for (int i = 0; i < n; i++)
+				memcpy(want + (size_t)i * (size_t)is.n_vocab, moxie_session_logits(s[i]), (size_t)is.n_vocab * sizeof *want);
+			for (int i = 0; i < rung; i++)
+				CHECK(moxie_session_rewind(s[i], n_tok[i]) == n_tok[i], "a rewind to %zu", n_tok[i]);
+		}
+		OK(moxie_step(s, next, n, &err), err);
+		for (int i = 0; rung > n && i < n; i++, n_row++)
+			n_same += !memcmp(want + (size_t)i * (size_t)is.n_vocab, moxie_session_logits(s[i]), (size_t)is.n_vocab * sizeof *want);
+	}
+	uint64_t after = watch->dev->memory(watch);
+	printf("    %d steps with padding: the full step's bits in %d of %d rows; %.1f MB taken while serving\n", n_padded, n_same, n_row,
+	       ((double)before - (double)after) / 1e6);
+	CHECK(n_same == n_row && n_row > 0, "%d of %d rows have the full step's bits", n_same, n_row);
+	CHECK(after == before, "%.1f MB taken while serving", ((double)before - (double)after) / 1e6);
+}
+
 /* Chunks of any length give the same logits as one, within bf16. */
 TEST(chunks_tiny)
 {

@@ -365,8 +365,8 @@ static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case
 		void *dh = act_to_device(&t, h, n), *dx = act_to_device(&t, x, n);
 		struct arena step, dstep = { .base = t.dev->dev->take(t.dev, 16 << 20, &err), .cap = 16 << 20 };
 		CHECK(arena_init(&step, 64 << 20) && dstep.base, "arenas");
-		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, &norm, 1e-5f, x, h, n_tok[i], &step, &err), err);
-		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, &dnorm, 1e-5f, dx, dh, n_tok[i], &dstep, &err), err);
+		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, &norm, 1e-5f, x, h, n_tok[i], NULL, &step, &err), err);
+		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, &dnorm, 1e-5f, dx, dh, n_tok[i], NULL, &dstep, &err), err);
 		char what[64];
 		snprintf(what, sizeof what, "moe %d/%d, %d tokens", lim->n_embd, lim->n_ff, n_tok[i]);
 		compare(&t, dx, x, n, tol, what);

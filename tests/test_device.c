@@ -95,13 +95,114 @@ TEST(device_sampling_and_rewind)
 	CHECK(memcmp(out[1][0], out[1][1], sizeof out[0][0]) && memcmp(out[1][1], out[1][2], sizeof out[0][0]), "draws are no different from the best");
 }
 
-static int *device_count(const char *name)
+static void *device_symbol(const char *name)
 {
 	void *lib = dlopen("libmoxie-cuda.so.0", RTLD_NOW | RTLD_NOLOAD);
-	int *n = lib ? dlsym(lib, name) : NULL;
-	CHECK(n, "the fake device does not count");
+	void *p = lib ? dlsym(lib, name) : NULL;
+	CHECK(p, "the fake device has no %s", name);
 	dlclose(lib);
-	return n;
+	return p;
+}
+
+static int *device_count(const char *name) { return device_symbol(name); }
+
+/* Rungs: none below its number, the powers of two among them, never more than a quarter of padding. */
+TEST(ladder)
+{
+	static const int most[] = { 1, 2, 7, 8, 9, 11, 33, 40, 64, 256 };
+	CHECK(ladder_rows(8, 64) == 8 && ladder_rows(9, 64) == 10 && ladder_rows(17, 64) == 20 && ladder_rows(33, 64) == 40 && ladder_rows(33, 37) == 37 &&
+	      ladder_rows(129, 256) == 160, "rungs");
+	for (int i = 0; i < (int)(sizeof most / sizeof *most); i++)
+		for (int n = 1, last = 0; n <= most[i]; n++) {
+			int r = ladder_rows(n, most[i]);
+			CHECK(r >= n && r <= most[i] && r >= last && ladder_rows(r, most[i]) == r, "%d of %d: %d after %d", n, most[i], r, last);
+			CHECK(r == n || (n > 8 && 4 * (r - n) < n && ladder_pads(r, most[i])), "%d of %d: %d", n, most[i], r);
+			CHECK(n & (n - 1) || r == n, "%d of %d: %d", n, most[i], r);
+			last = r;
+		}
+}
+
+/* Any number of sessions, coming and going, is served by what was recorded when the model opened, with the CPU's tokens and logits. */
+TEST(device_pads_steps)
+{
+	enum { N = 40 };
+	static const struct moxie_sampling drawn = { .struct_size = sizeof drawn, .temperature = 1.3f, .top_p = .9f, .seed = 5 };
+	moxie_model *m[2] = { tiny("cpu:ref", 64, N), tiny("cuda", 64, N) };
+	int *records = device_count("fake_device_records"), *replays = device_count("fake_device_replays"), before = *records;
+	moxie_session *s[2][N];
+	int32_t id[40], next[2][N];
+	CHECK(m[1]->n_graph == engine_n_graph(m[1]), "%d recorded, %d shapes", m[1]->n_graph, engine_n_graph(m[1]));
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < N; i++) {
+			ids_of(id, 40, (uint32_t)i);
+			s[d][i] = session(m[d]);
+			OK(moxie_session_append(s[d][i], id, (size_t)(2 + i % 7 * 6), &err), err);
+		}
+	static const int size[] = { 1, 3, 8, 9, 10, 11, 16, 17, 23, 29, 33, 40, 39, 35, 27, 18, 9, 2, 1 };
+	for (int step = 0; step < (int)(sizeof size / sizeof *size); step++) { /* others at the front each time */
+		int n = size[step], ran = *replays;
+		for (int d = 0; d < 2; d++) {
+			moxie_session *row[N];
+			for (int i = 0; i < n; i++) {
+				row[i] = s[d][(step + i) % N];
+				OK(moxie_session_sample(row[i], (step + i) % 5 == 4 ? &drawn : NULL, &next[d][i], &err), err);
+			}
+			OK(moxie_step(row, next[d], n, &err), err);
+		}
+		CHECK(!memcmp(next[0], next[1], (size_t)n * sizeof **next), "%d sessions: other tokens", n);
+		CHECK(*replays == ran + 1, "%d sessions: %d recorded steps ran", n, *replays - ran);
+		if (step % 6 == 0)
+			for (int i = 0; i < N; i++)
+				same_logits(s[0][i], s[1][i], "with padding");
+	}
+	CHECK(*records == before, "%d steps were recorded while serving", *records - before);
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < N; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
+}
+
+/* Recordings that take more than was planned end early; what has none runs op by op, and is the same. */
+TEST(device_records_within_its_budget)
+{
+	enum { N = 12 };
+	moxie_model *m[2] = { tiny("cpu:ref", 64, N), tiny_kv("cuda", 64, N, 4096) };
+	int most = engine_n_graph(m[1]);
+	moxie_model_free(m[1]);
+	size_t *each = device_symbol("fake_device_graph_bytes"), usual = *each;
+	*each = 30 * ENGINE_GRAPH_BYTES; /* spent at the first look, after 8 */
+	m[1] = tiny_kv("cuda", 64, N, 4096);
+	*each = usual;
+	struct moxie_model_info is = { .struct_size = sizeof is };
+	OK(moxie_model_get_info(m[1], &is), err);
+	CHECK(m[1]->n_graph == 8 && is.graph_bytes == 8 * 30 * ENGINE_GRAPH_BYTES, "%d of %d recorded, %llu bytes", m[1]->n_graph, most,
+	      (unsigned long long)is.graph_bytes);
+	int *records = device_count("fake_device_records"), *replays = device_count("fake_device_replays"), before = *records;
+	moxie_session *s[2][N];
+	int32_t id[20], next[2][N];
+	for (int d = 0; d < 2; d++)
+		for (int i = 0; i < N; i++) {
+			ids_of(id, 20, (uint32_t)i);
+			s[d][i] = session(m[d]);
+			OK(moxie_session_append(s[d][i], id, 20, &err), err);
+		}
+	for (int n = 1; n <= N; n++) {
+		int ran = *replays;
+		for (int d = 0; d < 2; d++) {
+			for (int i = 0; i < n; i++)
+				OK(moxie_session_sample(s[d][i], NULL, &next[d][i], &err), err);
+			OK(moxie_step(s[d], next[d], n, &err), err);
+		}
+		CHECK(!memcmp(next[0], next[1], (size_t)n * sizeof **next), "%d sessions: other tokens", n);
+		CHECK(*replays - ran == (n <= 4), "%d sessions: %d recorded steps ran", n, *replays - ran);
+	}
+	CHECK(*records == before, "%d steps were recorded while serving", *records - before);
+	for (int d = 0; d < 2; d++) {
+		for (int i = 0; i < N; i++)
+			moxie_session_free(s[d][i]);
+		moxie_model_free(m[d]);
+	}
 }
 
 /* Sessions that said what they will do: the device takes one step more than it was asked for, and then none for what it has done already. */

@@ -44,7 +44,7 @@ struct moxie_model {
 	struct sample_bias *hist_bias;   /* [n_seq, SAMPLE_BIAS_MAX] */
 	int32_t *hist_tok;               /* [n_ctx] of the timeline that is being counted */
 	struct moxie_session **hist_owner; /* [n_seq] host: whose rows; NULL: nobody's */
-	int graph_most;                  /* sessions of the largest step that is recorded */
+	int graph_most;                  /* sessions of the largest step that is recorded, at most n_seq */
 	int n_graph;                     /* recorded when the model opened */
 	uint64_t graph_bytes;            /* what those took of the device's memory */
 	uint64_t device_bytes;           /* what there was of it when the model opened */
@@ -135,10 +135,18 @@ bool picks_row(struct moxie_model *m, const struct part *part, bool ahead, struc
 bool picks_same(const struct moxie_session *s, const struct moxie_sampling *sp, const struct moxie_bias *bias, size_t n_bias);
 void picks_give_row(struct moxie_session *s);
 
-/* Has the device record decode steps of the sizes that are likely, before there are any. */
+/* ladder.c.  Sessions of the largest recorded step.  Rows of the recorded step that one of n runs as.  Whether one of n rows may hold
+ * padding: else n - 1 has a rung of its own.  Pages of the lists of a step of n_row rows that needs n_page. */
+int ladder_most(const struct moxie_model_params *p);
+int ladder_rows(int n, int most);
+bool ladder_pads(int n, int most);
+int ladder_pages(const struct moxie_model *m, int n_row, int n_page);
+/* Has the device record every shape of the ladder, as far as ENGINE_GRAPH_BYTES for each of them last; nothing is recorded later. */
 int engine_record_ahead(struct moxie_model *m, struct moxie_err *err);
-/* Their number at most n_seq sessions. */
+/* The number of those shapes. */
 int engine_n_graph(const struct moxie_model *m);
+/* Of one shape; nothing runs. */
+int engine_record_step(struct moxie_model *m, const struct step_shape *shape, struct moxie_err *err);
 
 /* Brings the logits of s to s->logits. */
 int session_fetch_logits(moxie_session *s, struct moxie_err *err);

@@ -21,10 +21,10 @@ struct kv_plan kv_plan_of(const struct model_config *c, enum dtype dtype, int n_
 }
 
 /* false: *p is to be freed; with free_page set it was memory or address space for the pages that was short. */
-static bool pool_create(struct page_pool *p, int n_layer, int n_page, size_t page_bytes, struct kern *device, struct moxie_err *err)
+static bool pool_create(struct page_pool *p, int n_layer, int n_page, int n_spare, size_t page_bytes, struct kern *device, struct moxie_err *err)
 {
-	*p = (struct page_pool){ .n_layer = n_layer, .n_page = n_page, .n_free = n_page, .device = device };
-	if (__builtin_mul_overflow((size_t)n_page * 2 * (size_t)n_layer, page_bytes, &p->n_bytes))
+	*p = (struct page_pool){ .n_layer = n_layer, .n_page = n_page, .n_free = n_page, .n_spare = n_spare, .device = device };
+	if (__builtin_mul_overflow(((size_t)n_page + (size_t)n_spare) * 2 * (size_t)n_layer, page_bytes, &p->n_bytes))
 		return false;
 	p->free_page = malloc(((size_t)n_page + 1) * sizeof *p->free_page);
 	if (!p->free_page)
@@ -55,10 +55,16 @@ static int64_t pages_of(int64_t n_token)
 	return (n_token + KV_PAGE - 1) / KV_PAGE;
 }
 
+/* Of the rings and the spare pages of both pools. */
+static uint64_t fixed_bytes(const struct kv_plan *p, const struct kv_room *room)
+{
+	return (uint64_t)room->n_seq * p->ring_bytes + (uint64_t)room->n_spare * (p->full_page_bytes + 2 * p->page_bytes * (uint64_t)p->n_sliding);
+}
+
 /* Pages of the full pool that room asks for. */
 static int64_t pages_for(const struct kv_plan *p, const struct kv_room *room)
 {
-	uint64_t rings = (uint64_t)room->n_seq * p->ring_bytes, left = room->n_bytes > rings ? room->n_bytes - rings : 0;
+	uint64_t fixed = fixed_bytes(p, room), left = room->n_bytes > fixed ? room->n_bytes - fixed : 0;
 	uint64_t each = p->full_page_bytes + (p->ring_pages ? p->ring_bytes / (uint64_t)p->ring_pages / RING_SHARE : 0);
 	uint64_t n = each ? left / each : 0;
 	if (room->n_most && n > (uint64_t)pages_of(room->n_most))
@@ -79,7 +85,8 @@ uint64_t kv_bytes(const struct kv_plan *p, const struct kv_room *room, uint64_t 
 {
 	int64_t n_page = pages_for(p, room);
 	*n_token = p->n_full ? (uint64_t)n_page * KV_PAGE : 0;
-	return (uint64_t)n_page * p->full_page_bytes + (uint64_t)ring_pages_for(p, room, n_page) * 2 * p->page_bytes * (uint64_t)p->n_sliding;
+	return (uint64_t)(n_page + room->n_spare) * p->full_page_bytes +
+	       (uint64_t)(ring_pages_for(p, room, n_page) + room->n_spare) * 2 * p->page_bytes * (uint64_t)p->n_sliding;
 }
 
 int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtype, int n_chunk, const struct kv_room *room, struct kern *k,
@@ -88,15 +95,16 @@ int kv_create(struct kv_cache *kv, const struct model_config *c, enum dtype dtyp
 	*kv = (struct kv_cache){ .plan = kv_plan_of(c, dtype, n_chunk), .dtype = dtype };
 	const struct kv_plan *p = &kv->plan;
 	int64_t least = pages_of(room->n_least), n_page = pages_for(p, room);
-	if (k && p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes > room->n_bytes)
+	uint64_t want = fixed_bytes(p, room) + (uint64_t)n_page * p->full_page_bytes;
+	if (k && want > room->n_bytes)
 		return err_set(err, MOXIE_E_NOMEM, "a KV cache of %lld pages and %d rings needs %llu bytes, %llu are free on the device",
-		               (long long)n_page, room->n_seq, (unsigned long long)(p->ring_bytes * (uint64_t)room->n_seq + (uint64_t)n_page * p->full_page_bytes),
+		               (long long)n_page, room->n_seq, (unsigned long long)want,
 		               (unsigned long long)room->n_bytes);
 	/* Where address space is short, the half may do. */
 	for (;; n_page = n_page / 2 > least ? n_page / 2 : least) {
 		int64_t n_ring = ring_pages_for(p, room, n_page);
-		if (n_ring <= INT32_MAX / 2 && pool_create(&kv->full, p->n_full, (int)n_page, p->page_bytes, k, err) &&
-		    pool_create(&kv->ring, p->n_sliding, (int)n_ring, p->page_bytes, k, err))
+		if (n_ring <= INT32_MAX / 2 && pool_create(&kv->full, p->n_full, (int)n_page, room->n_spare, p->page_bytes, k, err) &&
+		    pool_create(&kv->ring, p->n_sliding, (int)n_ring, room->n_spare, p->page_bytes, k, err))
 			return 0;
 		bool no_list = !kv->full.free_page || (kv->full.base && !kv->ring.free_page);
 		kv_free(kv);
@@ -129,7 +137,7 @@ void page_pool_give(struct page_pool *p, const int32_t *page, int n, size_t page
 	for (int i = n - 1; i >= 0; i--) {
 		p->free_page[p->n_free++] = page[i];
 		for (int half = 0; !p->device && half < 2 * p->n_layer && page_bytes % os_page == 0; half++)
-			madvise(p->base + ((size_t)half * (size_t)p->n_page + (size_t)page[i]) * page_bytes, page_bytes, MADV_DONTNEED);
+			madvise(p->base + ((size_t)half * (size_t)(p->n_page + p->n_spare) + (size_t)page[i]) * page_bytes, page_bytes, MADV_DONTNEED);
 	}
 }
 
@@ -140,7 +148,7 @@ void kv_views(const struct kv_cache *kv, const struct model_config *c, const int
 	for (int il = 0; il < c->n_layer; il++) {
 		bool sliding = c->sliding[il];
 		const struct page_pool *p = sliding ? &kv->ring : &kv->full;
-		size_t layer_bytes = (size_t)p->n_page * kv->plan.page_bytes, i = sliding ? i_ring++ : i_full++;
+		size_t layer_bytes = (size_t)(p->n_page + p->n_spare) * kv->plan.page_bytes, i = sliding ? i_ring++ : i_full++;
 		view[il] = (struct kv_view){ .dtype = kv->dtype, .k = p->base + 2 * i * layer_bytes, .v = p->base + (2 * i + 1) * layer_bytes,
 			.page = sliding ? ring : full, .n_page_seq = sliding ? kv->plan.ring_pages : full_stride, .ring = sliding };
 	}

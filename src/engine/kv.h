@@ -27,9 +27,10 @@ struct kv_plan {
 struct kv_plan kv_plan_of(const struct model_config *c, enum dtype dtype, int n_chunk);
 
 struct page_pool {
-	uint8_t *base;                /* [n_layer][2][n_page][n_head_kv][KV_PAGE][d_head] */
+	uint8_t *base;                /* [n_layer][2][n_page + n_spare][n_head_kv][KV_PAGE][d_head] */
 	size_t n_bytes;
 	int n_layer, n_page, n_free;
+	int n_spare;                  /* pages that are nobody's: where the padding of a recorded step writes */
 	int32_t *free_page;           /* a stack */
 	struct kern *device;          /* whose memory base is; NULL: the host's */
 };
@@ -41,12 +42,13 @@ struct kv_cache {
 };
 
 /* What the pools are to hold: n_token tokens in full-attention layers, or (0) what n_bytes hold, but n_least .. n_most tokens (n_most 0:
- * any number); a ring for each of n_seq sessions, and one page for every RING_SHARE of the full pool for the prefix cache. */
+ * any number); a ring for each of n_seq sessions, and one page for every RING_SHARE of the full pool for the prefix cache; n_spare pages in
+ * each pool beside. */
 #define RING_SHARE 4
 struct kv_room {
 	uint64_t n_token, n_bytes;
 	int64_t n_least, n_most;
-	int n_seq;
+	int n_seq, n_spare;
 };
 /* Bytes of the pools that kv_create would make, and the tokens that their full pages hold. */
 uint64_t kv_bytes(const struct kv_plan *p, const struct kv_room *room, uint64_t *n_token);

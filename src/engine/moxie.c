@@ -242,8 +242,10 @@ struct kv_room engine_kv_room(const struct moxie_model *m, const struct moxie_mo
 	int64_t n_ctx = m->config.n_ctx < DEFAULT_CTX ? m->config.n_ctx : DEFAULT_CTX;
 	if (m->kern->dev) {
 		double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION_DEVICE;
+		uint64_t graphs = (uint64_t)engine_n_graph(m) * ENGINE_GRAPH_BYTES;
+		n_bytes = n_bytes > graphs ? n_bytes - graphs : 0;
 		return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = (uint64_t)(share * (double)n_bytes), .n_least = n_ctx,
-			.n_most = ((int64_t)p->n_seq + 2) * m->config.n_ctx, .n_seq = p->n_seq + 2 };
+			.n_most = ((int64_t)p->n_seq + 2) * m->config.n_ctx, .n_seq = p->n_seq + 2, .n_spare = 1 };
 	}
 	double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION;
 	double left = share * (double)n_bytes - (double)m->weight_bytes - 2 * (double)m->ws.cap;
@@ -314,6 +316,7 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	}
 	m->n_chunk = p.n_chunk;
 	m->n_seq = p.n_seq;
+	m->graph_most = ladder_most(&p);
 	m->dense_f8 = p.dense_fp8;
 	if ((rc = load_config(&m->config, &p, err)) < 0)
 		goto out;
@@ -356,7 +359,6 @@ MOXIE_API int moxie_model_open(moxie_model **out, const struct moxie_model_param
 	rc = m->lock_ready ? 0 : err_nomem(err, sizeof m->lock, "a lock");
 	if (rc == 0 && want)
 		rc = engine_check_device(m, want, err);
-	m->graph_most = p.graph_max_seq ? p.graph_max_seq : p.n_seq;
 	if (rc == 0 && m->kern->dev)
 		rc = engine_warm(m, err);
 	if (rc == 0)

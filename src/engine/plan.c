@@ -55,7 +55,7 @@ int engine_plan(struct moxie_model *m, const struct moxie_model_params *p, const
 	int rc = backend_open(&m->kern, "cuda", &l, p->n_thread, err);
 	if (rc == 0 && !m->st && (rc = synth_shape(&st, &m->config, err)) == 0)
 		rc = m->ops->bind(&m->model, &m->config, st, err);
-	m->graph_most = p->graph_max_seq ? p->graph_max_seq : p->n_seq;
+	m->graph_most = ladder_most(p);
 	if (rc == 0)
 		rc = fill(m, p, &l, info, err);
 	if (m->model != bound) {

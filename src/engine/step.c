@@ -13,15 +13,14 @@
 
 #include "engine/engine.h"
 
-#define MIN_PAGE_BUCKET 8 /* pages: 512 tokens */
-
 /* What ops read of a batch, and what a step leaves behind. */
 struct step_mem {
 	int32_t *best;      /* [n_seq of the model] ws only, at the same place in every step */
 	int32_t *tok, *pos, *seq, *out_row, *full, *ring;
 	struct span *span;
 	struct sample_row *row; /* [n_out] of wanted logits */
-	size_t n_in;        /* bytes from tok to the end of row */
+	int32_t *n_real;    /* rows before the padding */
+	size_t n_in;        /* bytes from tok to the end of n_real */
 	float *logits;      /* [n_out, n_vocab] */
 };
 
@@ -36,8 +35,9 @@ static bool step_take(struct step_mem *s, struct arena *a, int n_tok, int n_seq,
 	s->full = arena_take(a, q * (size_t)n_page, sizeof *s->full);
 	s->ring = arena_take(a, q * (size_t)ring_pages, sizeof *s->ring);
 	s->row = arena_take(a, o, sizeof *s->row);
+	s->n_real = arena_take(a, 1, sizeof *s->n_real);
 	s->n_in = a->n - begin;
-	return s->row && s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
+	return s->n_real && s->row && s->tok && s->pos && s->seq && s->out_row && s->span && s->full && s->ring;
 }
 
 /* What lies in ws at the same place in every step. */
@@ -186,18 +186,34 @@ static int fill(struct moxie_model *m, const struct step_mem *mem, const struct 
 	return n_out;
 }
 
-/* A decode step's lists are as long as the next power of two, so that steps of one shape recur. */
-static int page_bucket(const struct moxie_model *m, int n_page)
+/* Rows n .. n_run - 1: they claim no expert, and their keys and values are positions 0, 1, ... of a page that is nobody's. */
+static void fill_padding(struct moxie_model *m, const struct step_mem *mem, int n, int n_run, int n_page)
 {
-	int most = (m->config.n_ctx + KV_PAGE - 1) / KV_PAGE, n = MIN_PAGE_BUCKET;
-	while (n < n_page)
-		n *= 2;
-	return n < most ? n : most;
+	int ring_pages = m->kv.plan.ring_pages;
+	*mem->n_real = n;
+	for (int i = n; i < n_run; i++) {
+		int pos = (i - n) % KV_PAGE;
+		mem->span[i] = (struct span){ .row0 = i, .n_row = 1, .pos0 = pos };
+		mem->tok[i] = 0;
+		mem->pos[i] = pos;
+		mem->seq[i] = mem->out_row[i] = i;
+		mem->row[i] = (struct sample_row){ .n_top = -1, .hist = -1 };
+		for (int j = 0; j < n_page; j++)
+			mem->full[(size_t)i * (size_t)n_page + (size_t)j] = m->kv.full.n_page;
+		for (int j = 0; j < ring_pages; j++)
+			mem->ring[(size_t)i * (size_t)ring_pages + (size_t)j] = m->kv.ring.n_page;
+	}
 }
 
-static bool can_record(const struct moxie_model *m, const struct batch *b)
+/* Rows of the recorded step that serves part: one of each session, whose logits are wanted, and padding; 0: none does. */
+static int recorded_rows(const struct moxie_model *m, const struct part *part, int n_part)
 {
-	return m->kern->dev && m->kern->dev->replay && b->n_seq <= m->graph_most && b->n_tok == b->n_seq && b->n_out == b->n_seq && !m->n_layer_run;
+	if (!m->kern->dev || !m->kern->dev->replay || n_part > m->graph_most || m->n_layer_run)
+		return 0;
+	for (int i = 0; i < n_part; i++)
+		if (part[i].n_row != 1 || !part[i].want_logits || part[i].n_before)
+			return 0;
+	return ladder_rows(n_part, m->graph_most);
 }
 
 /* The model over b, with the token picked from each wanted row (drawn: not greedily alone). */
@@ -216,40 +232,25 @@ static int enqueue(struct moxie_model *m, const struct batch *b, const struct st
 	return rc;
 }
 
-/* The same, recorded and replayed where the backend can and every sequence has just one row. */
-static int run(struct moxie_model *m, const struct batch *b, const struct step_mem *mem, int n_page, bool drawn, atomic_int *cancel,
-               struct moxie_err *err)
-{
-	struct kern *k = m->kern;
-	struct step_shape shape = { .n_seq = b->n_seq, .n_page_seq = n_page, .drawn = drawn };
-	if (!can_record(m, b))
-		return enqueue(m, b, mem, drawn, cancel, err);
-	if (k->dev->replay(k, &shape))
-		return 0;
-	k->dev->record(k, &shape, true);
-	int rc = enqueue(m, b, mem, drawn, NULL, err);
-	k->dev->play(k, rc == 0);
-	return rc;
-}
-
 /* Pages for the rows of part, inputs, all ops; nothing of it is waited for.  *logits: where those of wanted rows will lie. */
 static int start(struct moxie_model *m, const struct part *part, int n_part, bool ahead, const float **logits, struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	struct arena *ws = &m->ws;
-	int n_tok = 0, n_want = 0, n_page = 1, ring_pages = m->kv.plan.ring_pages;
+	int n_run = recorded_rows(m, part, n_part), n_pad = n_run ? n_run - n_part : 0;
+	int n_tok = n_pad, n_want = n_pad, n_seq = n_part + n_pad, n_page = 1, ring_pages = m->kv.plan.ring_pages;
 	for (int i = 0; i < n_part; i++) {
 		n_tok += part[i].n_row;
 		n_want += n_wanted(&part[i]);
 		int used = (int)((part[i].s->tok.n + ahead + (size_t)part[i].n_row + KV_PAGE - 1) / KV_PAGE);
 		n_page = used > n_page ? used : n_page;
 	}
-	n_page = k->dev ? page_bucket(m, n_page) : n_page;
+	n_page = k->dev ? ladder_pages(m, n_run, n_page) : n_page;
 	struct step_mem mem, host;
 	ws->n = m->in.n = 0;
-	if (!step_take_fixed(m, &mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_part, n_want, n_page, ring_pages) ||
-	    !step_take_out(&mem, ws, n_want, m->config.n_vocab) || (k->dev && !step_take(&host, &m->in, n_tok, n_part, n_want, n_page, ring_pages)))
-		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_part);
+	if (!step_take_fixed(m, &mem, ws, m->n_seq) || !step_take(&mem, ws, n_tok, n_seq, n_want, n_page, ring_pages) ||
+	    !step_take_out(&mem, ws, n_want, m->config.n_vocab) || (k->dev && !step_take(&host, &m->in, n_tok, n_seq, n_want, n_page, ring_pages)))
+		return err_set(err, MOXIE_E_NOMEM, "the step arena of %zu bytes is too small for %d tokens of %d sequences", ws->cap, n_tok, n_seq);
 	for (int i = 0; i < n_part; i++) {
 		struct kv_lack lack;
 		size_t n = part[i].s->tok.n + ahead;
@@ -264,17 +265,21 @@ static int start(struct moxie_model *m, const struct part *part, int n_part, boo
 	if (!k->dev)
 		host = mem;
 	int n_out = fill(m, &host, part, n_part, n_page, ahead);
+	if (n_run)
+		fill_padding(m, &host, n_part, n_run, n_page);
 	int rc = k->dev ? k->dev->stage(k, m->in.base, mem.n_in, err) : 0;
 	if (rc < 0)
 		return rc;
 	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
-	struct batch b = { .n_tok = n_tok, .n_seq = n_part, .n_out = n_out, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq,
-		.span = host.span, .span_dev = mem.span, .out_row = mem.out_row };
+	struct batch b = { .n_tok = n_tok, .n_seq = n_seq, .n_out = n_want, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq,
+		.span = host.span, .span_dev = mem.span, .out_row = mem.out_row, .n_real = n_run && ladder_pads(n_run, m->graph_most) ? mem.n_real : NULL };
 	bool drawn = false;
 	for (int i = 0; i < n_out; i++)
 		drawn |= host.row[i].temperature > 0 || host.row[i].hist >= 0;
 	*logits = mem.logits;
-	rc = run(m, &b, &mem, n_page, drawn, n_part == 1 ? &part[0].s->cancel : NULL, err);
+	if (n_run && k->dev->replay(k, &(struct step_shape){ n_run, n_page, drawn }))
+		return 0;
+	rc = enqueue(m, &b, &mem, drawn, n_part == 1 ? &part[0].s->cancel : NULL, err);
 	if (!k->dev && rc == 0 && k->sample && n_out)
 		memcpy(m->best, mem.best, (size_t)n_out * sizeof *m->best);
 	return rc;
@@ -394,15 +399,11 @@ int engine_step(struct moxie_model *m, const struct part *part, int n_part, cons
 
 /* ---- recorded before there are any ---------------------------------------------------------------------------------------- */
 
-#define AHEAD_PAGES 128  /* 8192 tokens: longer lists are recorded when they are met */
-#define AHEAD_MOST 128   /* graphs; a device keeps some more */
-
-/* Of n_seq sessions with lists of n_page pages; nothing runs. */
-static int record_shape(struct moxie_model *m, int n_seq, int n_page, bool drawn, struct moxie_err *err)
+int engine_record_step(struct moxie_model *m, const struct step_shape *shape, struct moxie_err *err)
 {
 	struct kern *k = m->kern;
 	struct step_mem mem, host;
-	int ring_pages = m->kv.plan.ring_pages;
+	int n_seq = shape->n_seq, n_page = shape->n_page_seq, ring_pages = m->kv.plan.ring_pages;
 	m->ws.n = m->in.n = 0;
 	if (!step_take_fixed(m, &mem, &m->ws, m->n_seq) || !step_take(&mem, &m->ws, n_seq, n_seq, n_seq, n_page, ring_pages) ||
 	    !step_take_out(&mem, &m->ws, n_seq, m->config.n_vocab) || !step_take(&host, &m->in, n_seq, n_seq, n_seq, n_page, ring_pages))
@@ -411,51 +412,10 @@ static int record_shape(struct moxie_model *m, int n_seq, int n_page, bool drawn
 		host.span[i] = (struct span){ .row0 = i, .n_row = 1 };
 	kv_views(&m->kv, &m->config, mem.full, n_page, mem.ring, m->view);
 	struct batch b = { .n_tok = n_seq, .n_seq = n_seq, .n_out = n_seq, .tok = mem.tok, .pos = mem.pos, .seq = mem.seq, .span = host.span,
-		.span_dev = mem.span, .out_row = mem.out_row };
-	struct step_shape shape = { .n_seq = n_seq, .n_page_seq = n_page, .drawn = drawn };
+		.span_dev = mem.span, .out_row = mem.out_row, .n_real = ladder_pads(n_seq, m->graph_most) ? mem.n_real : NULL };
 	k->rows = m->group ? ROWS_DECODE : ROWS_ANY;
-	k->dev->record(k, &shape, false);
-	int rc = enqueue(m, &b, &mem, drawn, NULL, err);
-	k->dev->play(k, rc == 0);
+	k->dev->record(k, shape);
+	int rc = enqueue(m, &b, &mem, shape->drawn, NULL, err);
+	k->dev->keep(k, rc == 0);
 	return rc;
-}
-
-static int next_size(int n)
-{
-	return n < 4 ? 2 * n : n < 16 ? n + 4 : n + 8;
-}
-
-/* Calls record (or, NULL, only counts) for each shape: short lists first, since they are every request's. */
-static int each_shape(struct moxie_model *m, int (*record)(struct moxie_model *m, int n_seq, int n_page, bool drawn, struct moxie_err *err),
-                      struct moxie_err *err)
-{
-	int n = 0, last = 0, rc = 0;
-	for (int want = MIN_PAGE_BUCKET; rc == 0 && want <= AHEAD_PAGES && page_bucket(m, want) > last; want *= 2) {
-		last = page_bucket(m, want);
-		for (int n_seq = 1; rc == 0 && n_seq <= m->graph_most; n_seq = next_size(n_seq))
-			for (int drawn = 0; rc == 0 && drawn < 2 && n < AHEAD_MOST; drawn++, n++)
-				rc = record ? record(m, n_seq, last, drawn, err) : 0;
-	}
-	return rc < 0 ? rc : n;
-}
-
-int engine_n_graph(const struct moxie_model *m)
-{
-	struct moxie_model count = { .config = m->config, .graph_most = m->graph_most };
-	return each_shape(&count, NULL, NULL);
-}
-
-int engine_record_ahead(struct moxie_model *m, struct moxie_err *err)
-{
-	struct kern *k = m->kern;
-	if (!k->dev || !k->dev->replay || !k->sample || m->graph_most < 1)
-		return 0;
-	uint64_t before = k->dev->memory(k);
-	pthread_mutex_lock(&m->lock);
-	int n = each_shape(m, record_shape, err), rc = k->sync(k, n < 0 ? NULL : err);
-	pthread_mutex_unlock(&m->lock);
-	uint64_t after = k->dev->memory(k);
-	m->n_graph = n < 0 ? 0 : n;
-	m->graph_bytes = before > after ? before - after : 0;
-	return n < 0 ? n : rc;
 }

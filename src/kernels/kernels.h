@@ -57,6 +57,7 @@ struct batch {
 	const struct span *span; /* [n_seq] host */
 	const struct span *span_dev; /* the same where ops read it; the CPU has one for both */
 	const int32_t *out_row;  /* [n_out] rows whose logits are wanted */
+	const int32_t *n_real;   /* where ops read it, or NULL: rows from *n_real on are padding, see moe_args */
 };
 
 /* x[t] = w[tok[t]].  tok must be in [0, n_vocab). */
@@ -201,6 +202,7 @@ struct moe_args {
 	const struct moe_weights *w;
 	int n_tok;
 	const struct weight *next; /* [n_embd] bf16 or f32, or NULL.  The norm after the block: h = rmsnorm(x) by these in the end, else h is undefined */
+	const int32_t *n_real;   /* device, or NULL: rows from *n_real on claim no expert, x[t] stays as it is */
 };
 
 /* The next token of each row of logits, as engine/sampler.c picks it; cuda/sample.h says how close. */
@@ -327,12 +329,12 @@ struct kern_device {
 	void (*upload)(struct kern *k, void *to, const void *from, size_t n_bytes);
 	void (*fetch)(struct kern *k, void *to, const void *from, size_t n_bytes);
 
-	/* replay: true where a step of this shape was recorded; it is enqueued, nothing else is to be done.  Else record, the ops
-	 * of the step, play: they run as if enqueued, and are kept for the next time (ok false: neither).  now false: they do not run.
-	 * NULL: nothing is recorded. */
+	/* record, the ops of a step, keep: they do not run, and are kept (ok false: they are not).  replay: true where a step of this shape
+	 * was recorded; it is enqueued, nothing else is to be done.  Recording belongs to opening: it takes memory.  NULL: nothing is
+	 * recorded. */
 	bool (*replay)(struct kern *k, const struct step_shape *s);
-	void (*record)(struct kern *k, const struct step_shape *s, bool now);
-	void (*play)(struct kern *k, bool ok);
+	void (*record)(struct kern *k, const struct step_shape *s);
+	void (*keep)(struct kern *k, bool ok);
 
 	/* Between begin and end every launch is timed.  end fills up to `most` rows, by falling time, and returns their number; what has
 	 * no row of its own is in the last.  NULL: this backend has no profile. */

@@ -180,7 +180,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	size_t need = ws->n;
 	int rc = 0;
 	if (!ws->base) {
-		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, NULL, c->norm_eps, x, h, n_tok, ws, err);
+		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, NULL, c->norm_eps, x, h, n_tok, b->n_real, ws, err);
 		goto out;
 	}
 	if (!x || !h || !q || !o || !cs) {
@@ -215,7 +215,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 		const struct weight *next = last ? &m->out_norm : &L[1].attn_norm;
 		if ((few && next->dtype == DT_BF16) || (last && !all))
 			next = NULL;
-		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, next, c->norm_eps, x, h, n_tok, ws, err)) < 0)
+		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, next, c->norm_eps, x, h, n_tok, b->n_real, ws, err)) < 0)
 			goto out;
 	}
 

@@ -1,11 +1,11 @@
 #include "moe/moe.h"
 
 int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm,
-                const struct weight *next, float eps, void *x, void *h, int n_tok, struct arena *ws, struct moxie_err *err)
+                const struct weight *next, float eps, void *x, void *h, int n_tok, const int32_t *n_real, struct arena *ws, struct moxie_err *err)
 {
 	if (k->moe) {
 		if (ws->base)
-			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok, .next = next });
+			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok, .next = next, .n_real = n_real });
 		return 0;
 	}
 	size_t mark = ws->n, n_pair = (size_t)n_tok * (size_t)c->n_used;

@@ -152,7 +152,6 @@ extern "C" MOXIE_API int moxie_kern_cuda_create(struct kern **out, const struct 
 	if (lim->plan_only)
 		c->dev.id = -1, snprintf(c->name, sizeof c->name, "cuda, planned as for an H200");
 	if ((rc = lim->plan_only ? 0 : open_device(c, err)) < 0 || (rc = lim->plan_only ? 0 : cuda_step_init(c, err)) < 0 ||
-	    (rc = lim->plan_only ? 0 : cuda_graph_init(c, err)) < 0 ||
 	    (rc = cuda_moe_init(c, err)) < 0) {
 		cuda_free(k);
 		return rc;

@@ -56,9 +56,10 @@ struct cuda {
 
 	struct cuda_step_io *io;  /* backend_step.cu */
 
-	struct cuda_graph *graph; /* recorded steps, most recently used first */
-	int n_graph;
-	bool recording, record_now;
+	struct cuda_graph *graph; /* [n_graph] recorded steps, most recently used first */
+	int n_graph, cap_graph;
+	bool recording;
+	struct step_shape record_shape;
 };
 
 /* What cudaMalloc takes for a block: 2 MB are the least that it gives away, and smaller ones share them. */
@@ -92,10 +93,9 @@ void cuda_step_take_in(struct kern *k, void *to, size_t n_bytes, int n_tok, cons
 void cuda_step_give_out(struct kern *k, const int32_t *picked, int n);
 int cuda_step_outcome(struct kern *k, int n_after, int32_t *id, int n, struct moxie_err *err);
 
-int cuda_graph_init(struct cuda *c, struct moxie_err *err);
 bool cuda_graph_replay(struct kern *k, const struct step_shape *s);
-void cuda_graph_record(struct kern *k, const struct step_shape *s, bool now);
-void cuda_graph_play(struct kern *k, bool ok);
+void cuda_graph_record(struct kern *k, const struct step_shape *s);
+void cuda_graph_keep(struct kern *k, bool ok);
 void cuda_graph_free(struct cuda *c);
 
 /* bandwidth.cu */

@@ -369,6 +369,6 @@ void cuda_mem_free(struct cuda *c)
 
 const struct kern_device cuda_device_hooks = {
 	mem_memory, mem_take, mem_give, mem_made, mem_place, mem_place_f8, mem_place_moe, cuda_step_stage, cuda_step_take_in, cuda_step_give_out,
-	cuda_step_outcome, mem_upload, mem_fetch, cuda_graph_replay, cuda_graph_record, cuda_graph_play,
+	cuda_step_outcome, mem_upload, mem_fetch, cuda_graph_replay, cuda_graph_record, cuda_graph_keep,
 	cuda_profile_begin, cuda_profile_end, cuda_bandwidth,
 };

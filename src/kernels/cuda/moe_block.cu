@@ -67,7 +67,7 @@ void cuda_moe_run(struct kern *k, const struct moe_args *a)
 	moxie_moe_tables_cut(&t, c->tables, n_tok, a->c->n_used, a->c->n_expert, tile_n);
 
 	struct moxie_router_args r = {};
-	r.n_tok = n_tok, r.tile_n = tile_n;
+	r.n_tok = n_tok, r.tile_n = tile_n, r.n_tok_real = a->n_real;
 	const bool normed = n_tok <= moxie_router_norm_max(c->router) && a->norm->dtype == DT_BF16;
 	if (normed) {
 		r.norm = a->norm->data, r.h = a->h, r.eps = a->eps;
