@@ -59,8 +59,8 @@ struct moxie_model_params {
 	                              depend on what is computed beside it */
 	int kv_fp8;                /* 1: KV cache in FP8 (E4M3, values as they are, beyond 448 taken as 448): half of bf16's bytes; what it
 	                              costs in accuracy: docs/attention.md */
-	int graph_max_seq;         /* a GPU records decode steps of at most so many sessions as CUDA graphs, those of 1, 2, 4, 8, 12, 16, 24, ...
-	                              when the model opens, others when they are first met; 0: n_seq; -1: none */
+	int graph_max_seq;         /* a GPU records decode steps of at most so many sessions as CUDA graphs when the model opens, those of 1 .. 8,
+	                              10, 12, 14, 16, 20, ...; others run as the next larger one; 0: n_seq; -1: none */
 	uint64_t device_memory;    /* moxie_inspect of device "cuda" where there is no GPU: bytes of the one to plan for; 0: an H200's */
 	int dense_fp8;             /* 1: attention's projections and the unembedding in FP8 (E4M3, a power of two a row), made of the files' bf16
 	                              when the model opens: half the bytes; what it costs in accuracy: docs/fp8.md */
@@ -86,7 +86,7 @@ struct moxie_model_info {
 	uint64_t kv_ring_bytes;          /* sliding layers, per session */
 	double load_seconds;
 	uint64_t kv_sliding_token_bytes; /* a token in the sliding layers' rings */
-	/* Of a GPU, else 0.  While weights load, tile_bytes more are taken; recorded steps take graph_bytes, measured once (docs/performance.md). */
+	/* Of a GPU, else 0.  While weights load, tile_bytes more are taken; recorded steps take graph_bytes: planned, or what they took. */
 	uint64_t device_bytes;           /* that a program can have of it, the driver's own share gone */
 	uint64_t device_weight_bytes, kv_pool_bytes, tile_bytes, graph_bytes;
 	uint64_t kv_pool_tokens;         /* that the pools hold in full-attention layers */

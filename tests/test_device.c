@@ -555,6 +555,7 @@ TEST(device_serves_many)
 	for (int d = 0; d < 3; d++) {
 		moxie_model *m = tiny_kv(d ? "cuda" : "cpu:ref", 16, 5, d == 2 ? 4 * 64 : 0);
 		moxie_engine *e;
+		int *records = d ? device_count("fake_device_records") : NULL, before = d ? *records : 0;
 		OK(moxie_engine_create(&e, m, NULL, &err), err);
 		for (int i = 0; i < N; i++) {
 			int32_t id[60];
@@ -577,6 +578,7 @@ TEST(device_serves_many)
 		CHECK(moxie_engine_get_stats(e, &st) == 0 && (st.n_preempted > 0) == (d == 2), "%llu gave way", (unsigned long long)st.n_preempted);
 		CHECK(st.n_page_free + st.n_page_cached == st.n_page && st.n_ring_free + st.n_ring_cached == st.n_ring, "%d + %d of %d pages",
 		      st.n_page_free, st.n_page_cached, st.n_page);
+		CHECK(!d || *records == before, "%d steps were recorded while serving", *records - before);
 		moxie_engine_free(e);
 		moxie_model_free(m);
 	}
