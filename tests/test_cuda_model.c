@@ -170,7 +170,7 @@ TEST(steps_with_padding)
 	struct moxie_model_info is = { .struct_size = sizeof is };
 	moxie_model_get_info(m, &is);
 	printf("    opened in %.2f s: %d steps recorded in %.1f MB, planned %.1f\n", is.load_seconds, m->n_graph, (double)is.graph_bytes / 1e6,
-	       (double)engine_n_graph(m) * (double)ENGINE_GRAPH_BYTES / 1e6);
+	       (double)engine_graph_bytes(m) / 1e6);
 	CHECK(m->n_graph == engine_n_graph(m), "%d of %d steps recorded", m->n_graph, engine_n_graph(m));
 	float *want = held.mem = malloc((size_t)N * (size_t)is.n_vocab * sizeof *want);
 	CHECK(want && is.n_vocab <= N_VOCAB_MAX, "%d ids", is.n_vocab);
@@ -378,6 +378,7 @@ static void as_planned(const char *config, int n_seq, int kv_fp8, int dense_fp8)
 		.kv_tokens = 1 << 17 };
 	struct moxie_model_info plan = { .struct_size = sizeof plan }, is = plan;
 	moxie_model *m;
+	int n_graph = 0;
 	uint64_t before = 0, open = 0, first = 0;
 	for (int round = 0; round < 2; round++) {
 		OK(moxie_inspect(&p, &plan, NULL, NULL, &err), err);
@@ -386,14 +387,18 @@ static void as_planned(const char *config, int n_seq, int kv_fp8, int dense_fp8)
 		open = watch->dev->memory(watch);
 		OK(moxie_model_get_info(m, &is), err);
 		first = round ? first : is.graph_bytes;
+		n_graph = m->n_graph;
+		CHECK(n_graph == engine_n_graph(m), "%d of %d steps recorded", n_graph, engine_n_graph(m));
 		moxie_model_free(held.model[--held.n_model]);
 	}
 	uint64_t after = watch->dev->memory(watch), used = before - open, want = plan.device_weight_bytes + plan.step_bytes + plan.kv_pool_bytes + plan.graph_bytes;
 	printf("    %s, %d sessions%s: took %.1f MB, planned %.1f (weights %.1f, step and kernels %.1f, KV %.1f, %d graphs %.1f: really %.1f, the first time %.1f); %.1f kept after\n",
 	       config, n_seq, dense_fp8 ? ", dense weights in fp8" : kv_fp8 ? ", fp8" : "", (double)used / 1e6, (double)want / 1e6, (double)plan.device_weight_bytes / 1e6,
-	       (double)plan.step_bytes / 1e6, (double)plan.kv_pool_bytes / 1e6, (int)(plan.graph_bytes / ENGINE_GRAPH_BYTES),
+	       (double)plan.step_bytes / 1e6, (double)plan.kv_pool_bytes / 1e6, n_graph,
 	       (double)plan.graph_bytes / 1e6, (double)is.graph_bytes / 1e6, (double)first / 1e6, ((double)before - (double)after) / 1e6);
 	uint64_t mb = 1 << 20;
+	CHECK(first <= plan.graph_bytes && is.graph_bytes <= plan.graph_bytes, "recorded steps took %.1f MB, planned %.1f", (double)first / 1e6,
+	      (double)plan.graph_bytes / 1e6);
 	CHECK(used <= want + 8 * mb && used + plan.graph_bytes + 24 * mb >= want, "%.1f MB, planned %.1f", (double)used / 1e6, (double)want / 1e6);
 	CHECK(after + 8 * mb >= before, "%.1f MB were not given back", ((double)before - (double)after) / 1e6);
 	give_back();

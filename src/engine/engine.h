@@ -141,10 +141,11 @@ int ladder_most(const struct moxie_model_params *p);
 int ladder_rows(int n, int most);
 bool ladder_pads(int n, int most);
 int ladder_pages(const struct moxie_model *m, int n_row, int n_page);
-/* Has the device record every shape of the ladder, as far as ENGINE_GRAPH_BYTES for each of them last; nothing is recorded later. */
+/* Has the device record every shape of the ladder, as far as engine_graph_bytes last; nothing is recorded later. */
 int engine_record_ahead(struct moxie_model *m, struct moxie_err *err);
-/* The number of those shapes. */
+/* The number of those shapes, and the bytes that they may take together. */
 int engine_n_graph(const struct moxie_model *m);
+uint64_t engine_graph_bytes(const struct moxie_model *m);
 /* Of one shape; nothing runs. */
 int engine_record_step(struct moxie_model *m, const struct step_shape *shape, struct moxie_err *err);
 
@@ -201,7 +202,6 @@ void engine_memory_free(struct moxie_model *m);
 struct kv_room engine_kv_room(const struct moxie_model *m, const struct moxie_model_params *p, uint64_t n_bytes);
 
 /* plan.c: the numbers of info that are about a device; m is bound, or has its config alone. */
-#define ENGINE_GRAPH_BYTES ((uint64_t)1 << 20) /* of one recorded step: docs/performance.md */
 int engine_plan(struct moxie_model *m, const struct moxie_model_params *p, const struct kern_limits *lim, struct moxie_model_info *info,
                 struct moxie_err *err);
 

@@ -242,7 +242,7 @@ struct kv_room engine_kv_room(const struct moxie_model *m, const struct moxie_mo
 	int64_t n_ctx = m->config.n_ctx < DEFAULT_CTX ? m->config.n_ctx : DEFAULT_CTX;
 	if (m->kern->dev) {
 		double share = p->mem_fraction > 0 ? p->mem_fraction : MEM_FRACTION_DEVICE;
-		uint64_t graphs = (uint64_t)engine_n_graph(m) * ENGINE_GRAPH_BYTES;
+		uint64_t graphs = engine_graph_bytes(m);
 		n_bytes = n_bytes > graphs ? n_bytes - graphs : 0;
 		return (struct kv_room){ .n_token = p->kv_tokens, .n_bytes = (uint64_t)(share * (double)n_bytes), .n_least = n_ctx,
 			.n_most = ((int64_t)p->n_seq + 2) * m->config.n_ctx, .n_seq = p->n_seq + 2, .n_spare = 1 };

@@ -35,7 +35,7 @@ static int fill(struct moxie_model *m, const struct moxie_model_params *p, const
 	info->device_weight_bytes = blocks(dry.top);
 	info->step_bytes = blocks(ws) + k->scratch_bytes;
 	info->tile_bytes = tile_bytes(&m->config);
-	info->graph_bytes = (uint64_t)engine_n_graph(m) * ENGINE_GRAPH_BYTES;
+	info->graph_bytes = engine_graph_bytes(m);
 	uint64_t taken = info->device_weight_bytes + info->step_bytes;
 	if (taken > info->device_bytes)
 		return err_set(err, MOXIE_E_NOMEM, "weights take %llu bytes and a step %llu, the device has %llu", (unsigned long long)info->device_weight_bytes,

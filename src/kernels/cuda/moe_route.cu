@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 			select_bias[e] = p.select_bias ? p.select_bias[e] : 0.f;
 	__syncthreads();
 	pdl_wait();
+	const int n_real = route_n_real(p);
 
 	/* Experts first: other threads build tables from them while the warps of the tokens work out the weights. */
 	int id = -1;
@@ -81,7 +82,7 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 			block[0].template put<MODE>(p, threadIdx.x, row_of(rank).at(threadIdx.x), 0.f);
 		__syncthreads();
 		if (has)
-			route_begin_block<J, MODE>(p, t, block[0], sel[0], id, denominator);
+			route_begin_block<J, MODE>(p, n_real, t, block[0], sel[0], id, denominator);
 	} else if (together) {
 		const int c = warp & (p.chunk - 1), n_warp = blockDim.x / 32 >> p.split_shift;
 		if (rank * p.chunk + c < p.n_tok) {
@@ -91,9 +92,9 @@ __global__ void __launch_bounds__(32 * route_cluster_tok(32 * J), 1) moe_route_c
 		}
 		__syncthreads();
 		if (has)
-			route_begin_block<J, MODE>(p, t, block[warp], sel[warp], id, denominator);
+			route_begin_block<J, MODE>(p, n_real, t, block[warp], sel[warp], id, denominator);
 	} else if (has) {
-		route_begin<J, MODE>(p, t, row, bias, sel[warp], id, w, denominator);
+		route_begin<J, MODE>(p, n_real, t, row, bias, sel[warp], id, w, denominator);
 	}
 	const int local = route_local_id(p, id);
 	auto finish = [&] {
@@ -142,6 +143,7 @@ template <int J, int MODE> __global__ void __launch_bounds__(J > 8 ? 512 : 1024,
 	if (MODE == BY_SCORE)
 		route_load_bias<J>(p, bias);
 	pdl_wait();
+	const int n_real = route_n_real(p);
 	__syncthreads();
 	const int bytes = p.logit_dtype == MOXIE_LOGIT_F32 ? 4 : 2;
 	for (int i = warp; i < n_mine; i += n_warp) {
@@ -149,7 +151,7 @@ template <int J, int MODE> __global__ void __launch_bounds__(J > 8 ? 512 : 1024,
 		const route_row_global row = { static_cast<const char *>(p.logits) + (size_t)t * p.n_expert * bytes, p.logit_dtype };
 		int id;
 		float w, denominator;
-		route_begin<J, MODE>(p, t, row, bias, sel[warp], id, w, denominator);
+		route_begin<J, MODE>(p, n_real, t, row, bias, sel[warp], id, w, denominator);
 		if (MODE != BY_ID)
 			w = route_end<MODE>(p, row, sel[warp], denominator, id);
 		__syncwarp(); /* sel is written again by the next token */

@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1) router_route_kernel(
 	const bool norms = NORM && rank < p.n_tok && threadIdx.x < p.n_embd / 8; /* CTA t norms token t */
 	const uint4 g_norm = norms ? __ldg(static_cast<const uint4 *>(p.norm) + threadIdx.x) : make_uint4(0, 0, 0, 0);
 	pdl_wait();
+	const int n_real = route_n_real(p);
 
 	uint4 row = {};
 	if (norms)
@@ -138,9 +139,9 @@ __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1) router_route_kernel(
 		if (MODE == BY_ID) {
 			const route_row_global row = { logit, MOXIE_LOGIT_F32 };
 			const float none[J] = {};
-			route_begin<J, MODE>(p, t, row, none, sel, id, w, denominator);
+			route_begin<J, MODE>(p, n_real, t, row, none, sel, id, w, denominator);
 		} else {
-			route_begin_block<J, MODE>(p, t, block, sel, id, denominator);
+			route_begin_block<J, MODE>(p, n_real, t, block, sel, id, denominator);
 		}
 	}
 	const int local = route_local_id(p, id);

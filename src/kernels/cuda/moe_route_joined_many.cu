@@ -54,6 +54,7 @@ template <bool NORM> __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1)
 	const bool norms = NORM && (int)threadIdx.x < per_row;
 	const uint4 g_norm = norms ? __ldg(static_cast<const uint4 *>(p.norm) + threadIdx.x) : make_uint4(0, 0, 0, 0);
 	pdl_wait();
+	const int n_real = route_n_real(p);
 
 	uint4 row[NORM ? CHUNK_MAX : 1];
 	if constexpr (NORM)
@@ -120,7 +121,7 @@ template <bool NORM> __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1)
 				p.logits_out[(size_t)t * p.n_expert + lane] = l;
 			key[0] = route_rank_key(0, l, 0.f);
 		}
-		if (!route_is_padding(p, t))
+		if (t < n_real)
 			id = route_choose<1, BY_LOGIT>(p, key, sel[warp], denominator);
 	}
 	const int local = route_local_id(p, id);

@@ -300,7 +300,14 @@ __device__ __forceinline__ int route_local_id(const route_param &p, int id)
 	return id >= 0 && local >= 0 && local < p.n_expert_here ? local : -1;
 }
 
-__device__ __forceinline__ bool route_is_padding(const route_param &p, int t) { return p.n_tok_real && t >= *p.n_tok_real; }
+/* Rows before the padding: every kernel reads it right after its wait, though it is needed late, for the line is not in L2 any more. */
+__device__ __forceinline__ int route_n_real(const route_param &p)
+{
+	int n = p.n_tok;
+	if (p.n_tok_real)
+		asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(n) : "l"(p.n_tok_real));
+	return n;
+}
 
 /* BY_ID: given ids, or those of the hash table with scores of the logits. */
 __device__ __forceinline__ void route_by_id(const route_param &p, int t, const route_row_global &row, int &id, float &w)
@@ -329,11 +336,11 @@ __device__ __forceinline__ void route_by_id(const route_param &p, int t, const r
 /* First half of routing token t by one warp, whose logits are row (unread for GIVEN): slot s is lane s's; id is the global
  * expert or -1, and, BY_ID only, w the weight.  The second half is route_weigh. */
 template <int J, int MODE>
-__device__ __forceinline__ void route_begin(const route_param &p, int t, const route_row_global &row, const float (&bias)[J], uint2 *sel, int &id,
+__device__ __forceinline__ void route_begin(const route_param &p, int n_real, int t, const route_row_global &row, const float (&bias)[J], uint2 *sel, int &id,
                                             float &w, float &denominator)
 {
 	id = -1, w = denominator = 0.f;
-	if (route_is_padding(p, t))
+	if (t >= n_real)
 		return;
 	if (MODE == BY_ID) {
 		route_by_id(p, t, row, id, w);
@@ -346,10 +353,10 @@ __device__ __forceinline__ void route_begin(const route_param &p, int t, const r
 
 /* The same for the first warp of a block, from what all threads put into row (synced). */
 template <int J, int MODE>
-__device__ __forceinline__ void route_begin_block(const route_param &p, int t, const route_row_block &row, uint2 *sel, int &id, float &denominator)
+__device__ __forceinline__ void route_begin_block(const route_param &p, int n_real, int t, const route_row_block &row, uint2 *sel, int &id, float &denominator)
 {
 	id = -1, denominator = 0.f;
-	if (route_is_padding(p, t))
+	if (t >= n_real)
 		return;
 	uint32_t key[J];
 #pragma unroll
