@@ -487,6 +487,27 @@ TEST(repeat_100)
 	}
 }
 
+/* The run of a once more with some of its T rows as padding: these claim no expert, the others what the logits l say. */
+static void padded_run(const plan &p, struct moxie_router_args a, const struct moxie_router_shape &s, outputs &o, const std::vector<float> &l, int E, int T)
+{
+	const int n_real = rnd_int(T), k = s.n_used;
+	dev<int32_t> real(std::vector<int32_t>{ n_real });
+	struct moxie_err err = {};
+	struct ref_in in = {};
+	in.logits = l.data(), in.n_tok_real = n_real, a.n_tok_real = real.p;
+	std::vector<int32_t> id((size_t)T * k);
+	std::vector<float> wt((size_t)T * k);
+	for (int t = 0; t < T; t++)
+		ref_route_token(&s, &in, t, &id[(size_t)t * k], &wt[(size_t)t * k]);
+	o.poison();
+	OK(moxie_router_run(p.p, &a, 0, &err), err);
+	CU(cudaDeviceSynchronize());
+	const auto got_w = o.w.get();
+	CHECK(o.id.get() == id, "E %d T %d: experts of %d rows and padding", E, T, n_real);
+	CHECK(!memcmp(got_w.data(), wt.data(), 4 * wt.size()), "E %d T %d: weights of %d rows and padding", E, T, n_real);
+	check_tables(o, id, T, k, E, 16, "with padding");
+}
+
 /* logits against double, joined and separate bit-equal, one token alone and in a batch bit-equal, tables right. */
 static void gemm_case(int E, int K, int T, int bias_dtype, int flags = 0)
 {
@@ -545,6 +566,8 @@ static void gemm_case(int E, int K, int T, int bias_dtype, int flags = 0)
 	const auto got_w = o.w.get();
 	CHECK(o.id.get() == id && !memcmp(got_w.data(), wt.data(), 4 * wt.size()), "E %d K %d T %d: routing of the logits", E, K, T);
 	check_tables(o, id, T, k, E, 16, "after the GEMM");
+	if (T)
+		padded_run(p, a, s, o, l, E, T);
 }
 
 /* Rows before their norm: logits against double of what is multiplied, normed rows against double, alone as in a batch, tables right. */
@@ -613,6 +636,7 @@ static void norm_case(int E, int K, int T)
 		ref_route_token(&s, &in, t, &id[(size_t)t * k], &wt[(size_t)t * k]);
 	CHECK(o.id.get() == id, "E %d K %d T %d: routing of the logits", E, K, T);
 	check_tables(o, id, T, k, E, 16, "after the norm");
+	padded_run(p, a, s, o, l, E, T);
 	const int t = rnd_int(T);
 	p.p->join_tok_max = ROUTE_JOIN_TOK_MAX;
 	a.n_tok = 1, a.x = dx.p + (size_t)t * K, a.logits_out = lc.p, a.h = h_alone.p;
