@@ -53,6 +53,14 @@ static uint16_t to_bf16(float f)
 }
 static float from_bf16(uint16_t h) { return route_float((uint32_t)h << 16); }
 
+static std::vector<uint16_t> random_bf16(size_t n, float deviation, float mean = 0)
+{
+	std::vector<uint16_t> v(n);
+	for (auto &x : v)
+		x = to_bf16(mean + rnd_normal() * deviation);
+	return v;
+}
+
 enum kind { NORMAL, TIES, ODD };
 static std::vector<float> random_logits(size_t n, int kind)
 {
@@ -487,39 +495,43 @@ TEST(repeat_100)
 	}
 }
 
+/* What the twin makes of logits l [T, n_expert], rows from n_real on being padding. */
+struct ref_routing {
+	std::vector<int32_t> id;
+	std::vector<float> w;
+	ref_routing(const struct moxie_router_shape &s, const std::vector<float> &l, int T, int n_real) : id((size_t)T * s.n_used), w((size_t)T * s.n_used)
+	{
+		struct ref_in in = {};
+		in.logits = l.data(), in.n_tok_real = n_real;
+		for (int t = 0; t < T; t++)
+			ref_route_token(&s, &in, t, &id[(size_t)t * s.n_used], &w[(size_t)t * s.n_used]);
+	}
+};
+
 /* The run of a once more with some of its T rows as padding: these claim no expert, the others what the logits l say. */
 static void padded_run(const plan &p, struct moxie_router_args a, const struct moxie_router_shape &s, outputs &o, const std::vector<float> &l, int E, int T)
 {
 	const int n_real = rnd_int(T), k = s.n_used;
 	dev<int32_t> real(std::vector<int32_t>{ n_real });
 	struct moxie_err err = {};
-	struct ref_in in = {};
-	in.logits = l.data(), in.n_tok_real = n_real, a.n_tok_real = real.p;
-	std::vector<int32_t> id((size_t)T * k);
-	std::vector<float> wt((size_t)T * k);
-	for (int t = 0; t < T; t++)
-		ref_route_token(&s, &in, t, &id[(size_t)t * k], &wt[(size_t)t * k]);
+	a.n_tok_real = real.p;
+	const ref_routing want(s, l, T, n_real);
 	o.poison();
 	OK(moxie_router_run(p.p, &a, 0, &err), err);
 	CU(cudaDeviceSynchronize());
 	const auto got_w = o.w.get();
-	CHECK(o.id.get() == id, "E %d T %d: experts of %d rows and padding", E, T, n_real);
-	CHECK(!memcmp(got_w.data(), wt.data(), 4 * wt.size()), "E %d T %d: weights of %d rows and padding", E, T, n_real);
-	check_tables(o, id, T, k, E, 16, "with padding");
+	CHECK(o.id.get() == want.id, "E %d T %d: experts of %d rows and padding", E, T, n_real);
+	CHECK(!memcmp(got_w.data(), want.w.data(), 4 * want.w.size()), "E %d T %d: weights of %d rows and padding", E, T, n_real);
+	check_tables(o, want.id, T, k, E, 16, "with padding");
 }
 
 /* logits against double, joined and separate bit-equal, one token alone and in a batch bit-equal, tables right. */
 static void gemm_case(int E, int K, int T, int bias_dtype, int flags = 0)
 {
 	const int k = std::min(E, 6);
-	std::vector<uint16_t> x((size_t)T * K), w((size_t)E * K), b16(E);
+	const auto x = random_bf16((size_t)T * K, 1), w = random_bf16((size_t)E * K, 0.03f), b16 = random_bf16(E, 1);
 	std::vector<float> b(E);
-	for (auto &v : x)
-		v = to_bf16(rnd_normal());
-	for (auto &v : w)
-		v = to_bf16(rnd_normal() * 0.03f);
-	for (int e = 0; e < E; e++)
-		b16[e] = to_bf16(rnd_normal()), b[e] = from_bf16(b16[e]);
+	std::transform(b16.begin(), b16.end(), b.begin(), from_bf16);
 	dev<uint16_t> dx(x), dw(w), db16(b16);
 	dev<float> db(b), la((size_t)T * E), lb((size_t)T * E), lc((size_t)E);
 	const void *bias = bias_dtype < 0 ? nullptr : bias_dtype ? (void *)db16.p : (void *)db.p;
@@ -557,15 +569,10 @@ static void gemm_case(int E, int K, int T, int bias_dtype, int flags = 0)
 		worst = fmax(worst, fabs(l[j] - sum) / mag), norm = fmax(norm, mag);
 	}
 	CHECK(worst < 2e-6, "E %d K %d T %d: error %.3g of the sum of magnitudes", E, K, T, worst);
-	struct ref_in in = {};
-	in.logits = l.data(), in.n_tok_real = T;
-	std::vector<int32_t> id((size_t)T * k);
-	std::vector<float> wt((size_t)T * k);
-	for (int t = 0; t < T; t++)
-		ref_route_token(&s, &in, t, &id[(size_t)t * k], &wt[(size_t)t * k]);
+	const ref_routing want(s, l, T, T);
 	const auto got_w = o.w.get();
-	CHECK(o.id.get() == id && !memcmp(got_w.data(), wt.data(), 4 * wt.size()), "E %d K %d T %d: routing of the logits", E, K, T);
-	check_tables(o, id, T, k, E, 16, "after the GEMM");
+	CHECK(o.id.get() == want.id && !memcmp(got_w.data(), want.w.data(), 4 * want.w.size()), "E %d K %d T %d: routing of the logits", E, K, T);
+	check_tables(o, want.id, T, k, E, 16, "after the GEMM");
 	if (T)
 		padded_run(p, a, s, o, l, E, T);
 }
@@ -575,15 +582,7 @@ static void norm_case(int E, int K, int T)
 {
 	const int k = std::min(E, 4);
 	const float eps = 1e-5f;
-	std::vector<uint16_t> x((size_t)T * K), w((size_t)E * K), b(E), g(K);
-	for (auto &v : x)
-		v = to_bf16(rnd_normal() * 3);
-	for (auto &v : w)
-		v = to_bf16(rnd_normal() * 0.03f);
-	for (auto &v : b)
-		v = to_bf16(rnd_normal());
-	for (auto &v : g)
-		v = to_bf16(1 + rnd_normal() * 0.3f);
+	const auto x = random_bf16((size_t)T * K, 3), w = random_bf16((size_t)E * K, 0.03f), b = random_bf16(E, 1), g = random_bf16(K, 0.3f, 1);
 	dev<uint16_t> dx(x), dw(w), db(b), dg(g), h((size_t)T * K), h_alone(K);
 	dev<float> la((size_t)T * E), lc(E);
 	struct moxie_router_shape s = shape_of(E, k, MOXIE_SCORE_SOFTMAX, 1);
@@ -628,14 +627,9 @@ static void norm_case(int E, int K, int T)
 		}
 	}
 	CHECK(worst < 2e-6, "E %d K %d T %d: error %.3g of the sum of magnitudes", E, K, T, worst);
-	struct ref_in in = {};
-	in.logits = l.data(), in.n_tok_real = T;
-	std::vector<int32_t> id((size_t)T * k);
-	std::vector<float> wt((size_t)T * k);
-	for (int t = 0; t < T; t++)
-		ref_route_token(&s, &in, t, &id[(size_t)t * k], &wt[(size_t)t * k]);
-	CHECK(o.id.get() == id, "E %d K %d T %d: routing of the logits", E, K, T);
-	check_tables(o, id, T, k, E, 16, "after the norm");
+	const ref_routing want(s, l, T, T);
+	CHECK(o.id.get() == want.id, "E %d K %d T %d: routing of the logits", E, K, T);
+	check_tables(o, want.id, T, k, E, 16, "after the norm");
 	padded_run(p, a, s, o, l, E, T);
 	const int t = rnd_int(T);
 	p.p->join_tok_max = ROUTE_JOIN_TOK_MAX;
@@ -708,14 +702,9 @@ TEST(graph)
 			l.put(v), o.poison(), o2.poison();
 			CU(cudaGraphLaunch(x, st));
 			CU(cudaStreamSynchronize(st));
-			struct ref_in in = {};
-			in.logits = v.data(), in.n_tok_real = T;
-			std::vector<int32_t> id((size_t)T * 8);
-			std::vector<float> w((size_t)T * 8);
-			for (int t = 0; t < T; t++)
-				ref_route_token(&s, &in, t, &id[(size_t)t * 8], &w[(size_t)t * 8]);
-			CHECK(o.id.get() == id && o2.id.get() == id, "T %d replay %d", T, i);
-			check_tables(o, id, T, 8, 128, 16, "replay"), check_tables(o2, id, T, 8, 128, 16, "replay, second");
+			const ref_routing want(s, v, T, T);
+			CHECK(o.id.get() == want.id && o2.id.get() == want.id, "T %d replay %d", T, i);
+			check_tables(o, want.id, T, 8, 128, 16, "replay"), check_tables(o2, want.id, T, 8, 128, 16, "replay, second");
 		}
 		CU(cudaGraphExecDestroy(x));
 		CU(cudaGraphDestroy(g));

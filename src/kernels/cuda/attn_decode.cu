@@ -203,9 +203,7 @@ template <int D, int ROWS> struct exchange {
 #pragma unroll
 		for (int half = 0; half < r.N; half++) {
 			const int x = lane / 4 + 8 * half;
-			float sum = r.sum[half];
-			sum += __shfl_xor_sync(~0u, sum, 1);
-			sum += __shfl_xor_sync(~0u, sum, 2);
+			const float sum = quad_sum(r.sum[half]);
 			if (lane % 4 == 0)
 				ml[warp][x] = make_float2(r.max[half], sum);
 			if constexpr (F8) { /* even channels in one tile, odd ones in the next */

@@ -292,18 +292,15 @@ __device__ __forceinline__ void consume(const attn_param &p, const prefill_tile 
 
 #pragma unroll
 	for (int half = 0; half < 2; half++) {
-		float sum = r.sum[half];
-		sum += __shfl_xor_sync(~0u, sum, 1);
-		sum += __shfl_xor_sync(~0u, sum, 2);
+		const float sum = quad_sum(r.sum[half]);
 		const int x = pair0 + lane / 4 + 8 * half;
 		if (x >= t.n_pair)
 			continue;
-		const float sink = attn_sink(p, t.ihkv * t.group + x % t.group), top = fmaxf(r.max[half], sink);
-		const float y = exp2_approx(r.max[half] - top), inv = y / (sum * y + exp2_approx(sink - top));
+		const float factor = row_factor(p, t.ihkv * t.group + x % t.group, sum, r.max[half]);
 		__nv_bfloat16 *to = p.o + t.at(p, x) + lane % 4 * 2;
 #pragma unroll
 		for (int nt = 0; nt < 8; nt++)
-			*(uint32_t *)(to + nt * 8) = pack_bf16(o[4 * nt + 2 * half] * inv, o[4 * nt + 2 * half + 1] * inv);
+			*(uint32_t *)(to + nt * 8) = pack_bf16(o[4 * nt + 2 * half] * factor, o[4 * nt + 2 * half + 1] * factor);
 	}
 }
 

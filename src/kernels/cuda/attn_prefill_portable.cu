@@ -79,18 +79,15 @@ attn_prefill_portable_kernel(const __grid_constant__ attn_param p, const __grid_
 	}
 #pragma unroll
 	for (int half = 0; half < 2; half++) {
-		float sum = r.sum[half];
-		sum += __shfl_xor_sync(~0u, sum, 1);
-		sum += __shfl_xor_sync(~0u, sum, 2);
+		const float sum = quad_sum(r.sum[half]);
 		const int x = pair0 + lane / 4 + 8 * half;
 		if (x >= n_pair)
 			continue;
-		const float sink = attn_sink(p, ihkv * group + x % group), top = fmaxf(r.max[half], sink);
-		const float y = exp2_approx(r.max[half] - top), inv = y / (sum * y + exp2_approx(sink - top));
+		const float factor = row_factor(p, ihkv * group + x % group, sum, r.max[half]);
 		__nv_bfloat16 *to = p.o + at_of(x) + lane % 4 * 2;
 #pragma unroll
 		for (int nt = 0; nt < D / 8; nt++)
-			*(uint32_t *)(to + nt * 8) = pack_bf16(r.o[nt][2 * half] * inv, r.o[nt][2 * half + 1] * inv);
+			*(uint32_t *)(to + nt * 8) = pack_bf16(r.o[nt][2 * half] * factor, r.o[nt][2 * half + 1] * factor);
 	}
 }
 

@@ -183,4 +183,17 @@ __device__ __forceinline__ void tile_values(warp_rows<D, HALF, F8> &r, const flo
 	}
 }
 
+/* Over the four threads of a row. */
+__device__ __forceinline__ float quad_sum(float v)
+{
+	v += __shfl_xor_sync(~0u, v, 1);
+	return v + __shfl_xor_sync(~0u, v, 2);
+}
+/* What a row's values are multiplied by in the end: from the sum of its weights and the max of its base-2 scores, head ih's sink counted in. */
+__device__ __forceinline__ float row_factor(const attn_param &p, int ih, float sum, float max)
+{
+	const float sink = attn_sink(p, ih), top = fmaxf(max, sink), y = exp2_approx(max - top);
+	return y / (sum * y + exp2_approx(sink - top));
+}
+
 #endif
