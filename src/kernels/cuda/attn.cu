@@ -1,6 +1,9 @@
 /* attn - cuda_attn: checks the shapes and sends every span of a batch to the kernel that serves it (attn.h).
  *
+ *   o, q  [n_tok, n_head, d_head] bf16      k, v  [n_page, n_head_kv, KV_PAGE, d_head] bf16 or e4m3      formula: kernels.h attn_args
+ *
  * The choice reads host memory only (batch->span), so a captured decode step launches the same kernels at every replay.
+ * Test: build/cuda/test_attn    Bench: build/cuda/bench_attn
  */
 #include "attn.h"
 

@@ -1,7 +1,7 @@
 /* backend.cu - the CUDA backend of kernels.h: one device, one stream, every op enqueued there.
  *
  * An op that fails is remembered and reported by sync; what follows it on the stream works on undefined data, as kernels.h allows.
- * Test: build/cuda/test_model_cuda, tests/test_model.c with device "cuda".
+ * Test: build/test_model cuda, build/test_cuda_model   Bench: moxie bench latency
  */
 #include <new>
 #include <stdio.h>

@@ -1,5 +1,7 @@
 /* bandwidth - how fast this device reads its memory, as a ceiling to measure against: the best of a few passes over n_bytes.
  *
+ *   p  [n_bytes], 16-byte aligned, only read
+ *
  * Map: 8 CTAs of 256 threads an SM, each thread with 8 loads of 16 bytes under way.   Cost: reads n_bytes N_PASS times; waits.
  */
 #include "backend.h"

@@ -1,8 +1,11 @@
 /* dense_lib.cu - dense products by cuBLASLt, for many tokens.
  *
+ *   D [n_tok, n_out] bf16 or f32 = x [n_tok, n_in] bf16 . w [n_out, n_in]^T bf16, + bias, + residual (gemm) or into scratch (qkv)
+ *
  * The library is opened by name, so nothing links against it.  Handle and algorithms (one for each power of two of n_tok, for
  * the model's three products) are made when the device is opened; a call copies the product's description to the stack to
  * put the bias pointer in, and allocates nothing.  Column-major as the library has it: D^T = W x^T.
+ * Test: build/cuda/test_dense lib    Bench: build/cuda/bench_dense --kernel lib
  */
 #include <cublasLt.h>
 #include <dlfcn.h>

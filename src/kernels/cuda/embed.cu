@@ -5,7 +5,7 @@
  *   tok  [n_tok] int32, in [0, n_vocab)
  *
  * Map: one CTA a token, 16 bytes a thread and turn.   Cost: 4 n_tok n_embd bytes.
- * Test: build/cuda/test_cuda_ops embed
+ * Test: build/test_cuda_ops embed
  */
 #include "cuda_ops.h"
 #include "device/launch.cuh"

@@ -8,6 +8,8 @@
  *                              rings are worth more.
  *   up to 128, few rows        two tiles of 64 tokens, likewise
  *   more                       whatever needs the fewest cycles for all its waves, by the costs in `prompts`
+ * Shapes, types and errors: moxie_fp8.h; the arithmetic: fp8_tile.cuh.
+ * Test: build/cuda/test_fp8    Bench: build/cuda/bench_fp8
  */
 #include <cuda.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-/* fp8_gemm_large.cu - the instances for prompts. */
+/* fp8_gemm_large.cu - the instances for prompts (fp8_prompt.cuh). */
 #include "fp8_prompt.cuh"
 
 #define PROMPT(name, n, rows, wg, pair) FP8_INSTANCE(name, (fp8_prompt_kernel<n, rows, wg, pair>), n, rows, wg, true, pair)

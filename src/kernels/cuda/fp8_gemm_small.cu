@@ -1,4 +1,4 @@
-/* fp8_gemm_small.cu - the instances for streams of weights. */
+/* fp8_gemm_small.cu - the instances for few tokens, streams of weights (fp8_stream.cuh). */
 #include "fp8_stream.cuh"
 
 #define STREAM(n, wg) FP8_INSTANCE(#wg " x 64 rows, " #n " tokens", (fp8_stream_kernel<n, wg>), n, 64 * wg, wg, false, 1)

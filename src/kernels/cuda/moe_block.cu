@@ -1,6 +1,10 @@
-/* moe_block.cu - the moe op: RMSNorm, which the router makes where it multiplies itself, router GEMM, top-k and tables by moxie_router_run, experts and residual by moxie_moe_run.
+/* moe_block.cu - the moe op: RMSNorm, which the router makes where it multiplies itself, router GEMM, top-k and tables by
+ * moxie_router_run, experts and residual by moxie_moe_run.
  *
- * x += experts of rmsnorm(x), in place: the combine reads the residual where it writes the sum, and makes the next norm of it.
+ *   x  [n_tok, n_embd] bf16, in and out: x += experts of rmsnorm(x); the combine reads the residual where it writes the sum, and makes
+ *      the next norm of it
+ *
+ * Test: build/test_cuda_ops moe_packed, build/test_model golden_cuda    Bench: build/cuda/bench_moe
  */
 #include "backend.h"
 #include "moe_experts.h"

@@ -1,4 +1,4 @@
-/* moe_portable.cu - the instances of the portable expert kernel, and the ring that a device's shared memory allows. */
+/* moe_portable.cu - the instances of the portable expert kernel, and the ring that a device's shared memory allows; moe_portable.cuh has the rest. */
 #include "moe_portable.cuh"
 
 #define INSTANCE(name, shape) \

@@ -4,6 +4,8 @@
  *   n_embd > 0, n_tok <= many_tok_max      the same for few experts (moe_route_joined_many.cu)
  *   n_tok <= 32 * cluster_max              router GEMM | routing + tables in one cluster (moe_route.cu); 24 * above 384 experts
  *   above                                  router GEMM | routing by chunks | tables
+ * Shapes, types and errors: moxie_route.h; the rules: moe_route.cu.
+ * Test: build/cuda/test_route    Bench: build/cuda/bench_route
  */
 #include <limits.h>
 #include <new>

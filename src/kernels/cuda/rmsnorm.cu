@@ -7,7 +7,7 @@
  *
  * Map: one CTA a row, a thread has N_VEC vectors of 8 channels in registers; squares are added per thread, per warp by a butterfly,
  * then over warps in order: the same bits whatever else is in the batch.  w is fetched before the wait.
- * Cost: 4 n_tok n_embd bytes.   Test: build/cuda/test_cuda_ops rmsnorm
+ * Cost: 4 n_tok n_embd bytes.   Test: build/test_cuda_ops rmsnorm
  */
 #include <cuda_bf16.h>
 

@@ -6,7 +6,7 @@
  *
  * The angle is rounded to fp32 first, as transformers has it; cosine and sine of that are taken in double, as in ref_norm.c.
  * Map: a thread an angle.   Cost: 4 n_tok n_rot bytes and n_tok n_rot/2 double sincos, once a step.
- * Test: build/cuda/test_cuda_ops rope
+ * Test: build/test_cuda_ops rope
  */
 #include "cuda_ops.h"
 #include "device/launch.cuh"

@@ -5,6 +5,7 @@
  * The library is opened by name, so nothing links against it; where it is missing the own kernel serves every n_tok.
  * Handle and algorithms (one per power of two of n_tok) are made with the plan; a run copies the product's description
  * to the stack to put the bias pointer in, and allocates nothing.
+ * Test: build/cuda/test_route gemm    Bench: build/cuda/bench_route gemm
  */
 #include <cublasLt.h>
 #include <dlfcn.h>
