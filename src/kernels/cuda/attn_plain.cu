@@ -10,6 +10,7 @@
  */
 #include "attn.cuh"
 #include "device/launch.cuh"
+#include "device/warp.cuh"
 
 constexpr int N_WARP = 8, MAX_D = 512, MAX_PAIR = MAX_D / 64; /* pairs of channels of a lane */
 
@@ -72,9 +73,7 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_plain_kernel(const __grid_co
 			for (int i = 0; i < d / 8; i++)
 				s += dot8(k[i], q + 8 * i);
 		}
-		float m = fmaxf(top, s);
-		for (int x = 16; x; x /= 2)
-			m = fmaxf(m, __shfl_xor_sync(~0u, m, x));
+		const float m = warp_most(fmaxf(top, s));
 		const float weight = exp2_approx(s - m), scale = exp2_approx(top - m);
 		top = m;
 		sum = sum * scale + weight;
@@ -92,8 +91,7 @@ __global__ void __launch_bounds__(32 * N_WARP) attn_plain_kernel(const __grid_co
 				}
 		}
 	}
-	for (int x = 16; x; x /= 2)
-		sum += __shfl_xor_sync(~0u, sum, x);
+	sum = warp_sum(sum);
 #pragma unroll
 	for (int i = 0; i < MAX_PAIR; i++)
 		if (lane + 32 * i < d / 2)

@@ -13,6 +13,7 @@
 #include "dense_out.cuh"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
+#include "device/warp.cuh"
 #include "moxie_fp8.h"
 
 constexpr int N_PRODUCT = 3, THREADS = 256, WARPS = THREADS / 32, BLOCK = 128; /* BLOCK: k of a scale */
@@ -59,8 +60,7 @@ __global__ void __launch_bounds__(THREADS) f8_rows_kernel(uint8_t *xq, float *xs
 #pragma unroll
 		for (int i = 0; i < KEEP; i++)
 			sum = fmaf(lo[i].x, lo[i].x, sum), sum = fmaf(lo[i].y, lo[i].y, sum), sum = fmaf(hi[i].x, hi[i].x, sum), sum = fmaf(hi[i].y, hi[i].y, sum);
-		for (int d = 16; d; d /= 2)
-			sum += __shfl_xor_sync(~0u, sum, d);
+		sum = warp_sum(sum);
 		if (lane == 0)
 			part[warp] = sum;
 		__syncthreads();
@@ -80,10 +80,8 @@ __global__ void __launch_bounds__(THREADS) f8_rows_kernel(uint8_t *xq, float *xs
 		const int b = warp + i * WARPS;
 		if (b * BLOCK >= n_in)
 			break;
-		float most = fmaxf(fmaxf(fabsf(lo[i].x), fabsf(lo[i].y)), fmaxf(fabsf(hi[i].x), fabsf(hi[i].y)));
+		float most = warp_most(fmaxf(fmaxf(fabsf(lo[i].x), fabsf(lo[i].y)), fmaxf(fabsf(hi[i].x), fabsf(hi[i].y))));
 		const bool nan = lo[i].x != lo[i].x || lo[i].y != lo[i].y || hi[i].x != hi[i].x || hi[i].y != hi[i].y;
-		for (int d = 16; d; d /= 2)
-			most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
 		if (__any_sync(~0u, nan))
 			most = __uint_as_float(0x7fc00000u);
 		const float scale = most == 0 ? 1 : most / 448, inv = most == 0 ? 1 : 448 / most;

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
+#include "device/warp.cuh"
 #include "moxie_fp8.h"
 
 constexpr int THREADS = 256, MAX_N = 32768;
@@ -28,8 +29,7 @@ __device__ __forceinline__ void load4(float (&v)[4], const __nv_bfloat16 *p)
 __device__ __forceinline__ float sum_all(float v)
 {
 	__shared__ float part[THREADS / 32];
-	for (int d = 16; d; d /= 2)
-		v += __shfl_xor_sync(~0u, v, d);
+	v = warp_sum(v);
 	if ((threadIdx.x & 31) == 0) part[threadIdx.x / 32] = v;
 	__syncthreads();
 	v = 0;
@@ -75,8 +75,7 @@ template <int INPUT> __global__ void __launch_bounds__(THREADS) fp8_quant_kernel
 		bool nan = false;
 		for (int j = 0; j < 4; j++)
 			most = fmaxf(most, fabsf(v[j])), nan |= v[j] != v[j];
-		for (int d = 16; d; d /= 2)
-			most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
+		most = warp_most(most);
 		if (__any_sync(~0u, nan)) most = __int_as_float(0x7fc00000);
 		const float scale = most == 0 ? 1 : most / 448;
 		uint32_t q = 0;

@@ -10,19 +10,12 @@
 
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
+#include "device/warp.cuh"
 #include "moe_plain.h"
 
 constexpr int N_WARP = 8;
 
 __device__ __forceinline__ float at(const __nv_bfloat16 *p, size_t i) { return p ? __bfloat162float(p[i]) : 0.f; }
-
-__device__ __forceinline__ float warp_sum(float s)
-{
-#pragma unroll
-	for (int d = 16; d; d /= 2)
-		s += __shfl_xor_sync(~0u, s, d);
-	return s;
-}
 
 __device__ __forceinline__ float e2m1(unsigned code)
 {

@@ -89,10 +89,7 @@ __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1) router_route_kernel(
 		}
 	}
 	if constexpr (NORM) {
-		float sum = norm_squares(row);
-#pragma unroll
-		for (int d = 16; d; d /= 2)
-			sum += __shfl_xor_sync(~0u, sum, d);
+		const float sum = warp_sum(norm_squares(row));
 		if (lane == 0)
 			squares[warp] = sum;
 	}

@@ -73,10 +73,7 @@ template <bool NORM> __global__ void __launch_bounds__(32 * ROUTE_JOIN_WARPS, 1)
 	if constexpr (NORM)
 #pragma unroll
 		for (int i = 0; i < CHUNK_MAX; i++) {
-			float sum = norm_squares(row[i]);
-#pragma unroll
-			for (int d = 16; d; d /= 2)
-				sum += __shfl_xor_sync(~0u, sum, d);
+			const float sum = warp_sum(norm_squares(row[i]));
 			if (lane == 0)
 				squares[i][warp] = sum;
 		}

@@ -14,6 +14,7 @@
 #include "cuda_ops.h"
 #include "device/launch.cuh"
 #include "device/ptx.cuh"
+#include "device/warp.cuh"
 
 constexpr int MAX_THREAD = 512; /* 2880 channels are 360 vectors: 12 warps; above 4096 a thread has several */
 
@@ -60,9 +61,7 @@ __global__ void __launch_bounds__(MAX_THREAD) rmsnorm_kernel(uint4 *h, const uin
 			sum = fmaf(p.x, p.x, sum), sum = fmaf(p.y, p.y, sum);
 		}
 	}
-#pragma unroll
-	for (int d = 16; d; d /= 2)
-		sum += __shfl_xor_sync(~0u, sum, d);
+	sum = warp_sum(sum);
 	if (threadIdx.x % 32 == 0)
 		part[threadIdx.x / 32] = sum;
 	__syncthreads();

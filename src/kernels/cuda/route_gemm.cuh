@@ -11,6 +11,7 @@
 
 #include "device/cluster.cuh"
 #include "device/mxfp4.cuh"
+#include "device/warp.cuh"
 #include "moe_route.h"
 #include "route_math.h"
 

@@ -47,10 +47,7 @@ __device__ __forceinline__ void norm_rows(const gemm_param &p, int t, int n, int
 		}
 #pragma unroll
 		for (int v = 0; v < NORM_VEC; v++) {
-			float sum = norm_squares(row[v]);
-#pragma unroll
-			for (int d = 16; d; d /= 2)
-				sum += __shfl_xor_sync(~0u, sum, d);
+			const float sum = warp_sum(norm_squares(row[v]));
 			if (threadIdx.x % 32 == 0)
 				sums[v * NORM_WARPS + warp] = sum;
 		}

@@ -11,6 +11,7 @@
 
 #include "device/cluster.cuh"
 #include "device/ptx.cuh"
+#include "device/warp.cuh"
 #include "sample.h"
 
 namespace {
@@ -102,13 +103,6 @@ __device__ __forceinline__ float value_of(uint32_t key)
 /* NaN is -inf, -0 is +0. */
 __device__ __forceinline__ float clean(float v) { return fmaxf(v, -INFINITY) + 0.f; }
 
-__device__ __forceinline__ u64 warp_sum(u64 v)
-{
-#pragma unroll
-	for (int d = 16; d; d /= 2)
-		v += __shfl_xor_sync(~0u, v, d);
-	return v;
-}
 __device__ __forceinline__ u64 warp_max(u64 v)
 {
 #pragma unroll
