@@ -1,7 +1,7 @@
 /* arena.h - the step's memory: one block taken at plan time, handed out by moving a mark, reset each step.
  *
  * A dry arena (base == NULL) hands out nothing but counts, so that the code that takes memory also is the plan:
- *     struct arena dry = { .cap = SIZE_MAX };  forward_plan(&dry, ...);  need = dry.top;
+ *     struct arena dry = { .cap = SIZE_MAX };  forward(..., &dry);  need = dry.top;
  */
 #ifndef MOXIE_BASE_ARENA_H
 #define MOXIE_BASE_ARENA_H
