@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${1:-docs/moe_h200.svg}
 whole=bench/results/2026-12-01-h200-moe-whole.csv
-sustained=bench/results/2026-11-30-h200-moe-experts-sustained.csv
+sustained=bench/results/2026-12-01-h200-moe-experts-sustained.csv
 peers=bench/results/2026-11-21-h200-moe-peers.csv
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT
@@ -68,7 +68,7 @@ plot "ds.marlin_us" w p ls 4 t "vLLM's Marlin", \
      "ds.triton_matmuls_us" w p ls 6 t "triton\\\\_kernels 3.5, products alone", \
      "ds.flashinfer_us" w p ls 7 t "FlashInfer (published)", \
      "ds.goal" w p ls 8 t "goals, routing included", \
-     "ds.sustained" w l ls 3 t "Moxie without pauses, 2026-11-30", \
+     "ds.sustained" w l ls 3 t "Moxie without pauses, 2026-12-01", \
      "ds.whole" w lp ls 2 t "Moxie, 20 ms of rest", \
      "ds.floor" w l ls 1 t "floor: 4.3 TB/s or 790 TFLOP/s"
 
