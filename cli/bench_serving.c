@@ -166,7 +166,7 @@ static void take_json(struct flight *f, const char *text, size_t n)
 {
 	struct served *r = f->r;
 	json_error_t e;
-	json_t *j = json_loadb(text, n, 0, &e);
+	json_t *j = json_loadb(text, n, JSON_ALLOW_NUL, &e);
 	const json_t *error = json_object_get(j, "error");
 	double t = f->call.last;
 	r->latency = t - r->start;

@@ -58,7 +58,7 @@ static size_t count_of(const json_t *usage, const char *name)
 static int take_answer(struct asker *a, const struct seat *s)
 {
 	const struct call *c = &s->call;
-	json_t *j = json_loadb(c->answer, c->n_answer, 0, NULL);
+	json_t *j = json_loadb(c->answer, c->n_answer, JSON_ALLOW_NUL, NULL);
 	const json_t *choice = json_array_get(json_object_get(j, "choices"), 0), *m = json_object_get(choice, "message");
 	const json_t *usage = json_object_get(j, "usage");
 	const char *finish = json_string_value(json_object_get(choice, "finish_reason")), *reason;

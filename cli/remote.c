@@ -10,7 +10,7 @@ struct copied {
 
 void remote_error(const struct call *c, char out[200])
 {
-	json_t *j = c->n_answer ? json_loadb(c->answer, c->n_answer, 0, NULL) : NULL;
+	json_t *j = c->n_answer ? json_loadb(c->answer, c->n_answer, JSON_ALLOW_NUL, NULL) : NULL;
 	const char *text = json_string_value(json_object_get(json_object_get(j, "error"), "message"));
 	if (c->error[0])
 		snprintf(out, 200, "%s", c->error);
@@ -23,7 +23,7 @@ static void on_json(struct call *c)
 {
 	struct copied *to = c->ud;
 	if (!c->error[0] && c->status == 200)
-		to->json = json_loadb(c->answer, c->n_answer, 0, NULL);
+		to->json = json_loadb(c->answer, c->n_answer, JSON_ALLOW_NUL, NULL);
 	if (!to->json && !c->error[0] && c->status == 200)
 		snprintf(to->why, sizeof to->why, "the answer is not JSON");
 	else

@@ -64,10 +64,13 @@ try "bench serving, token ids, whole answers" "$BUILD/moxie" bench serving --bas
 	--num-prompts 20 --random-input-len 60 --random-output-len 12 -o "$T/row"
 try "bench serving, shared beginnings" "$BUILD/moxie" bench serving --base-url "$url" --dataset-name generated-shared-prefix --gsp-num-groups 4 \
 	--gsp-prompts-per-group 8 --gsp-system-prompt-len 200 --gsp-question-len 20 --gsp-output-len 8 --flush-cache --request-rate 100 -o "$T/row"
+# Token 188 is the byte 0: answers of nothing else.
+try "bench serving, answers of NUL" "$BUILD/moxie" bench serving --base-url "$url" --backend sglang-oai --extra-request-body '{"logit_bias": {"188": 100}}' \
+	--num-prompts 10 --random-input-len 20 --random-output-len 8 --output-details -o "$T/row"
 try "its rows" python3 - "$T/row" <<-'PY'
 	import json, sys
 	rows = [json.loads(l) for l in open(sys.argv[1])]
-	assert [r["completed"] for r in rows] == [40, 40, 40, 20, 32], rows
+	assert [r["completed"] for r in rows] == [40, 40, 40, 20, 32, 10], rows
 	for r in rows:
 	    for k in ("request_throughput", "output_throughput", "mean_ttft_ms", "p99_ttft_ms", "mean_e2e_latency_ms", "concurrency"):
 	        assert r[k] > 0, k
@@ -77,6 +80,7 @@ try "its rows" python3 - "$T/row" <<-'PY'
 	    for n, gaps, first in zip(r["output_lens"], r["itls"], r["ttfts"]):
 	        assert len(gaps) <= n and first > 0
 	assert sum(r["output_lens"][0] > 0 for r in rows[:3]) == 3
+	assert set("".join(rows[5]["generated_texts"])) == {"\0"}, rows[5]["generated_texts"]
 	assert rows[0]["output_lens"] == rows[1]["output_lens"] == rows[2]["output_lens"], "the same seed is the same load"
 PY
 try "eval over HTTP" "$BUILD/moxie" eval wordmath --base-url "$url" --limit 12 -o "$T/eval"
