@@ -330,20 +330,21 @@ template <class C> __device__ void moe_gather_tokens(const struct moe_experts_ar
 /* ---- math --------------------------------------------------------------------------------------------------------- */
 /* d += fragments x tokens with the narrowest instruction of LO, LO + STEP .. HI that holds n_row tokens.  A loop serves several
  * widths: with a loop for each, ptxas runs out of registers from the third on (C7512).  Fence and commit stand in each branch, next to
- * their wgmma, or ptxas adds its own (C7519). */
-template <int LO, int HI, int STEP, int NR>
+ * their wgmma, or ptxas adds its own (C7519).  ONE, a loop of one width: steps of k are added to the whole descriptor, which leaves one
+ * instruction for each; between branches it would cost more. */
+template <int LO, int HI, int STEP, bool ONE, int NR>
 __device__ __forceinline__ void moe_wgmma_atom(float (&d)[NR], const uint32_t (&frag)[4][4], uint32_t desc, int n_row)
 {
 	if constexpr (LO == HI) {
 		wgmma_fence();
 #pragma unroll
 		for (int k = 0; k < 4; k++)
-			wgmma<HI>::rs(*(float(*)[HI / 2]) & d, frag[k], wgmma_desc(desc + 2 * k));
+			wgmma<HI>::rs(*(float(*)[HI / 2]) & d, frag[k], ONE ? wgmma_desc(desc) + 2 * k : wgmma_desc(desc + 2 * k));
 		wgmma_commit();
 	} else {
 		constexpr int MID = LO + (HI - LO) / STEP / 2 * STEP;
-		if (n_row <= MID) moe_wgmma_atom<LO, MID, STEP>(d, frag, desc, n_row);
-		else moe_wgmma_atom<MID + STEP, HI, STEP>(d, frag, desc, n_row);
+		if (n_row <= MID) moe_wgmma_atom<LO, MID, STEP, ONE>(d, frag, desc, n_row);
+		else moe_wgmma_atom<MID + STEP, HI, STEP, ONE>(d, frag, desc, n_row);
 	}
 }
 
@@ -393,10 +394,10 @@ __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][NR], moe_ring<C> 
 		/* Only the low word of a descriptor changes; the shuffle tells the compiler that it is the same in all lanes. */
 		const uint32_t desc = __shfl_sync(0xffffffff, desc0 + now * (C::X_STAGE / 16), 0);
 		const uint32_t at_c = codes + now * C::W_STAGE, at_s = scales + now * C::W_STAGE;
-#pragma unroll 2
+#pragma unroll C::NMAX > 120 ? 2 : PAIRS
 		for (int pair = 0; pair < PAIRS; pair++) {
 			mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
-			moe_wgmma_atom<LO, HI, C::NSTEP>(d[0], frag[0], desc + pair * (X_PAIR / 16), n_row);
+			moe_wgmma_atom<LO, HI, C::NSTEP, LO == HI>(d[0], frag[0], desc + pair * (X_PAIR / 16), n_row);
 			wgmma_wait<1>();
 			if (pair == 0 && last >= 0) release(last);
 			uint32_t next_c = at_c + (pair + 1) * W_PAIR, next_s = at_s + (pair + 1) * W_PAIR;
@@ -409,7 +410,7 @@ __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][NR], moe_ring<C> 
 			code[0] = lds128(next_c); /* after the last stage: not used */
 			scale[0] = lds32(next_s);
 			mxfp4_expand_atom(code[1], scale[1], merge, frag[1]);
-			moe_wgmma_atom<LO, HI, C::NSTEP>(d[C::MT - 1], frag[1], desc + (pair * X_PAIR + X_STEP) / 16, n_row);
+			moe_wgmma_atom<LO, HI, C::NSTEP, LO == HI>(d[C::MT - 1], frag[1], desc + (pair * X_PAIR + X_STEP) / 16, n_row);
 			code[1] = lds128(next_c + W_STEP);
 			scale[1] = lds32(next_s + W_STEP);
 			wgmma_wait<1>();
@@ -434,7 +435,7 @@ __device__ __forceinline__ void moe_multiply(float (&d)[C::MT][NR], moe_ring<C> 
 				code[0] = lds128(codes + at + m * C::KT * ATOM);
 				scale[0] = lds32(scales + at + m * C::KT * ATOM);
 				mxfp4_expand_atom(code[0], scale[0], merge, frag[0]);
-				moe_wgmma_atom<LO, HI, C::NSTEP>(d[m], frag[0], desc, n_row);
+				moe_wgmma_atom<LO, HI, C::NSTEP, LO == HI>(d[m], frag[0], desc, n_row);
 				wgmma_wait<0>();
 				pin(*(float(*)[HI / 2]) & d[m]);
 			}
