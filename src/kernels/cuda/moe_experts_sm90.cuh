@@ -49,7 +49,7 @@ template <int WGS_, int MT_, bool LOOSE_, int KT_, int STAGES_, int NMIN_, int N
 	static const int X_UNIT = KT * X_TILE, X_STAGE = UNITS * X_UNIT, W_STAGE = RB * KT * MOE_ATOM_BYTES;
 	static const int QUEUE = 2;                            /* items worked out ahead */
 	static const int ASK = 2;                              /* the next item is claimed this many stages before the last one is loaded */
-	static const int HALVES = WGS == 4 && NMAX > 32 ? 1 : 2; /* half items an SM: there two of four warpgroups take 2/3 of a whole one's time */
+	static const int HALVES = NMAX > 32 ? 1 : 2;           /* half items an SM: half of the warpgroups take 2/3 of a whole one's time */
 	static const int WORK = UNITS * 32;                    /* bytes of an item in the queue */
 	static const int SMEM = 1024 + STAGES * (X_STAGE + W_STAGE) + STAGES * 16 + QUEUE * (WORK + 32);
 	/* Clocks by which warpgroup 1 starts late, to multiply while the other stores; gained 0.6 % at 4096 tokens on an H200. */
