@@ -300,6 +300,7 @@ int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const 
 	a.n_ff = d.n_ff;
 	a.max_tile = (int)moe_max_tiles(r->n_tok, d.n_used, d.n_expert, tile_n);
 	a.n_likely = a.n_pair >= 2 * d.n_expert ? d.n_expert : 0;
+	a.read_once = even_rows(p, r->n_tok) <= in->tile_n;
 	a.row_of_pair = (int32_t *)((char *)a.y + y_bytes(p, r->n_tok));
 	const float inf = __builtin_inff();
 	a.c1 = 1;

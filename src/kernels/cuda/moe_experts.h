@@ -31,6 +31,7 @@ struct moe_experts_args {
 	int n_used, n_pair, n_embd, n_ff;
 	int max_tile;                /* entries of tiles that may be read */
 	int n_likely;                /* experts that are all hit in all likelihood; 0: not to be told before routing has run */
+	int read_once;               /* most experts have one tile: their weights need not stay in L2, where tokens and sums had better */
 	float c1, c3, beta, limit;   /* activation: see moe_experts_sm90.cuh */
 };
 

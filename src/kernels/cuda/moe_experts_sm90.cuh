@@ -237,6 +237,7 @@ template <class C> __device__ void moe_prefetch(const struct moe_experts_args &a
 template <class C> __device__ void moe_load_weights(const struct moe_experts_args &a, moe_ring<C> ring)
 {
 	const int lane = threadIdx.x % 32;
+	const uint64_t policy = a.read_once ? l2_evict_first() : l2_evict_normal();
 	for (;; ring.item++) {
 		ring.wait_work();
 		const moe_work w = ring.work(C::LOOSE ? lane % C::UNITS : 0);
@@ -253,7 +254,7 @@ template <class C> __device__ void moe_load_weights(const struct moe_experts_arg
 			mbar_wait(ring.empty(), ring.parity ^ 1);
 			if (lane == 0) mbar_expect(ring.full(), n_block * bytes);
 			__syncwarp();
-			if (mine) bulk_load(ring.w + ring.s * C::W_STAGE + lane * C::KT * MOE_ATOM_BYTES, src, bytes, ring.full());
+			if (mine) bulk_load(ring.w + ring.s * C::W_STAGE + lane * C::KT * MOE_ATOM_BYTES, src, bytes, ring.full(), policy);
 			src += bytes;
 			ring.next();
 		}

@@ -95,6 +95,12 @@ __device__ __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_
 	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
 	             ::"r"(dst), "l"(src), "r"(bytes), "r"(bar) : "memory");
 }
+/* The same with a policy of L2. */
+__device__ __forceinline__ void bulk_load(uint32_t dst, const void *src, uint32_t bytes, uint32_t bar, uint64_t policy)
+{
+	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+	             ::"r"(dst), "l"(src), "r"(bytes), "r"(bar), "l"(policy) : "memory");
+}
 /* The same into L2 alone: a hint. */
 __device__ __forceinline__ void bulk_prefetch(const void *src, uint32_t bytes)
 {
@@ -144,6 +150,12 @@ __device__ __forceinline__ uint64_t l2_evict_first()
 {
 	uint64_t p;
 	asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(p));
+	return p;
+}
+__device__ __forceinline__ uint64_t l2_evict_normal()
+{
+	uint64_t p;
+	asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(p));
 	return p;
 }
 __device__ __forceinline__ uint64_t l2_evict_last()
