@@ -333,6 +333,64 @@ static void same_norm(struct two *t, void *x, const void *h, const struct weight
 	free(b);
 }
 
+static float *from_halves(struct two *t, const void *p, size_t n)
+{
+	bf16 *h = malloc(n * sizeof *h);
+	float *f = malloc(n * sizeof *f);
+	CHECK(h && f, "%zu halves", n);
+	from_device(t, h, p, n * sizeof *h);
+	for (size_t i = 0; i < n; i++)
+		f[i] = bf16_to_f32(h[i]);
+	free(h);
+	return f;
+}
+
+/* One token's qkv after the block, once as an op of its own and once offered to the block: the same but for the order of sums. */
+static void qkv_case(struct two *t, const struct kern_limits *lim, const struct layer *l, const struct moe_weights *placed, const struct weight *norm,
+                     const float *x, bool f8, struct arena *ws)
+{
+	size_t n = (size_t)lim->n_embd, d = (size_t)lim->d_head, n_q = (size_t)lim->n_head * d, n_kv = (size_t)lim->n_head_kv * d;
+	size_t n_out = n_q + 2 * n_kv, n_cache = 2 * n_kv * KV_PAGE;
+	float *w = floats(n_out * n, 1 / sqrtf((float)n)), *b = floats(n_out, .5f), *cs = floats(d, 1), *none = calloc(n_cache, sizeof *none);
+	bf16 *hw = halves(w, n_out * n), *db = act_to_device(t, b, n_out);
+	struct weight wq = { .dtype = DT_BF16, .n_dim = 2, .shape = { (int64_t)n_q, (int64_t)n }, .data = hw }, wk = wq, wv = wq;
+	const struct weight bq = { .dtype = DT_BF16, .n_dim = 1, .shape = { (int64_t)n_q }, .data = db };
+	struct weight bk = bq, bv = bq, *const all[] = { &wq, &wk, &wv };
+	wk.data = hw + n_q * n, wv.data = hw + (n_q + n_kv) * n, bk.data = db + n_q, bv.data = db + n_q + n_kv;
+	wk.shape[0] = wv.shape[0] = bk.shape[0] = bv.shape[0] = (int64_t)n_kv;
+	struct arena place = { .base = t->dev->dev->take(t->dev, n_out * n * 2 + n_out * 4 + 4096, &err), .cap = n_out * n * 2 + n_out * 4 + 4096 };
+	CHECK(place.base, "%s", err.text);
+	OK((f8 ? t->dev->dev->place_f8 : t->dev->dev->place)(t->dev, &place, all, 3, &err), err);
+	OK(t->dev->sync(t->dev, &err), err);
+	const int32_t at[] = { 1, 5, 0 }; /* page, position, sequence */
+	const int32_t *dat = to_device(t, at, sizeof at);
+	const struct batch batch = { .n_tok = 1, .n_seq = 1, .pos = dat + 1, .seq = dat + 2 };
+	void *q[2], *k[2], *v[2];
+	for (int i = 0; i < 2; i++) {
+		void *dx = act_to_device(t, x, n), *dh = act_to_device(t, x, n);
+		q[i] = act_to_device(t, none, n_q), k[i] = act_to_device(t, none, n_cache), v[i] = act_to_device(t, none, n_cache);
+		const struct kv_view kv = { .dtype = DT_BF16, .k = k[i], .v = v[i], .page = dat, .n_page_seq = 1 };
+		const struct qkv_args a = { .q = q[i], .h = dh, .wq = &wq, .wk = &wk, .wv = &wv, .bq = &bq, .bk = &bk, .bv = &bv,
+			.cs = to_device(t, cs, d * sizeof *cs), .kv = &kv, .batch = &batch, .n_embd = lim->n_embd, .n_head = lim->n_head, .n_head_kv = lim->n_head_kv,
+			.d_head = lim->d_head, .eps = 1e-5f };
+		bool made = true;
+		OK(moe_forward(t->dev, &l->c, placed, norm, norm, 1e-5f, dx, dh, 1, NULL, i ? &a : NULL, &made, ws, &err), err);
+		if (i && made)
+			printf("     %d/%d: qkv of %s made by the block\n", lim->n_embd, lim->n_ff, dtype_name(wq.dtype));
+		if (!i || !made)
+			t->dev->qkv(t->dev, &a);
+		OK(t->dev->sync(t->dev, &err), err);
+	}
+	float *want[] = { from_halves(t, q[0], n_q), from_halves(t, k[0], n_cache), from_halves(t, v[0], n_cache) };
+	compare(t, q[1], want[0], n_q, 2e-3, "q behind the block");
+	compare(t, k[1], want[1], n_cache, 2e-3, "k behind the block");
+	compare(t, v[1], want[2], n_cache, 2e-3, "v behind the block");
+	free(hw);
+	float *const host[] = { w, b, cs, none, want[0], want[1], want[2] };
+	for (size_t i = 0; i < sizeof host / sizeof *host; i++)
+		free(host[i]);
+}
+
 static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case, double tol)
 {
 	struct two t = open_two(lim);
@@ -365,8 +423,10 @@ static void moe_case(const struct kern_limits *lim, const int *n_tok, int n_case
 		void *dh = act_to_device(&t, h, n), *dx = act_to_device(&t, x, n);
 		struct arena step, dstep = { .base = t.dev->dev->take(t.dev, 16 << 20, &err), .cap = 16 << 20 };
 		CHECK(arena_init(&step, 64 << 20) && dstep.base, "arenas");
-		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, &norm, 1e-5f, x, h, n_tok[i], NULL, &step, &err), err);
-		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, &dnorm, 1e-5f, dx, dh, n_tok[i], NULL, &dstep, &err), err);
+		for (int f8 = 0; f8 < 2 && n_tok[i] == 1; f8++)
+			qkv_case(&t, lim, &l, &placed, &dnorm, x, f8, &dstep);
+		OK(moe_forward(t.cpu, &l.c, &l.w, &norm, &norm, 1e-5f, x, h, n_tok[i], NULL, NULL, NULL, &step, &err), err);
+		OK(moe_forward(t.dev, &l.c, &placed, &dnorm, &dnorm, 1e-5f, dx, dh, n_tok[i], NULL, NULL, NULL, &dstep, &err), err);
 		char what[64];
 		snprintf(what, sizeof what, "moe %d/%d, %d tokens", lim->n_embd, lim->n_ff, n_tok[i]);
 		compare(&t, dx, x, n, tol, what);
@@ -387,6 +447,15 @@ TEST(moe_packed)
 {
 	static const int n_tok[] = { 1, 2, 5, 64, 300 };
 	moe_case(&wide, n_tok, 5, 2e-2);
+}
+
+/* GPT-OSS's attention: the shares of qkv that CTAs have, and a row that ends within 128 channels. */
+TEST(moe_qkv)
+{
+	struct kern_limits l = wide;
+	l.n_tok = 1, l.n_embd = 2880, l.n_ff = 320, l.n_head = 64, l.n_head_kv = 8, l.d_head = 64;
+	static const int n_tok[] = { 1 };
+	moe_case(&l, n_tok, 1, 2e-2);
 }
 
 TEST(moe_plain)

@@ -203,6 +203,10 @@ struct moe_args {
 	int n_tok;
 	const struct weight *next; /* [n_embd] bf16 or f32, or NULL.  The norm after the block: h = rmsnorm(x) by these in the end, else h is undefined */
 	const int32_t *n_real;   /* device, or NULL: rows from *n_real on claim no expert, x[t] stays as it is */
+	/* Or NULL: the qkv op that comes next, of h as next makes it (its norm is NULL).  An op may make it in the same go, *qkv_made says
+	 * whether it did, and h is undefined then. */
+	const struct qkv_args *qkv;
+	bool *qkv_made;          /* out, where qkv is given */
 };
 
 /* The next token of each row of logits, as engine/sampler.c picks it; cuda/sample.h says how close. */

@@ -163,6 +163,15 @@ static int place(struct model *m, struct kern *k, struct arena *ws, bool f8, int
 	return rc;
 }
 
+/* The qkv op of layer il on rows h. */
+static struct qkv_args qkv_of(const struct model *m, const struct forward_args *a, int il, void *q, const void *h, const float *cs)
+{
+	const struct model_config *c = &m->c;
+	const struct layer *L = &m->layer[il];
+	return (struct qkv_args){ .q = q, .h = h, .eps = c->norm_eps, .wq = &L->wq, .wk = &L->wk, .wv = &L->wv, .bq = &L->bq, .bk = &L->bk, .bv = &L->bv,
+		.cs = cs, .kv = &a->kv[il], .batch = a->batch, .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .d_head = c->d_head };
+}
+
 static int forward(struct model *m, struct kern *k, const struct forward_args *a, struct moxie_err *err)
 {
 	const struct model_config *c = &m->c;
@@ -180,7 +189,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	size_t need = ws->n;
 	int rc = 0;
 	if (!ws->base) {
-		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, NULL, c->norm_eps, x, h, n_tok, b->n_real, ws, err);
+		rc = moe_forward(k, &moe, &m->layer[0].moe, &m->layer[0].ffn_norm, NULL, c->norm_eps, x, h, n_tok, b->n_real, NULL, NULL, ws, err);
 		goto out;
 	}
 	if (!x || !h || !q || !o || !cs) {
@@ -192,6 +201,7 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 	k->rope(k, &(struct rope_args){ .cs = cs, .pos = b->pos, .inv_freq = m->inv_freq.data, .mscale = m->mscale, .n_tok = n_tok, .n_rot = c->d_head });
 
 	int n_layer = a->n_layer > 0 && a->n_layer < c->n_layer ? a->n_layer : c->n_layer;
+	bool made = false; /* this layer's qkv, by the block before */
 	bool few = n_tok >= k->norm_tok_min && n_tok <= k->norm_tok_max, all = b->n_out == n_tok; /* norms within products; every row is wanted */
 	for (int il = 0; il < n_layer; il++) {
 		const struct layer *L = &m->layer[il];
@@ -202,9 +212,11 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 		bool fused = few && L->attn_norm.dtype == DT_BF16;
 		if (il == 0 && !fused)
 			k->rmsnorm(k, &(struct rmsnorm_args){ .h = h, .x = x, .w = &L->attn_norm, .eps = c->norm_eps, .n_tok = n_tok, .n_embd = n_embd });
-		k->qkv(k, &(struct qkv_args){ .q = q, .h = fused ? x : h, .norm = fused ? &L->attn_norm : NULL, .eps = c->norm_eps, .wq = &L->wq, .wk = &L->wk, .wv = &L->wv, .bq = &L->bq, .bk = &L->bk,
-			.bv = &L->bv, .cs = cs, .kv = &a->kv[il], .batch = b, .n_embd = n_embd, .n_head = c->n_head,
-			.n_head_kv = c->n_head_kv, .d_head = c->d_head });
+		if (!made) {
+			struct qkv_args qkv = qkv_of(m, a, il, q, fused ? x : h, cs);
+			qkv.norm = fused ? &L->attn_norm : NULL;
+			k->qkv(k, &qkv);
+		}
 		k->attn(k, &(struct attn_args){ .o = o, .q = q, .sinks = &L->sinks, .kv = &a->kv[il], .batch = b, .n_head = c->n_head,
 			.n_head_kv = c->n_head_kv, .d_head = c->d_head, .window = c->sliding[il] ? c->window : 0,
 			.scale = 1 / sqrtf((float)c->d_head) });
@@ -215,7 +227,9 @@ static int forward(struct model *m, struct kern *k, const struct forward_args *a
 		const struct weight *next = last ? &m->out_norm : &L[1].attn_norm;
 		if ((few && next->dtype == DT_BF16) || (last && !all))
 			next = NULL;
-		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, next, c->norm_eps, x, h, n_tok, b->n_real, ws, err)) < 0)
+		const struct qkv_args qkv = qkv_of(m, a, last ? il : il + 1, q, h, cs);
+		made = false;
+		if ((rc = moe_forward(k, &moe, &L->moe, &L->ffn_norm, next, c->norm_eps, x, h, n_tok, b->n_real, last || !next ? NULL : &qkv, &made, ws, err)) < 0)
 			goto out;
 	}
 

@@ -1,11 +1,15 @@
 #include "moe/moe.h"
 
 int moe_forward(struct kern *k, const struct moe_config *c, const struct moe_weights *w, const struct weight *norm,
-                const struct weight *next, float eps, void *x, void *h, int n_tok, const int32_t *n_real, struct arena *ws, struct moxie_err *err)
+                const struct weight *next, float eps, void *x, void *h, int n_tok, const int32_t *n_real, const struct qkv_args *qkv, bool *qkv_made,
+                struct arena *ws, struct moxie_err *err)
 {
+	if (qkv)
+		*qkv_made = false;
 	if (k->moe) {
 		if (ws->base)
-			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok, .next = next, .n_real = n_real });
+			k->moe(k, &(struct moe_args){ .x = x, .h = h, .norm = norm, .eps = eps, .c = c, .w = w, .n_tok = n_tok, .next = next, .n_real = n_real,
+				.qkv = qkv, .qkv_made = qkv_made });
 		return 0;
 	}
 	size_t mark = ws->n, n_pair = (size_t)n_tok * (size_t)c->n_used;

@@ -240,7 +240,10 @@ attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__
 	__shared__ uint64_t box_full;
 	__shared__ int is_last;
 	const int warp = threadIdx.x / 32, part = blockIdx.x, ihkv = blockIdx.y, seq = g.seq0 + blockIdx.z / g.n_pair_tile;
-	pdl_launch();
+	/* One sequence has few keys under way, which would stand behind the weights that the next kernel asks for at once. */
+	const bool late = gridDim.z == 1;
+	if (!late)
+		pdl_launch();
 	float sink[N_ITEM]; /* weights may be read before the kernel before has ended */
 #pragma unroll
 	for (int i = 0; i < N_ITEM; i++) {
@@ -275,6 +278,8 @@ attn_decode_kernel(const __grid_constant__ attn_param p, const __grid_constant__
 			w.fetch_v(i);
 			n_old++;
 		}
+	if (late)
+		pdl_launch();
 	pdl_wait();
 	warp_rows<D, HALF, F8> r;
 	load_rows(r, p, rows, q);

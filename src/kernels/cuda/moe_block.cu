@@ -7,6 +7,7 @@
  * Test: build/test_cuda_ops moe_packed, build/test_model golden_cuda    Bench: build/cuda/bench_moe
  */
 #include "backend.h"
+#include "dense.h"
 #include "moe_experts.h"
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -87,8 +88,13 @@ void cuda_moe_run(struct kern *k, const struct moe_args *a)
 	struct moxie_moe_args m = {};
 	m.x = a->h, m.w = (const struct moxie_moe_weights *)a->w->packed, m.t = &t, m.residual = a->x, m.out = a->x;
 	m.workspace = c->moe_ws, m.n_tok = n_tok;
-	const struct moe_next next = { a->next ? a->next->data : NULL, a->h, a->eps };
-	const bool joined = a->next && n_tok > 1 && a->next->dtype == DT_BF16 && a->c->n_embd <= MOE_NEXT_EMBD;
+	struct dense_job job;
+	const bool vector = a->next && a->next->dtype == DT_BF16;
+	const bool qkv = vector && a->qkv && a->qkv->h == a->h && dense_qkv_job(&job, a->qkv, &err) == 0 && moe_serves_qkv(c->experts, n_tok, &job);
+	const bool joined = qkv || (vector && n_tok > 1 && a->c->n_embd <= MOE_NEXT_EMBD);
+	const struct moe_next next = { a->next ? a->next->data : NULL, a->h, a->eps, qkv ? &job : NULL };
+	if (a->qkv)
+		*a->qkv_made = qkv;
 	cuda_note(c, moe_run_next(c->experts, &m, joined ? &next : NULL, c->dev.stream, &err), &err);
 	if (a->next && !joined) {
 		const struct rmsnorm_args n = { a->h, a->x, a->next, NULL, a->eps, n_tok, a->c->n_embd };

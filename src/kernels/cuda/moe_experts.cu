@@ -8,6 +8,7 @@ extern "C" {
 }
 #include "device/launch.cuh"
 #include "moe_experts.h"
+#include "moe_pair_qkv.h"
 #include "moxie_ops.h"
 
 /* By ascending width; see choose(). */
@@ -148,7 +149,8 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 	int n_cluster = portable ? 0 : there ? 0 : n_sm / 2;
 	const int pair_most = smem - moe_pair_smem_static();
 	if (there && !portable && e == cudaSuccess) {
-		e = cudaFuncSetAttribute(moe_pair_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, pair_most);
+		for (int i = 0; i < 3 && e == cudaSuccess; i++)
+			e = cudaFuncSetAttribute(moe_pair_kernel[i], cudaFuncAttributeMaxDynamicSharedMemorySize, pair_most);
 		n_cluster = moe_pair_clusters(pair_most);
 	}
 	if (n_cluster && moe_pair_smem(d.n_used, d.n_embd, d.n_ff, n_cluster) > pair_most) n_cluster = 0;
@@ -185,10 +187,11 @@ static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	return round_up((uint64_t)n_tok * p->d.n_used * p->d.n_ff * 2, 256);
 }
+static uint64_t pair_y_bytes(const struct moxie_moe_plan *p) { return round_up((uint64_t)p->n_cluster * 2 * p->d.n_embd * 4, 256); }
 static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
-	if (choose_pair(p, n_tok)) return round_up((uint64_t)p->n_cluster * 2 * p->d.n_embd * 4, 256);
+	if (choose_pair(p, n_tok)) return pair_y_bytes(p) + round_up((uint64_t)p->d.n_embd * 2, 256); /* and the sum that the next layer's norm is made of */
 	if (choose_decode(p, n_tok)) return round_up(n * 4, 256) + round_up(p->d.n_embd / 16 * 4, 256);
 	return round_up(!p->portable && choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
@@ -230,8 +233,8 @@ static int check_pointers(const struct moxie_moe_args *r, struct moxie_err *err)
 	return MOXIE_OK;
 }
 
-/* In clusters of `cluster` CTAs; args: the kernel's only parameter. */
-static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem, void *args, void *stream, int cluster = 1)
+/* In clusters of `cluster` CTAs; args: the kernel's first parameter, more: its second, or NULL. */
+static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem, void *args, void *stream, int cluster = 1, void *more = NULL)
 {
 	cudaLaunchAttribute at[2] = {};
 	at[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -246,12 +249,19 @@ static cudaError_t launch(const void *kernel, int n_cta, int n_thread, int smem,
 	c.stream = (cudaStream_t)stream;
 	c.attrs = at;
 	c.numAttrs = cluster > 1 ? 2 : cuda_has_pdl();
-	return cudaLaunchKernelExC(&c, kernel, &args);
+	void *list[] = { args, more };
+	return cudaLaunchKernelExC(&c, kernel, list);
 }
 
 int moxie_moe_run(const moxie_moe_plan *p, const struct moxie_moe_args *r, void *stream, struct moxie_err *err)
 {
 	return moe_run_next(p, r, NULL, stream, err);
+}
+
+bool moe_serves_qkv(const moxie_moe_plan *p, int n_tok, const struct dense_job *qkv)
+{
+	struct moe_pair_qkv q;
+	return choose_pair(p, n_tok) && qkv->n_in == p->d.n_embd && moe_pair_qkv_plan(&q, qkv, NULL, 0, 2 * p->n_cluster);
 }
 
 int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const struct moe_next *next, void *stream, struct moxie_err *err)
@@ -335,7 +345,14 @@ int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const 
 	cudaError_t e;
 	if (choose_pair(p, r->n_tok)) {
 		struct moe_pair_args pa = { a, b, (float *)a.y, moe_pair_divisor(2 * p->n_cluster), moe_pair_divisor(p->n_cluster), moe_pair_divisor(d.n_ff / 64) };
-		e = launch(moe_pair_kernel, 2 * p->n_cluster, moe_pair_threads, moe_pair_smem(d.n_used, d.n_embd, d.n_ff, p->n_cluster), &pa, stream, 2);
+		struct moe_pair_qkv q = {};
+		const bool qkv = next && next->qkv;
+		if (qkv) {
+			moe_pair_qkv_plan(&q, next->qkv, next->norm, next->eps, 2 * p->n_cluster);
+			q.x = (uint32_t *)((char *)a.y + pair_y_bytes(p));
+		}
+		e = launch(moe_pair_kernel[qkv ? q.f8 ? 2 : 1 : 0], 2 * p->n_cluster, moe_pair_threads, moe_pair_smem(d.n_used, d.n_embd, d.n_ff, p->n_cluster), &pa,
+		           stream, 2, &q);
 		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_pair");
 	}
 	if (decode) {

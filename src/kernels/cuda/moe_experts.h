@@ -9,6 +9,8 @@
 #include "moe_layout.h"
 #include "moxie_ops.h"
 
+struct dense_job;
+
 struct moe_phase {
 	const uint8_t *w;  /* [n_expert, row_blocks, k_atoms] atoms */
 	const float *mul;  /* [n_expert] */
@@ -50,12 +52,15 @@ struct moe_combine_args {
 };
 #define MOE_NEXT_EMBD 4096
 
-/* The norm after the block, which the combine makes; not for one token, whose kernel has no combine. */
+/* The norm after the block, which the combine makes; one token's kernel has no combine, and makes it of qkv alone. */
 struct moe_next {
 	const void *norm; /* [n_embd] bf16 */
 	void *h;          /* [n_tok, n_embd] bf16 */
 	float eps;
+	const struct dense_job *qkv; /* or NULL: the next layer's qkv, of h, which is not written then; moe_serves_qkv said that it can be made */
 };
+/* Whether moe_run_next may be given this qkv with n_tok tokens. */
+bool moe_serves_qkv(const moxie_moe_plan *p, int n_tok, const struct dense_job *qkv);
 /* moxie_moe_run, and with next != NULL that norm too. */
 int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const struct moe_next *next, void *stream, struct moxie_err *err);
 
@@ -89,7 +94,7 @@ struct moe_pair_args {
 	float *y;                    /* [n_cluster, 2, n_embd] */
 	uint32_t by_grid, by_cluster, by_k_atoms1; /* moe_pair_divisor of CTAs, clusters and k atoms of the down product */
 };
-extern const void *const moe_pair_kernel;
+extern const void *const moe_pair_kernel[3]; /* (struct moe_pair_args, struct moe_pair_qkv): without qkv, with it in bf16, in e4m3 */
 extern const int moe_pair_threads;
 int moe_pair_smem(int n_used, int n_embd, int n_ff, int n_cluster); /* dynamic shared memory; INT32_MAX: shape not served */
 int moe_pair_smem_static(void);

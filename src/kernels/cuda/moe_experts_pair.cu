@@ -29,11 +29,12 @@
 #include "device/ptx.cuh"
 #include "moe_epilogue.cuh"
 #include "moe_experts.h"
+#include "moe_pair_qkv.cuh"
 
 constexpr int WARPS = 16, THREADS = WARPS * 32, HELPER = WARPS - 1, GATE_WARPS = WARPS - 1;
 constexpr int MAX_USED = 16, MAX_COLS = 32; /* columns of a cluster */
 constexpr int DEPTH = 5;                    /* atoms of a warp's ring */
-constexpr uint32_t EMPTY = 0xffffffffu;
+constexpr uint32_t EMPTY = MOE_PAIR_EMPTY;
 constexpr int X_ATOM = 128;                 /* 64 channels in shared memory: [q][two words of each of four k16 steps] */
 constexpr int RING = WARPS * DEPTH * MOE_ATOM_BYTES;
 constexpr int BATCH = 8;                    /* float4 of out that a CTA adds up at once */
@@ -50,6 +51,7 @@ __device__ __forceinline__ int divide(uint32_t n, uint32_t by) { return by ? __u
 __device__ __forceinline__ int divide_small(int n, float by) { return (int)(((float)n + 0.5f) * by); }
 
 __device__ __forceinline__ void put_word(float *p, float v) { asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory"); }
+__device__ __forceinline__ void put_word(uint32_t *p, uint32_t v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
 __device__ __forceinline__ uint4 poll128(const void *p)
 {
 	uint4 v;
@@ -107,7 +109,9 @@ __device__ __forceinline__ void add_atom(float &row, float &row8, uint32_t atom,
 	row8 = fmaf(pick(q, d[0][3], d[1][3], d[2][3], d[3][3]), __uint_as_float(swapped & field), row8);
 }
 
-__global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __grid_constant__ struct moe_pair_args a)
+/* QKV: and the next layer's qkv, of bf16 weights (1) or e4m3 (2). */
+template <int QKV>
+__global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __grid_constant__ moe_pair_args a, const __grid_constant__ moe_pair_qkv p)
 {
 	extern __shared__ __align__(128) uint8_t raw[];
 	__shared__ pair_expert experts[MAX_USED];
@@ -125,7 +129,7 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 	const uint32_t written = smem_u32(bars), taken = written + 16, emptied = written + 32;
 	uint64_t *const ready = bars + 5;
 
-	pdl_launch();
+	if constexpr (QKV == 0) pdl_launch();
 	if (threadIdx.x < 4) nothing[threadIdx.x] = 0;
 	if (threadIdx.x == 0) {
 		for (int i = 0; i < 2; i++) {
@@ -167,15 +171,26 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 		return gate ? (2 * k + rank) * k_atoms0 + k0 + left : (b0 + j) * k_atoms1 + k;
 	};
 	share(a.e.n_used);
+	pair_qkv::share rows = {};
+	pair_qkv::loader rows_ld = {};
+	if constexpr (QKV) {
+		rows = pair_qkv::share_of(p, warp);
+		rows_ld.begin(p, rows, lane);
+	}
 	int near_tile, near_base = 0; /* item that lane 0 describes */
 	int near = describe(lane, near_tile);
 
 	pdl_wait();
+	if constexpr (QKV) pdl_launch(); /* of what writes K and V, in this order: cuda_ops.h */
+	const int n_quad = a.e.n_embd / 4, u0 = divide(n_quad * blockIdx.x, a.by_grid), u1 = divide(n_quad * (blockIdx.x + 1), a.by_grid);
 	float *const y = a.y + (size_t)(blockIdx.x / 2) * 2 * a.e.n_embd;
 	if (warp == HELPER) { /* before the first weights are asked for: behind them the fence would take until they are there */
 		for (int part = 0; part < 2; part++)
 			for (int i = lane; i < n_block * 16; i += 32)
 				*(uint4 *)(y + part * a.e.n_embd + b0 * 64 + i * 4) = make_uint4(EMPTY, EMPTY, EMPTY, EMPTY);
+		if constexpr (QKV)
+			for (int i = u0 + lane; i < u1; i += 32)
+				*(uint2 *)(p.x + i * 2) = make_uint2(EMPTY, EMPTY);
 		__syncwarp();
 		if (lane == 0) red_release(&a.e.head->zero[0], 1);
 	}
@@ -206,11 +221,13 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 			}
 			const int item = __shfl_sync(0xffffffff, near, (uint32_t)next % 32);
 			const uint8_t *const from = (next < n_gate ? a.e.p[0].w : a.e.p[1].w) + (size_t)item * MOE_ATOM_BYTES + lane * 16;
-			cp_async16_at<0, 0>(fill, from);
-			cp_async16_at<512, 512>(fill, from);
-			cp_async16_at<1024, 1024>(fill, from);
-			cp_async16_at<1536, 1536>(fill, from);
-			if (lane < 8) cp_async16(fill + MOE_ATOM_CODES, from + MOE_ATOM_CODES);
+			pair_qkv::copy_once<0, 0>(fill, from);
+			pair_qkv::copy_once<512, 512>(fill, from);
+			pair_qkv::copy_once<1024, 1024>(fill, from);
+			pair_qkv::copy_once<1536, 1536>(fill, from);
+			if (lane < 8) pair_qkv::copy_once<MOE_ATOM_CODES, MOE_ATOM_CODES>(fill, from);
+		} else if constexpr (QKV) {
+			rows_ld.ring(p, fill, lane);
 		}
 		cp_async_commit();
 		next++;
@@ -248,7 +265,6 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 		slot = now == ring_last ? ring : now + MOE_ATOM_BYTES;
 		return now;
 	};
-	const int n_quad = a.e.n_embd / 4, u0 = divide(n_quad * blockIdx.x, a.by_grid), u1 = divide(n_quad * (blockIdx.x + 1), a.by_grid);
 	/* What is added to the sum of channel ch. */
 	const auto rest_of = [&](int ch) {
 		float more = 0, v = 0;
@@ -354,6 +370,18 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 		for (int j = 0; j < n_col; j++)
 			inbox_wait(ready + j);
 
+	uint4 late[pair_qkv::LATE][4], norm = {};
+	dense_at result = {};
+	if constexpr (QKV) {
+		__syncwarp();
+		load(); /* the slot of the last atom */
+#pragma unroll
+		for (int i = 0; i < pair_qkv::LATE; i++)
+			rows_ld.late(p, late[i], lane);
+		if ((int)threadIdx.x < a.e.n_embd / 8) norm = __ldg(p.norm + threadIdx.x);
+		result = pair_qkv::output_of(p);
+	}
+
 	/* This CTA's share of out: thread (row of y mod ROWS, float4). */
 	constexpr int ROWS = THREADS / BATCH;
 	const int n_row = gridDim.x; /* two a cluster */
@@ -405,14 +433,37 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 #pragma unroll
 			for (int w = 0; w < WARPS; w++)
 				v += ((const float *)parts[w])[threadIdx.x];
-			a.c.out[ch] = __float2bfloat16(fmaf(v, a.c.scale, u == u0 ? rest[threadIdx.x] : rest_of(ch)));
+			v = fmaf(v, a.c.scale, u == u0 ? rest[threadIdx.x] : rest_of(ch));
+			if constexpr (QKV) {
+				const float odd = __shfl_down_sync(__activemask(), v, 1); /* channels come in fours */
+				if (ch % 2 == 0) put_word(p.x + ch / 2, moe_pack_bf16(v, odd));
+			}
+			a.c.out[ch] = __float2bfloat16(v);
 		}
 		__syncthreads();
 	}
+	if constexpr (QKV) {
+		pair_qkv::take_norm<QKV == 2>(p, a.e.n_embd, xs, norm, (float *)parts);
+		cp_async_wait<0>();
+		pair_qkv::multiply<QKV == 2>(p, rows, xs, slot, ring, ring_last, MOE_ATOM_BYTES, late, &sums[0][0][0], warp, lane);
+		__syncthreads();
+		pair_qkv::put(p, result, &sums[0][0][0]);
+	}
 }
 
-const void *const moe_pair_kernel = (const void *)moe_experts_pair_kernel;
+const void *const moe_pair_kernel[3] = { (const void *)moe_experts_pair_kernel<0>, (const void *)moe_experts_pair_kernel<1>, (const void *)moe_experts_pair_kernel<2> };
 const int moe_pair_threads = THREADS;
+
+bool moe_pair_qkv_plan(struct moe_pair_qkv *p, const struct dense_job *j, const void *norm, float eps, int n_cta)
+{
+	*p = {};
+	if (j->norm || !j->out.qkv || j->out.n_tok != 1 || j->n_in % 64 || j->n_in > THREADS * 8) return false;
+	p->out = j->out;
+	dense_rows_plan(&p->rows, &j->out, n_cta, 64);
+	p->w = (const uint8_t *)j->w, p->norm = (const uint4 *)norm, p->eps = eps;
+	p->f8 = j->f8, p->row_bytes = j->n_in * (j->f8 ? 1 : 2), p->n_k = (p->row_bytes + pair_qkv::PIECE - 1) / pair_qkv::PIECE;
+	return p->rows.n_tile <= n_cta && p->rows.n_box * p->n_k <= WARPS * (pair_qkv::RINGED + pair_qkv::LATE);
+}
 
 uint32_t moe_pair_divisor(int d) { return d == 1 ? 0 : (uint32_t)(((1ull << 32) + d - 1) / d); }
 
@@ -421,7 +472,8 @@ int moe_pair_smem(int n_used, int n_embd, int n_ff, int n_cluster)
 	const int64_t cols = (int64_t)n_used * (n_ff / 64), most = (cols + n_cluster - 1) / n_cluster;
 	/* Products that divide() must get right: n d < 2^32.  divide_small: numbers of atoms below 2^16. */
 	const bool fits = n_used <= MAX_USED && most <= MAX_COLS && cols * n_cluster * n_cluster < 1ll << 32 && most * (n_embd / 64) < 1 << 16;
-	const int64_t all = RING + (int64_t)(n_embd / 64) * X_ATOM + most * X_ATOM;
+	/* x, then act; at the end x of qkv, in whole pieces. */
+	const int64_t x = (n_embd / 64 + most) * X_ATOM, x_qkv = (n_embd + 255) / 256 * 512, all = RING + (x > x_qkv ? x : x_qkv);
 	return fits && all < INT32_MAX ? (int)all : INT32_MAX;
 }
 int moe_pair_smem_static(void)
@@ -437,7 +489,7 @@ int moe_pair_clusters(int smem)
 	at.id = cudaLaunchAttributeClusterDimension;
 	at.val.clusterDim.x = 2, at.val.clusterDim.y = at.val.clusterDim.z = 1;
 	c.gridDim = dim3(2), c.blockDim = dim3(THREADS), c.dynamicSmemBytes = smem, c.attrs = &at, c.numAttrs = 1;
-	if (cudaOccupancyMaxActiveClusters(&n, moe_experts_pair_kernel, &c) != cudaSuccess) {
+	if (cudaOccupancyMaxActiveClusters(&n, moe_experts_pair_kernel<1>, &c) != cudaSuccess) {
 		cudaGetLastError();
 		return 0;
 	}
