@@ -7,7 +7,7 @@
  *   h    [n_tok, n_embd]              bf16 out, with next [n_embd] bf16: rmsnorm of out as it was stored, the bits of rmsnorm.cu
  *
  * Map: a thread has 8 channels of one token; with a norm a CTA has one token, up to 4096 channels.  Slots and parts are added in fixed order in fp32: bitwise repeatable.  SLOTS slots are
- * read at once: one round trip for their rows, one for their y.
+ * read at once: one round trip for their rows, one for their y; for few tokens one in all (EARLY).
  * Cost: n_tok n_embd (k n_split sizeof y + 2..6) bytes.
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe
  */
@@ -16,6 +16,7 @@
 #include "moe_experts.h"
 
 constexpr int NORM_THREADS = MOE_NEXT_EMBD / 8;
+constexpr int EARLY_TOKENS = 64; /* at 256 it costs more than it saves */
 
 /* 16 bytes past L1, or zeros without touching memory: a branch around a load would make the loads wait for each other. */
 __device__ __forceinline__ uint4 load_if(bool on, const void *p)
@@ -78,8 +79,43 @@ __device__ __forceinline__ void norm_row(const struct moe_combine_args &a, uint4
 		*(uint4 *)(a.h + at) = make_uint4(h[0], h[1], h[2], h[3]);
 }
 
-template <bool F32, int SLOTS, bool NORM> __global__ void __launch_bounds__(NORM ? NORM_THREADS : 256) moe_combine_kernel(const struct moe_combine_args a)
+constexpr int NO_ROW = -1;
+
+/* Rows of y of slots s0 .. of token t; NO_ROW for a skipped slot and where there are no more. */
+template <int SLOTS> __device__ __forceinline__ void rows_of(const struct moe_combine_args &a, int t, int s0, int (&row)[SLOTS])
 {
+	int id[SLOTS];
+#pragma unroll
+	for (int j = 0; j < SLOTS; j++) {
+		const int pair = t * a.n_used + min(s0 + j, a.n_used - 1);
+		row[j] = __ldcg(a.row_of_pair + pair);
+		id[j] = __ldcg(a.topk_id + pair);
+	}
+#pragma unroll
+	for (int j = 0; j < SLOTS; j++)
+		if (id[j] < 0 || s0 + j >= a.n_used) row[j] = NO_ROW;
+}
+
+/* Part c of those rows, channels ch .. ch + 7; zeros for NO_ROW. */
+template <int SLOTS, int VEC>
+__device__ __forceinline__ void read_y(const struct moe_combine_args &a, const int (&row)[SLOTS], int c, int ch, uint4 (&v)[SLOTS][VEC])
+{
+	const size_t part = (size_t)a.n_tok * a.n_used * a.n_embd;
+#pragma unroll
+	for (int j = 0; j < SLOTS; j++) {
+		const bool on = row[j] != NO_ROW;
+		const char *y = (const char *)a.y + (c * part + (size_t)(on ? row[j] : 0) * a.n_embd + ch) * 2 * VEC;
+#pragma unroll
+		for (int h = 0; h < VEC; h++)
+			v[j][h] = load_if(on, y + 16 * h);
+	}
+}
+
+/* EARLY: rows are read before the wait as well, and y after it by what was read then: one round trip instead of two.  The rows are
+ * nearly always there by then, as these CTAs find room only when those of the experts leave; what is read after the wait decides. */
+template <bool F32, int SLOTS, bool NORM, bool EARLY> __global__ void __launch_bounds__(NORM ? NORM_THREADS : 256, 1) moe_combine_kernel(const struct moe_combine_args a)
+{
+	constexpr int VEC = F32 ? 2 : 1;
 	const int per_tok = a.n_embd / 8;
 	const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
 	const bool there = !NORM || (int)threadIdx.x < per_tok;
@@ -87,43 +123,45 @@ template <bool F32, int SLOTS, bool NORM> __global__ void __launch_bounds__(NORM
 	uint4 next = make_uint4(0, 0, 0, 0);
 	if (NORM)
 		next = __ldg((const uint4 *)(a.next + ch));
+	int guess[SLOTS];
+	if (EARLY && t < a.n_tok) {
+		rows_of(a, t, 0, guess);
+#pragma unroll
+		for (int j = 0; j < SLOTS; j++) /* it may be anything yet */
+			if ((uint32_t)guess[j] >= (uint32_t)(a.n_tok * a.n_used)) guess[j] = NO_ROW;
+	}
 	pdl_launch();
 	pdl_wait();
 	if (t >= a.n_tok) return;
 	float sum[8] = { 0, 0, 0, 0, 0, 0, 0, 0 };
-	const size_t at = (size_t)t * a.n_embd + ch, part = (size_t)a.n_tok * a.n_used * a.n_embd;
+	const size_t at = (size_t)t * a.n_embd + ch;
 	const uint4 shared = load_if(a.shared, a.shared + at), residual = load_if(a.residual, a.residual + at);
 	for (int s0 = 0; s0 < a.n_used; s0 += SLOTS) {
-		int row[SLOTS], id[SLOTS];
+		int row[SLOTS];
 		float w[SLOTS];
+		uint4 v[SLOTS][VEC];
+		const bool early = EARLY && s0 == 0;
+		if (early) read_y(a, guess, 0, ch, v);
+		rows_of(a, t, s0, row);
+		bool right = early;
 #pragma unroll
 		for (int j = 0; j < SLOTS; j++) {
-			const int pair = t * a.n_used + min(s0 + j, a.n_used - 1);
-			row[j] = __ldcg(a.row_of_pair + pair);
-			w[j] = __ldcg(a.topk_w + pair);
-			id[j] = __ldcg(a.topk_id + pair);
+			w[j] = __ldcg(a.topk_w + t * a.n_used + min(s0 + j, a.n_used - 1));
+			if (EARLY) right &= row[j] == guess[j];
 		}
-		for (int c = 0; c < a.n_split; c++) {
-			constexpr int VEC = F32 ? 2 : 1;
-			uint4 v[SLOTS][VEC];
-			bool on[SLOTS];
+		if (!right) read_y(a, row, 0, ch, v);
+		for (int c = 0;;) {
 #pragma unroll
 			for (int j = 0; j < SLOTS; j++) {
-				on[j] = (id[j] >= 0) & (s0 + j < a.n_used);
-				const char *y = (const char *)a.y + (c * part + (size_t)(on[j] ? row[j] : 0) * a.n_embd + ch) * (F32 ? 4 : 2);
-#pragma unroll
-				for (int h = 0; h < VEC; h++)
-					v[j][h] = load_if(on[j], y + 16 * h);
-			}
-#pragma unroll
-			for (int j = 0; j < SLOTS; j++) {
-				const float weight = on[j] ? w[j] : 0; /* an unused slot's weight may be anything */
+				const float weight = row[j] == NO_ROW ? 0 : w[j]; /* an unused slot's weight may be anything */
 				if constexpr (F32) {
 					add_f32(sum, v[j][0], weight);
 					add_f32(sum + 4, v[j][VEC - 1], weight);
 				} else
 					add_bf16(sum, v[j][0], weight);
 			}
+			if (++c >= a.n_split) break;
+			read_y(a, row, c, ch, v);
 		}
 	}
 #pragma unroll
@@ -144,16 +182,21 @@ template <bool F32, int SLOTS, bool NORM> __global__ void __launch_bounds__(NORM
 		norm_row(a, there ? v : make_uint4(0, 0, 0, 0), next, at, there);
 }
 
-template <bool NORM> static void (*kernel_for(const struct moe_combine_args *a, int y_f32))(struct moe_combine_args)
+template <bool NORM, bool EARLY> static void (*kernel_for(const struct moe_combine_args *a, int y_f32))(struct moe_combine_args)
 {
-	return y_f32 ? moe_combine_kernel<true, 4, NORM> : a->n_used <= 4 ? moe_combine_kernel<false, 4, NORM> : moe_combine_kernel<false, 8, NORM>;
+	return y_f32            ? moe_combine_kernel<true, 4, NORM, false>
+	       : a->n_used <= 4 ? moe_combine_kernel<false, 4, NORM, EARLY>
+	                        : moe_combine_kernel<false, 8, NORM, EARLY>;
 }
 
 cudaError_t moe_combine(const struct moe_combine_args *a, int y_f32, cudaStream_t stream)
 {
 	const int threads = 256, per_tok = a->n_embd / 8;
 	const int64_t n = (int64_t)a->n_tok * per_tok;
+	const bool early = a->n_tok <= EARLY_TOKENS;
 	if (a->next)
-		return cuda_launch(kernel_for<true>(a, y_f32), dim3(a->n_tok), dim3((per_tok + 31) / 32 * 32), 0, stream, *a);
-	return cuda_launch(kernel_for<false>(a, y_f32), dim3((unsigned)((n + threads - 1) / threads)), dim3(threads), 0, stream, *a);
+		return cuda_launch(early ? kernel_for<true, true>(a, y_f32) : kernel_for<true, false>(a, y_f32), dim3(a->n_tok), dim3((per_tok + 31) / 32 * 32), 0,
+		                   stream, *a);
+	return cuda_launch(early ? kernel_for<false, true>(a, y_f32) : kernel_for<false, false>(a, y_f32), dim3((unsigned)((n + threads - 1) / threads)),
+	                   dim3(threads), 0, stream, *a);
 }
