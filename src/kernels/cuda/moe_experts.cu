@@ -75,7 +75,7 @@ static bool portable_fits(int smem, int *need)
 	for (const struct moe_portable_instance &in : moe_portable_instances) {
 		if (in.tile_n == served) continue;
 		if (moe_portable_stages(&in, smem)) served = in.tile_n;
-		else *need = moe_portable_smem(&in, 2);
+		else *need = moe_portable_smem(&in, in.n_stage ? in.n_stage : 2);
 		const bool last = &in == moe_portable_instances + MOE_N_PORTABLE - 1 || (&in)[1].tile_n != in.tile_n;
 		if (last && served != in.tile_n) return false;
 	}
@@ -85,17 +85,19 @@ static bool portable_fits(int smem, int *need)
 /* Whether moe_experts_pair.cu serves n_tok tokens. */
 static bool choose_pair(const struct moxie_moe_plan *p, int n_tok) { return n_tok == 1 && p->n_cluster > 0; }
 
-/* The decode kernel for n_tok tokens, or NULL. */
-static const struct moe_decode_instance *choose_decode(const struct moxie_moe_plan *p, int n_tok)
+/* Whether moe_experts_column.cu serves n_tok tokens: on Hopper what the pair kernel does not. */
+static bool choose_column(const struct moxie_moe_plan *p, int n_tok)
 {
-	const struct moxie_moe_desc &d = p->d;
-	const int most = (d.n_embd > d.n_ff ? d.n_embd : d.n_ff) / 64;
-	int list;
-	for (const struct moe_decode_instance &in : moe_decode_instances)
-		if (n_tok == 1 && !p->n_cluster && most <= 16 * in.max_atoms &&
-		    moe_decode_smem(&in, d.n_used, d.n_embd, d.n_ff, p->n_sm, &list) + in.smem_static <= p->smem)
-			return &in;
-	return NULL;
+	return n_tok == 1 && !p->n_cluster && moe_column_smem(p->d.n_used, p->d.n_embd, p->d.n_ff, p->n_sm) <= p->smem;
+}
+/* Most tiles of few tokens: an expert has one. */
+static int few_tiles(const struct moxie_moe_plan *p, int n_tok) { return n_tok * p->d.n_used < p->d.n_expert ? n_tok * p->d.n_used : p->d.n_expert; }
+/* Whether moe_experts_few.cu serves n_tok tokens.  Two tokens where there is no room for the large stages of portable_n8: with those it takes 59 us against
+ * 62 (H200, 99 KB, 4096/2048/E256; three and four tokens 85, 105 against 84, 106, 2880/2880/E32 57, 76 against 56, 71). */
+static bool choose_few(const struct moxie_moe_plan *p, int n_tok)
+{
+	const int least = moe_portable_stages(&moe_portable_instances[0], p->smem) ? 3 : 2;
+	return p->portable && n_tok >= least && n_tok <= moe_few_tokens && moe_few_smem(few_tiles(p, n_tok), p->d.n_embd, p->d.n_ff, p->n_sm) <= p->smem;
 }
 
 int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *desc, int device, struct moxie_err *err)
@@ -144,8 +146,8 @@ int moxie_moe_plan_create(moxie_moe_plan **out, const struct moxie_moe_desc *des
 		}
 		e = cudaFuncSetAttribute(instances[i]->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, instances[i]->smem);
 	}
-	for (int i = 0; there && i < MOE_N_DECODE && e == cudaSuccess; i++)
-		e = cudaFuncSetAttribute(moe_decode_instances[i].kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem - moe_decode_instances[i].smem_static);
+	if (there && e == cudaSuccess) e = cudaFuncSetAttribute(moe_column_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+	if (there && e == cudaSuccess) e = cudaFuncSetAttribute(moe_few_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
 	int n_cluster = portable ? 0 : there ? 0 : n_sm / 2;
 	const int pair_most = smem - moe_pair_smem_static();
 	if (there && !portable && e == cudaSuccess) {
@@ -180,7 +182,7 @@ void moxie_moe_plan_free(moxie_moe_plan *p) { delete p; }
 
 int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok)
 {
-	return choose_pair(p, n_tok) || choose_decode(p, n_tok) ? MOE_DECODE_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
+	return choose_pair(p, n_tok) || choose_column(p, n_tok) || choose_few(p, n_tok) ? MOE_DECODE_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
 }
 
 static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)
@@ -192,7 +194,8 @@ static uint64_t y_bytes(const struct moxie_moe_plan *p, int n_tok)
 {
 	const uint64_t n = (uint64_t)n_tok * p->d.n_used * p->d.n_embd;
 	if (choose_pair(p, n_tok)) return pair_y_bytes(p) + round_up((uint64_t)p->d.n_embd * 2, 256); /* and the sum that the next layer's norm is made of */
-	if (choose_decode(p, n_tok)) return round_up(n * 4, 256) + round_up(p->d.n_embd / 16 * 4, 256);
+	if (choose_few(p, n_tok)) return round_up(moe_few_y_bytes(p->d.n_embd, p->n_sm), 256) + round_up(moe_few_act_bytes(few_tiles(p, n_tok), p->d.n_ff), 256);
+	if (choose_column(p, n_tok)) return round_up((uint64_t)p->n_sm * p->d.n_embd * 4, 256);
 	return round_up(!p->portable && choose(p, n_tok)->loose ? n * 4 * p->n_split : n * 2, 256);
 }
 uint64_t moxie_moe_plan_workspace_bytes(const moxie_moe_plan *p, int n_tok)
@@ -273,7 +276,6 @@ int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const 
 	const int rc = check_pointers(r, err);
 	if (rc < 0) return rc;
 	const struct moe_instance *in = choose(p, r->n_tok);
-	const struct moe_decode_instance *decode = choose_decode(p, r->n_tok);
 	const int tile_n = moxie_moe_plan_tile_n(p, r->n_tok);
 	if (r->t->tile_n != tile_n)
 		return err_set(err, MOXIE_E_ARG, "the tables have tiles of %d rows, the plan wants %d for %d tokens", r->t->tile_n, tile_n, r->n_tok);
@@ -355,15 +357,21 @@ int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const 
 		           stream, 2, &q);
 		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_pair");
 	}
-	if (decode) {
-		struct moe_decode_args da = { a, b, (float *)a.y, (int32_t *)((char *)a.y + round_up((uint64_t)a.n_pair * d.n_embd * 4, 256)), 0 };
-		const int smem = moe_decode_smem(decode, d.n_used, d.n_embd, d.n_ff, p->n_sm, &da.list_bytes);
-		e = launch(decode->kernel, p->n_sm, decode->n_thread, smem, &da, stream);
-		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_decode");
+	if (choose_column(p, r->n_tok)) {
+		struct moe_column_args ca = { a, b, (float *)a.y, NULL, moe_pair_divisor(p->n_sm), moe_pair_divisor(d.n_ff / 64), moe_column_n_col(d.n_used, d.n_ff, p->n_sm) };
+		e = launch(moe_column_kernel, p->n_sm, moe_column_threads, moe_column_smem(d.n_used, d.n_embd, d.n_ff, p->n_sm), &ca, stream);
+		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_column");
+	}
+	if (choose_few(p, r->n_tok)) {
+		struct moe_column_args ca = { a, b, (float *)a.y, (uint32_t *)((char *)a.y + round_up(moe_few_y_bytes(d.n_embd, p->n_sm), 256)), moe_pair_divisor(p->n_sm),
+			                      moe_pair_divisor(d.n_ff / 64), moe_few_n_col(few_tiles(p, r->n_tok), d.n_ff, p->n_sm) };
+		ca.e.max_tile = few_tiles(p, r->n_tok);
+		e = launch(moe_few_kernel, p->n_sm, moe_few_threads, moe_few_smem(ca.e.max_tile, d.n_embd, d.n_ff, p->n_sm), &ca, stream);
+		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_few");
 	}
 	if (port) {
 		struct moe_portable_args pa = { a, 0, moe_portable_stages(port, p->smem), 0 };
-		pa.ahead = pa.n_stage - (pa.n_stage > 2 ? 2 : 1);
+		pa.ahead = port->refill ? pa.n_stage : pa.n_stage - (pa.n_stage > 2 ? 2 : 1);
 		pa.e.p[0].n_group = (rows0 + port->rb - 1) / port->rb;
 		pa.e.p[1].n_group = (rows1 + port->rb - 1) / port->rb;
 		for (; pa.phase < 2; pa.phase++) {
@@ -387,19 +395,19 @@ int moxie_moe_plan_explain(const moxie_moe_plan *p, char *text, size_t n_bytes)
 	if (p->portable && len < (int)n_bytes)
 		len += snprintf(text + len, n_bytes - len, "portable kernels (mma.sync, cp.async), %d bytes of shared memory\n", p->smem);
 	for (int lo = 1, hi; lo <= d.max_tok; lo = hi + 1) {
-		const bool pair = choose_pair(p, lo);
-		const struct moe_decode_instance *const decode = choose_decode(p, lo);
+		const bool pair = choose_pair(p, lo), column = choose_column(p, lo), few = choose_few(p, lo);
 		const struct moe_portable_instance *const port = p->portable ? choose_portable(p, lo) : NULL;
 		const struct moe_instance *const in = choose(p, lo);
-		for (hi = lo; hi < d.max_tok && choose_pair(p, hi + 1) == pair && choose_decode(p, hi + 1) == decode && (pair || decode || (port ? choose_portable(p, hi + 1) == port : choose(p, hi + 1) == in)); hi++)
+		for (hi = lo; hi < d.max_tok && choose_pair(p, hi + 1) == pair && choose_column(p, hi + 1) == column && choose_few(p, hi + 1) == few && (pair || column || few || (port ? choose_portable(p, hi + 1) == port : choose(p, hi + 1) == in)); hi++)
 			;
 		char *const at = len < (int)n_bytes ? text + len : NULL;
 		const size_t left = len < (int)n_bytes ? n_bytes - len : 0;
 		if (pair)
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, %d pairs of CTAs with equal shares of both products\n", lo, hi, "pair", p->n_cluster);
-		else if (decode)
-			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, units of 16 rows: every SM has the same share of few experts\n", lo, hi,
-			                decode->name);
+		else if (column)
+			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, equal shares of both products\n", lo, hi, "column");
+		else if (few)
+			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s one launch, equal shares of both products\n", lo, hi, "few");
 		else if (port)
 			len += snprintf(at, left, "  %6d .. %-6d tokens  %-14s two launches + combine, items of <= %d rows x <= %d tokens, %d stages of %d bytes\n", lo,
 			                hi, port->name, port->rb * 64, port->tile_n, moe_portable_stages(port, p->smem), port->stage_bytes);

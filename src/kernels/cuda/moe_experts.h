@@ -64,28 +64,27 @@ bool moe_serves_qkv(const moxie_moe_plan *p, int n_tok, const struct dense_job *
 /* moxie_moe_run, and with next != NULL that norm too. */
 int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const struct moe_next *next, void *stream, struct moxie_err *err);
 
-struct moe_decode_args {
-	struct moe_experts_args e;   /* y and row_of_pair are not used */
+/* The kernel of one token where the pair kernel does not serve: any device from sm_80 on. */
+struct moe_column_args {
+	struct moe_experts_args e;   /* y and row_of_pair are not used; act holds what two CTAs share of it */
 	struct moe_combine_args c;   /* y and row_of_pair are not used */
-	float *y;                    /* [n_used, n_embd] */
-	int32_t *unit_done;          /* [n_embd / 16] scratch */
-	int list_bytes;              /* of the list of units in shared memory */
-};
-
-/* One compiled shape of the decode kernel, which serves one token where the pair kernel does not. */
-struct moe_decode_instance {
-	const char *name;
-	int max_atoms;   /* k atoms of either product: 16 times this at most */
-	int n_thread;
-	int smem_fixed;  /* dynamic shared memory without list and rows of activations */
-	int smem_static;
-	const void *kernel;
+	float *y;                    /* [n_cta, n_embd], of few tokens [n_cta, n_embd, 4] */
+	uint32_t *act;               /* few tokens: [max_tile * n_ff / 32, 4, 16] */
+	uint32_t by_grid, by_k_atoms1; /* moe_pair_divisor of CTAs and k atoms of the down product */
+	int n_col;                   /* most columns of a CTA: moe_column_n_col, moe_few_n_col */
 };
 #define MOE_DECODE_TILE_N 8
-#define MOE_N_DECODE 4
-extern const struct moe_decode_instance moe_decode_instances[MOE_N_DECODE]; /* the first that serves is taken */
-/* Dynamic shared memory of a run, and the part of it for the list of units. */
-int moe_decode_smem(const struct moe_decode_instance *in, int n_used, int n_embd, int n_ff, int n_cta, int *list_bytes);
+extern const void *const moe_column_kernel;
+extern const int moe_column_threads;
+/* The kernel of 2 .. moe_few_tokens tokens beside it; n_tile: most tiles. */
+extern const void *const moe_few_kernel;
+extern const int moe_few_threads, moe_few_tokens;
+uint64_t moe_few_y_bytes(int n_embd, int n_cta);
+uint64_t moe_few_act_bytes(int n_tile, int n_ff);
+int moe_few_n_col(int n_tile, int n_ff, int n_cta);
+int moe_few_smem(int n_tile, int n_embd, int n_ff, int n_cta); /* as moe_column_smem */
+int moe_column_n_col(int n_used, int n_ff, int n_cta);
+int moe_column_smem(int n_used, int n_embd, int n_ff, int n_cta); /* dynamic, there is no other; INT32_MAX: shape not served */
 
 /* The kernel of one token on Hopper, in clusters of two CTAs. */
 struct moe_pair_args {
@@ -126,7 +125,8 @@ struct moe_portable_instance {
 	int rb;          /* most row blocks of an item */
 	int n_thread;
 	int stage_bytes;
-	bool lockstep;   /* two stages and block barriers */
+	int n_stage;     /* of the ring; 0: as many as fit, two at least */
+	bool refill;     /* all of them ahead: see moe_portable.cuh */
 	const void *kernel;
 };
 #define MOE_N_PORTABLE 7

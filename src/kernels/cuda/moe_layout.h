@@ -60,7 +60,7 @@ struct moe_tile {
 
 struct moe_head {
 	int32_t n_tile;
-	int32_t zero[7]; /* written 0; [0]: items claimed; decode kernel: CTAs through the first product; pair kernel: CTAs that emptied y */
+	int32_t zero[7]; /* written 0; [0]: items claimed; of one token: CTAs that emptied y */
 };
 
 /* Rows per tile of an expert with n > 0 rows: as equal as multiples of 8 allow, at most tile_n (a multiple of 8). */

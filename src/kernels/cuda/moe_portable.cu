@@ -2,10 +2,10 @@
 #include "moe_portable.cuh"
 
 #define INSTANCE(name, shape) \
-	{ name, shape::N, shape::RB, shape::THREADS, shape::STAGE, shape::LOCKSTEP, (const void *)moe_portable_kernel<shape> }
+	{ name, shape::N, shape::RB, shape::THREADS, shape::STAGE, shape::REFILL ? shape::REFILL : 2 * shape::LOCKSTEP, shape::REFILL > 0, (const void *)moe_portable_kernel<shape> }
 
 using n8_k5 = portable_shape<16, 1, 1, 1, 1, 5, true>;
-using n8_k3 = portable_shape<16, 1, 1, 1, 1, 3, true>;
+using n8_k3 = portable_shape<16, 1, 1, 1, 1, 3, true, 2>;
 using n16_k4 = portable_shape<16, 1, 1, 1, 2, 4, true>;
 using n16_k3 = portable_shape<16, 1, 1, 1, 2, 3, true>;
 using n32 = portable_shape<8, 1, 2, 2, 4, 1, false>;
@@ -20,9 +20,9 @@ const struct moe_portable_instance moe_portable_instances[MOE_N_PORTABLE] = {
 
 int moe_portable_smem(const struct moe_portable_instance *in, int n_stage) { return n_stage * (in->stage_bytes + 16); }
 
-/* Lockstep: two.  Else as many as fit; of more than two one is left for warps to drift apart. */
+/* As many as fit; of more than two one is left for warps to drift apart. */
 int moe_portable_stages(const struct moe_portable_instance *in, int smem)
 {
-	const int n = smem / moe_portable_smem(in, 1), most = in->lockstep ? 2 : 8;
-	return n < 2 ? 0 : n < most ? n : most;
+	const int n = smem / moe_portable_smem(in, 1), least = in->n_stage ? in->n_stage : 2, most = in->n_stage ? in->n_stage : 8;
+	return n < least ? 0 : n < most ? n : most;
 }

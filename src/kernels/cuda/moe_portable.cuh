@@ -28,13 +28,19 @@
 #include "moe_experts.h"
 
 /* WM x WN warps: a warp has SL slices of 16 rows and 1 / WN of the tile's tokens
- * NMIN, NMAX  n8 blocks of a warp: least and most that the main loop has code for        KT  k atoms of a stage */
-template <int WM_, int WN_, int SL_, int NMIN_, int NMAX_, int KT_, bool SHARE_> struct portable_shape {
+ * NMIN, NMAX  n8 blocks of a warp: least and most that the main loop has code for        KT  k atoms of a stage
+ * REFILL  0, or the stages of a ring of which a warp asks for a stage again as soon as its codes are in registers: for little shared memory, as it costs
+ *         instructions */
+template <int WM_, int WN_, int SL_, int NMIN_, int NMAX_, int KT_, bool SHARE_, int REFILL_ = 0> struct portable_shape {
+	static const int REFILL = REFILL_;
 	static const int WM = WM_, WN = WN_, SL = SL_, NMIN = NMIN_, NMAX = NMAX_, KT = KT_;
 	static const bool SHARE = SHARE_;
 	static const int THREADS = WM * WN * 32, RB = WM * SL / 4, N = WN * NMAX * 8;
 	static const int SETS = SL * NMAX <= 2 ? 2 : 1; /* of sums, even and odd k16 steps: where a step's mma are too few to hide their latency */
-	static const int X_ATOM = N * 128, ATOM = X_ATOM + RB * MOE_ATOM_BYTES, STAGE = KT * ATOM; /* a k atom of a stage: tokens, then weights */
+	static const int X_ATOM = N * 128, W_ATOM = RB * MOE_ATOM_BYTES, ATOM = X_ATOM + W_ATOM; /* a k atom of a stage: tokens, then weights */
+	/* REFILL: a ring of that many stages of weights, and one more of tokens behind it, instead of stages of both.  STAGE: bytes a stage, of tokens for two. */
+	static const int W_LAST = REFILL > 1 ? (REFILL - 1) * KT * W_ATOM : 0, X_RING = REFILL * KT * W_ATOM, STAGE = REFILL ? KT * W_ATOM + 2 * KT * X_ATOM : KT * ATOM;
+	static const int W_NEXT = REFILL ? W_ATOM : ATOM, X_NEXT = REFILL ? X_ATOM : ATOM, W_FROM = REFILL ? 0 : X_ATOM; /* in a stage */
 	/* Token rows of a pass over all threads, passes, and k atoms copied side by side. */
 	static const int LOAD_ROWS = N * 8 < THREADS ? N : THREADS / 8, PASS = (N + LOAD_ROWS - 1) / LOAD_ROWS, K_PAR = THREADS / 8 / LOAD_ROWS;
 	/* Few tokens: two stages, as large as fit, handed over by block barriers, which take fewest instructions.  Else a deeper ring on
@@ -97,7 +103,7 @@ template <class C> struct portable_loader {
 	portable_items<C> items;
 	const uint32_t ring, ring_end;
 	const int first;
-	uint32_t stage, bar, parity = 1;
+	uint32_t stage, bar, parity = 1, x_stage;
 	int k_left = 0, n_row = 0;
 	bool mine = false;
 	const uint8_t *w = NULL, *scl = NULL; /* this lane's codes, scales */
@@ -106,7 +112,7 @@ template <class C> struct portable_loader {
 
 	__device__ portable_loader(const struct moe_portable_args &q, uint32_t ring_)
 	    : a(q.e), p(q.e.p[q.phase]), items(q.e, q.e.p[q.phase]), ring(ring_), ring_end(ring_ + q.n_stage * C::STAGE),
-	      first(q.phase == 0), stage(ring_), bar(ring_end)
+	      first(q.phase == 0), stage(ring_), bar(ring_end), x_stage(ring_ + C::X_RING)
 	{
 	}
 	__device__ bool next_item()
@@ -139,25 +145,28 @@ template <class C> struct portable_loader {
 	{
 		const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = threadIdx.x / 8 % C::LOAD_ROWS, ka = threadIdx.x / 8 / C::LOAD_ROWS;
 		const int rb = warp % C::WM * C::SL / 4, slice = warp % C::WM * C::SL % 4, k_scl = lane / (2 * C::SL);
-		const uint32_t to_w = stage + C::X_ATOM + rb * MOE_ATOM_BYTES + slice * 512 + lane * 16;
-		const uint32_t to_scl = stage + C::X_ATOM + rb * MOE_ATOM_BYTES + MOE_ATOM_CODES + slice * 32 + k_scl * C::ATOM + lane % (2 * C::SL) * 16;
-		const uint32_t to_x = stage + ka * C::ATOM + row * 128 + ((threadIdx.x % 8 ^ row % 8) << 4);
+		const uint32_t to_w = stage + C::W_FROM + rb * MOE_ATOM_BYTES + slice * 512 + lane * 16;
+		const uint32_t to_scl = stage + C::W_FROM + rb * MOE_ATOM_BYTES + MOE_ATOM_CODES + slice * 32 + k_scl * C::W_NEXT + lane % (2 * C::SL) * 16;
+		const uint32_t to_x = (C::REFILL ? x_stage : stage) + ka * C::X_NEXT + row * 128 + ((threadIdx.x % 8 ^ row % 8) << 4);
 		if (WHOLE) n = C::KT;
 #pragma unroll
 		for (int k = 0; k < C::KT; k++)
 #pragma unroll
 			for (int s = 0; s < C::SL; s++)
-				cp_async16_if(mine && k < n, to_w + k * C::ATOM + s * 512, w + k * MOE_ATOM_BYTES + s * 512);
+				cp_async16_if(mine && k < n, to_w + k * C::W_NEXT + s * 512, w + k * MOE_ATOM_BYTES + s * 512);
 		cp_async16_if(mine && k_scl < n, to_scl, scl);
 #pragma unroll
 		for (int j = 0; j < C::PASS; j++)
 #pragma unroll
 			for (int k = 0; k < C::KT; k += C::K_PAR)
-				cp_async16_if(row + j * C::LOAD_ROWS < n_row && k + ka < n, to_x + k * C::ATOM + j * C::LOAD_ROWS * 128, x + off[j] + k * 8);
+				cp_async16_if(row + j * C::LOAD_ROWS < n_row && k + ka < n, to_x + k * C::X_NEXT + j * C::LOAD_ROWS * 128, x + off[j] + k * 8);
 	}
 	__device__ __forceinline__ void load()
 	{
-		if (k_left == 0 && !next_item()) return;
+		if (k_left == 0 && !next_item()) {
+			if (C::REFILL) cp_async_commit(); /* groups are counted */
+			return;
+		}
 		const int n = min(C::KT, k_left);
 		if (!C::LOCKSTEP) mbar_wait(bar + 8, parity);
 		if (C::KT == 1 || n == C::KT) copy<true>(n);
@@ -168,6 +177,11 @@ template <class C> struct portable_loader {
 		scl += n * MOE_ATOM_BYTES;
 		x += n * 8;
 		k_left -= n;
+		if (C::REFILL) {
+			stage = stage == ring + C::W_LAST ? ring : stage + C::KT * C::W_ATOM;
+			x_stage = x_stage == ring + C::X_RING + C::REFILL * C::KT * C::X_ATOM ? ring + C::X_RING : x_stage + C::KT * C::X_ATOM;
+			return;
+		}
 		stage += C::STAGE;
 		bar += 16;
 		if (stage == ring_end) {
@@ -188,8 +202,8 @@ template <class C> struct portable_math {
 	__device__ portable_math(int rb, int slice) : merge(mxfp4_merge_mask())
 	{
 		const int lane = threadIdx.x % 32;
-		codes = keep(C::X_ATOM + rb * MOE_ATOM_BYTES + slice * 512 + lane * 16);
-		scales = keep(C::X_ATOM + rb * MOE_ATOM_BYTES + MOE_ATOM_CODES + slice * 32 + lane / 4 * 4);
+		codes = keep(C::W_FROM + rb * MOE_ATOM_BYTES + slice * 512 + lane * 16);
+		scales = keep(C::W_FROM + rb * MOE_ATOM_BYTES + MOE_ATOM_CODES + slice * 32 + lane / 4 * 4);
 		rows = keep(C::NMAX == 1 ? lane % 8 * 128 + ((lane / 8 ^ lane % 8) << 4)
 		                         : (lane / 16 * 8 + lane % 8) * 128 + ((lane / 8 % 2 ^ lane % 8) << 4));
 	}
@@ -334,7 +348,7 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, 1) moe_portable
 		loader.load();
 
 	portable_math<C> math(rb, slice);
-	uint32_t stage = ring, bar = ring_end, parity = 0;
+	uint32_t stage = ring, bar = ring_end, parity = 0, x_stage = ring + C::X_RING;
 	portable_item it;
 	while (items.next(it)) {
 		/* This warp's tokens, in n8 blocks; the warps of a tile share them evenly. */
@@ -358,6 +372,24 @@ template <class C> __global__ void __launch_bounds__(C::THREADS, 1) moe_portable
 		const int k_atoms = p.k_atoms;
 #pragma unroll 1
 		for (int k = 0; k < k_atoms; k += C::KT) {
+			if constexpr (C::REFILL > 0) {
+				cp_async_wait<(C::REFILL > 0 ? C::REFILL - 1 : 0)>();
+				__syncthreads();
+				typename portable_math<C>::packed now[C::KT];
+				if (mine)
+#pragma unroll
+					for (int i = 0; i < C::KT; i++)
+						math.fetch(now[i], stage + i * C::W_ATOM);
+				__syncwarp(); /* the scales are read */
+				loader.load();
+				if (mine)
+#pragma unroll
+					for (int i = 0; i < C::KT; i++)
+						if (i == 0 || k + i < k_atoms) math.template atom<C::NMAX>(now[i], x_stage + i * C::X_ATOM);
+				stage = stage == ring + C::W_LAST ? ring : stage + C::KT * C::W_ATOM;
+				x_stage = x_stage == ring + C::X_RING + C::REFILL * C::KT * C::X_ATOM ? ring + C::X_RING : x_stage + C::KT * C::X_ATOM;
+				continue;
+			}
 			if (C::LOCKSTEP) {
 				cp_async_wait<0>();
 				__syncthreads();
