@@ -14,8 +14,8 @@ last() { # DENSE FILE...: batch, tok/s, floor of the 20b shape with dense weight
 	awk -v fp8="$([ "$dense" = fp8 ] && echo 1 || echo 0)" '/^==/ { on = 0 } /^# moxie/ { on = /gpt-oss-20b/ && /dense weights in fp8/ == fp8 } on && $2 == 1024 && $5 == "|" { tok[$1] = $6; floor[$1] = 1000 * $1 / $(11) }
 		END { for (b in tok) print b, tok[b], floor[b] }' "$@" | sort -n
 }
-last bf16 $R/2026-12-01-h200-final.txt > "$T/ours"
-last fp8 $R/2026-12-01-h200-final.txt > "$T/fp8"
+last bf16 $R/2026-12-01-h200-last.txt > "$T/ours"
+last fp8 $R/2026-12-01-h200-last.txt > "$T/fp8"
 sed -n 's/.*"batch": \([0-9]*\),.*"tok_s": \([0-9.]*\).*/\1 \2/p' bench/results/2026-11-21-h200-transformers.jsonl > "$T/transformers"
 printf '1 311\n64 8377\n128 12539\n' > "$T/published"
 printf '1 800\n8 4000\n64 15000\n128 25000\n' > "$T/goal"

@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-docs/moe_h200.svg}
-whole=bench/results/2026-12-01-h200-moe-whole.csv
+whole=bench/results/2026-12-01-h200-moe-last.csv
 sustained=bench/results/2026-12-01-h200-moe-experts-sustained.csv
 peers=bench/results/2026-11-21-h200-moe-peers.csv
 T=$(mktemp -d)
