@@ -1,5 +1,5 @@
-/* moe_column.cuh - what the kernels of one (moe_experts_column.cu) and of few tokens (moe_experts_few.cu) have in common: a CTA's share of columns, words
- * polled in memory, codes unscaled.
+/* moe_column.cuh - what the kernels of one token (moe_experts_pair.cu, moe_experts_column.cu) and of few (moe_experts_few.cu) have in common: words polled in
+ * memory, codes unscaled; of the latter two also a CTA's share of columns.
  *
  * Test: build/cuda/test_moe_experts
  */

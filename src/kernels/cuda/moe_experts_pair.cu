@@ -25,58 +25,26 @@
  * Test: build/cuda/test_moe_experts    Bench: build/cuda/bench_moe --tokens 1
  */
 #include "device/cluster.cuh"
-#include "device/mxfp4.cuh"
-#include "device/ptx.cuh"
-#include "moe_epilogue.cuh"
-#include "moe_experts.h"
+#include "moe_column.cuh"
 #include "moe_pair_qkv.cuh"
 
 constexpr int WARPS = 16, THREADS = WARPS * 32, HELPER = WARPS - 1, GATE_WARPS = WARPS - 1;
 constexpr int MAX_USED = 16, MAX_COLS = 32; /* columns of a cluster */
 constexpr int DEPTH = 5;                    /* atoms of a warp's ring */
-constexpr uint32_t EMPTY = MOE_PAIR_EMPTY;
-constexpr int X_ATOM = 128;                 /* 64 channels in shared memory: [q][two words of each of four k16 steps] */
 constexpr int RING = WARPS * DEPTH * MOE_ATOM_BYTES;
 constexpr int BATCH = 8;                    /* float4 of out that a CTA adds up at once */
-constexpr float UNSCALE = 0x1p-40f;         /* x is scaled by 2^40 */
+static_assert(EMPTY == MOE_PAIR_EMPTY, "words not yet written");
 
 struct pair_expert {
 	int id;
 	float w, mul0, mul1; /* topk_w; multipliers of the two products */
 };
 
-/* n / d by the reciprocal of moe_pair_divisor. */
-__device__ __forceinline__ int divide(uint32_t n, uint32_t by) { return by ? __umulhi(n, by) : n; }
-/* The same for small numbers that nobody has a reciprocal of. */
-__device__ __forceinline__ int divide_small(int n, float by) { return (int)(((float)n + 0.5f) * by); }
-
 __device__ __forceinline__ void put_word(float *p, float v) { asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory"); }
-__device__ __forceinline__ void put_word(uint32_t *p, uint32_t v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory"); }
-__device__ __forceinline__ uint4 poll128(const void *p)
-{
-	uint4 v;
-	asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
-	return v;
-}
 /* A barrier of n threads, which the helper does not hold up. */
 __device__ __forceinline__ void bar_sync(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 __device__ __forceinline__ void bar_arrive(int id, int n) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory"); }
-__device__ __forceinline__ uint32_t scale_x(uint32_t two) { return mul_bf16x2(two, 0x53805380u); }
 
-/* Two words of codes -> fragments of two k16 steps, times 2^-126. */
-__device__ __forceinline__ void unpack(uint32_t u, uint32_t v, uint32_t merge, uint32_t (&a)[4], uint32_t (&b)[4])
-{
-	uint32_t w;
-	asm("lop3.b32 %0, %1, %2, %3, 0xE4;" : "=r"(w) : "r"(u), "r"(v), "r"(merge));
-	a[0] = u & MXFP4_CODE_MASK;
-	a[1] = (u << 6) & MXFP4_CODE_MASK;
-	a[2] = rotl(u, 12) & MXFP4_CODE_MASK;
-	a[3] = (w << 4) & MXFP4_CODE_MASK;
-	b[0] = (v << 2) & MXFP4_CODE_MASK;
-	b[1] = rotl(v, 8) & MXFP4_CODE_MASK;
-	b[2] = rotl(v, 14) & MXFP4_CODE_MASK;
-	b[3] = rotl(w, 10) & MXFP4_CODE_MASK;
-}
 __device__ __forceinline__ float pick(int q, float s0, float s1, float s2, float s3) { return q & 2 ? (q & 1 ? s3 : s2) : (q & 1 ? s1 : s0); }
 
 /* row, row8 += rows g, g + 8 of slice q of an atom's product.  atom: this lane's codes in shared memory; lo, hi: where B's words of k16 steps 0, 1
