@@ -182,7 +182,7 @@ void moxie_moe_plan_free(moxie_moe_plan *p) { delete p; }
 
 int moxie_moe_plan_tile_n(const moxie_moe_plan *p, int n_tok)
 {
-	return choose_pair(p, n_tok) || choose_column(p, n_tok) || choose_few(p, n_tok) ? MOE_DECODE_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
+	return choose_pair(p, n_tok) || choose_column(p, n_tok) || choose_few(p, n_tok) ? MOE_FEW_TILE_N : p->portable ? choose_portable(p, n_tok)->tile_n : choose(p, n_tok)->tile_n;
 }
 
 static uint64_t act_bytes(const struct moxie_moe_plan *p, int n_tok)

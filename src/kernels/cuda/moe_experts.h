@@ -73,7 +73,7 @@ struct moe_column_args {
 	uint32_t by_grid, by_k_atoms1; /* moe_pair_divisor of CTAs and k atoms of the down product */
 	int n_col;                   /* most columns of a CTA: moe_column_n_col, moe_few_n_col */
 };
-#define MOE_DECODE_TILE_N 8
+#define MOE_FEW_TILE_N 8
 extern const void *const moe_column_kernel;
 extern const int moe_column_threads;
 /* The kernel of 2 .. moe_few_tokens tokens beside it; n_tile: most tiles. */
