@@ -34,6 +34,29 @@ __device__ __forceinline__ uint4 poll128(const void *p)
 	asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
 	return v;
 }
+/* sum += the float4 at at(j) for each j with on[j], in that order; all are under way at once, and read again until none is EMPTY. */
+template <int N, typename F> __device__ __forceinline__ void add_written(float4 &sum, const bool (&on)[N], F at)
+{
+	uint4 v[N];
+	for (bool again = true; again;) {
+		again = false;
+#pragma unroll
+		for (int j = 0; j < N; j++) {
+			v[j] = make_uint4(0, 0, 0, 0);
+			if (on[j]) v[j] = poll128(at(j));
+		}
+#pragma unroll
+		for (int j = 0; j < N; j++)
+			again |= v[j].x == EMPTY || v[j].y == EMPTY || v[j].z == EMPTY || v[j].w == EMPTY;
+	}
+#pragma unroll
+	for (int j = 0; j < N; j++) {
+		sum.x += __uint_as_float(v[j].x);
+		sum.y += __uint_as_float(v[j].y);
+		sum.z += __uint_as_float(v[j].z);
+		sum.w += __uint_as_float(v[j].w);
+	}
+}
 __device__ __forceinline__ uint32_t scale_x(uint32_t two) { return mul_bf16x2(two, 0x53805380u); }
 
 /* Two words of codes -> fragments of two k16 steps, times 2^-126. */

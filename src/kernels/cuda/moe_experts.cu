@@ -364,7 +364,7 @@ int moe_run_next(const moxie_moe_plan *p, const struct moxie_moe_args *r, const 
 	}
 	if (choose_few(p, r->n_tok)) {
 		struct moe_column_args ca = { a, b, (float *)a.y, (uint32_t *)((char *)a.y + round_up(moe_few_y_bytes(d.n_embd, p->n_sm), 256)), moe_pair_divisor(p->n_sm),
-			                      moe_pair_divisor(d.n_ff / 64), moe_few_n_col(few_tiles(p, r->n_tok), d.n_ff, p->n_sm) };
+			                      moe_pair_divisor(d.n_ff / 64), moe_column_n_col(few_tiles(p, r->n_tok), d.n_ff, p->n_sm) };
 		ca.e.max_tile = few_tiles(p, r->n_tok);
 		e = launch(moe_few_kernel, p->n_sm, moe_few_threads, moe_few_smem(ca.e.max_tile, d.n_embd, d.n_ff, p->n_sm), &ca, stream);
 		return e == cudaSuccess ? MOXIE_OK : fail_cuda(err, e, "moe_experts_few");

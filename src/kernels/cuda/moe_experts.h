@@ -71,7 +71,7 @@ struct moe_column_args {
 	float *y;                    /* [n_cta, n_embd], of few tokens [n_cta, n_embd, 4] */
 	uint32_t *act;               /* few tokens: [max_tile * n_ff / 32, 4, 16] */
 	uint32_t by_grid, by_k_atoms1; /* moe_pair_divisor of CTAs and k atoms of the down product */
-	int n_col;                   /* most columns of a CTA: moe_column_n_col, moe_few_n_col */
+	int n_col;                   /* most columns of a CTA: moe_column_n_col */
 };
 #define MOE_FEW_TILE_N 8
 extern const void *const moe_column_kernel;
@@ -81,9 +81,8 @@ extern const void *const moe_few_kernel;
 extern const int moe_few_threads, moe_few_tokens;
 uint64_t moe_few_y_bytes(int n_embd, int n_cta);
 uint64_t moe_few_act_bytes(int n_tile, int n_ff);
-int moe_few_n_col(int n_tile, int n_ff, int n_cta);
 int moe_few_smem(int n_tile, int n_embd, int n_ff, int n_cta); /* as moe_column_smem */
-int moe_column_n_col(int n_used, int n_ff, int n_cta);
+int moe_column_n_col(int n_tile, int n_ff, int n_cta); /* n_tile: most experts hit */
 int moe_column_smem(int n_used, int n_embd, int n_ff, int n_cta); /* dynamic, there is no other; INT32_MAX: shape not served */
 
 /* The kernel of one token on Hopper, in clusters of two CTAs. */

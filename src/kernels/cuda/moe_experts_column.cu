@@ -341,31 +341,13 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_column_kernel(const __
 		float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
 		for (int r0 = threadIdx.x / BATCH; r0 < (int)gridDim.x; r0 += 4 * ROWS) {
-			uint4 v[4];
 			bool on[4];
 #pragma unroll
 			for (int j = 0; j < 4; j++) { /* without a column nothing is written */
 				const int r = r0 + j * ROWS;
 				on[j] = quad < u1 && r < (int)gridDim.x && column_share(n_tile * 2 * k_atoms1, r, a.by_grid).columns(quad / 16 >= n_block0) > 0;
 			}
-			for (bool again = true; again;) {
-				again = false;
-#pragma unroll
-				for (int j = 0; j < 4; j++) {
-					v[j] = make_uint4(0, 0, 0, 0);
-					if (on[j]) v[j] = poll128(a.y + (size_t)(r0 + j * ROWS) * a.e.n_embd + quad * 4);
-				}
-#pragma unroll
-				for (int j = 0; j < 4; j++)
-					again |= v[j].x == EMPTY || v[j].y == EMPTY || v[j].z == EMPTY || v[j].w == EMPTY;
-			}
-#pragma unroll
-			for (int j = 0; j < 4; j++) {
-				sum.x += __uint_as_float(v[j].x);
-				sum.y += __uint_as_float(v[j].y);
-				sum.z += __uint_as_float(v[j].z);
-				sum.w += __uint_as_float(v[j].w);
-			}
+			add_written(sum, on, [&](int j) { return a.y + (size_t)(r0 + j * ROWS) * a.e.n_embd + quad * 4; });
 		}
 #pragma unroll
 		for (int d = BATCH; d < 32; d *= 2) {
@@ -391,9 +373,9 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_column_kernel(const __
 const void *const moe_column_kernel = (const void *)moe_experts_column_kernel;
 const int moe_column_threads = THREADS;
 
-int moe_column_n_col(int n_used, int n_ff, int n_cta)
+int moe_column_n_col(int n_tile, int n_ff, int n_cta)
 {
-	const int64_t n = ((int64_t)n_used * (n_ff / 32) + n_cta - 1) / n_cta / 2 + 1;
+	const int64_t n = ((int64_t)n_tile * (n_ff / 32) + n_cta - 1) / n_cta / 2 + 1;
 	return n < MAX_COLS ? (int)n : MAX_COLS;
 }
 

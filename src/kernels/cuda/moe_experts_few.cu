@@ -412,17 +412,11 @@ const int moe_few_threads = THREADS, moe_few_tokens = TOK;
 uint64_t moe_few_y_bytes(int n_embd, int n_cta) { return (uint64_t)n_cta * n_embd * TOK * 4; }
 uint64_t moe_few_act_bytes(int n_tile, int n_ff) { return (uint64_t)n_tile * (n_ff / 32) * TOK * 16 * 4; }
 
-int moe_few_n_col(int n_tile, int n_ff, int n_cta)
-{
-	const int64_t n = ((int64_t)n_tile * (n_ff / 32) + n_cta - 1) / n_cta / 2 + 1;
-	return n < MAX_COLS ? (int)n : MAX_COLS;
-}
-
 int moe_few_smem(int n_tile, int n_embd, int n_ff, int n_cta)
 {
 	const int64_t halves = (int64_t)n_tile * (n_ff / 32), most = (halves + n_cta - 1) / n_cta;
 	/* Products that divide() must get right: n d < 2^32.  divide_small: numbers of half atoms below 2^16. */
 	const bool fits = n_tile <= MAX_TILES && most / 2 + 1 <= MAX_COLS && halves * n_cta * n_cta < 1ll << 32 && (int64_t)n_embd * n_cta * n_cta < 1ll << 34 &&
 	                  most * (n_embd / 64) < 1 << 16;
-	return fits ? few_cut(n_tile, moe_few_n_col(n_tile, n_ff, n_cta)).all : INT32_MAX;
+	return fits ? few_cut(n_tile, moe_column_n_col(n_tile, n_ff, n_cta)).all : INT32_MAX;
 }

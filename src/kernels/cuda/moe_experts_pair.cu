@@ -360,31 +360,13 @@ __global__ void __launch_bounds__(THREADS, 1) moe_experts_pair_kernel(const __gr
 		float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
 		for (int r0 = threadIdx.x / BATCH; r0 < n_row; r0 += 4 * ROWS) {
-			uint4 v[4];
 			bool on[4];
 #pragma unroll
 			for (int j = 0; j < 4; j++) { /* clusters without a column write nothing */
 				const int r = r0 + j * ROWS, n = n_tile * k_atoms1;
 				on[j] = quad < u1 && r < n_row && divide(n * (r / 2 + 1), a.by_cluster) > divide(n * (r / 2), a.by_cluster);
 			}
-			for (bool again = true; again;) {
-				again = false;
-#pragma unroll
-				for (int j = 0; j < 4; j++) {
-					v[j] = make_uint4(0, 0, 0, 0);
-					if (on[j]) v[j] = poll128(a.y + (size_t)(r0 + j * ROWS) * a.e.n_embd + quad * 4);
-				}
-#pragma unroll
-				for (int j = 0; j < 4; j++)
-					again |= v[j].x == EMPTY || v[j].y == EMPTY || v[j].z == EMPTY || v[j].w == EMPTY;
-			}
-#pragma unroll
-			for (int j = 0; j < 4; j++) {
-				sum.x += __uint_as_float(v[j].x);
-				sum.y += __uint_as_float(v[j].y);
-				sum.z += __uint_as_float(v[j].z);
-				sum.w += __uint_as_float(v[j].w);
-			}
+			add_written(sum, on, [&](int j) { return a.y + (size_t)(r0 + j * ROWS) * a.e.n_embd + quad * 4; });
 		}
 #pragma unroll
 		for (int d = BATCH; d < 32; d *= 2) {
